@@ -1,0 +1,24 @@
+//! The words and the rules of a sale, as plain values and functions.
+//! Nothing here reads a clock, does I/O, waits or locks: engines bring those, so that a simulator can drive the same rules.
+
+mod attempt;
+mod audit;
+mod ids;
+mod order;
+mod rules;
+mod sale;
+mod stock;
+
+pub use attempt::{Attempt, Claim, Invalid, No, Verdict};
+pub use audit::{AuditReport, Auditor, HistoryYes, Invariant, OrderFacts, SaleReport, Violation};
+pub use ids::{BadName, Buyer, IdempotencyKey, OrderId, SaleId};
+pub use order::{NotAllowed, Order, OrderChange, OrderState};
+pub use rules::{KeyedClaim, Screened, Standing, screen};
+pub use sale::{
+    BUYER_LIMIT_MAX, BadSale, ChangeRefused, NewSale, SALE_TITLE_MAX_BYTES, SALE_TOTAL_MAX, Sale,
+    SaleChange, WindowState,
+};
+pub use stock::{Slots, Stock, StockRebuild, Taken, Unit, UnitFault};
+
+/// The sale that `POST /seckill` sells from, under the name of the tutorial's Redis key.
+pub const DEFAULT_SALE_ID: &str = "counter";
