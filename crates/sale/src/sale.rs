@@ -206,7 +206,7 @@ pub enum BadSale {
         closes_at_ms: i64,
     },
     /// Not a time that can be written down.
-    #[error("time {at_ms} ms: a time lies in the years 1970 to 9999")]
+    #[error("time {at_ms} ms: a time lies in the years 1970 to 9998")]
     Time {
         /// What was asked for, in Unix milliseconds.
         at_ms: i64,
@@ -245,8 +245,8 @@ pub enum ChangeRefused {
 }
 
 fn check(sale: &Sale) -> Result<(), BadSale> {
-    // 9999-12-31T23:59:59.999Z: RFC 3339 has four digits for a year.
-    const LAST_MS: i64 = 253_402_300_799_999;
+    // 9998-12-31T23:59:59.999Z: RFC 3339 has four digits for a year, and its readers stop within 9999.
+    const LAST_MS: i64 = 253_370_764_799_999;
     if sale.total > SALE_TOTAL_MAX {
         return Err(BadSale::Total {
             total: sale.total.into(),

@@ -1,0 +1,462 @@
+//! The port, as the embedded engine answers it: a no from memory, everything else through the writer's queue.
+//! No decision is made here.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use fail_parallel::FailPointRegistry;
+use seckill_engine::{
+    Answer, Cause, DECIDE_MAX, Engine, Fault, OrderRefused, Outcome, Part, Reading, SALES_PAGE_MAX,
+    SaleRefused, SaleStock,
+};
+use seckill_sale::{
+    Attempt, AuditReport, Buyer, HistoryYes, IdempotencyKey, NewSale, Order, OrderChange, OrderId,
+    Sale, SaleChange, SaleId, Verdict,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::audit::audit_view;
+use crate::file::lock::FolderLock;
+use crate::file::schema::{self, Tuning};
+use crate::file::{DATABASE_FILE, FileError, Holder, rows};
+use crate::load;
+use crate::memory::Digester;
+use crate::order_id::{self, OrderIds};
+use crate::shared::{Condition, Shared};
+use crate::writer::{self, Bounds, Op, Writer};
+
+/// How an engine is set up. Each bound is named as in the configuration file.
+#[derive(Debug, Clone)]
+pub struct EmbeddedOptions {
+    /// The data folder; made if need be.
+    pub dir: PathBuf,
+    /// Who opens it, for whoever is refused.
+    pub holder: Holder,
+    /// The most calls that wait for the writer; more are answered 503.
+    pub queue_max: usize,
+    /// The most calls that the writer takes into one transaction.
+    pub batch_max: usize,
+    /// The longest wait of a call for its answer, in milliseconds.
+    pub answer_wait_ms: u64,
+    /// The longest wait for another program's lock on the file, in milliseconds.
+    pub busy_wait_ms: u32,
+    /// The longest pause between two tries to read a file that cannot be used, in milliseconds.
+    pub rebuild_pause_max_ms: u64,
+    /// SQLite's page cache, in KiB.
+    pub cache_kib: u32,
+    /// Pages in SQLite's write-ahead log at which they are moved to the main file.
+    pub checkpoint_pages: u32,
+    /// The fail points `before-commit` and `after-commit`; without effect unless compiled in.
+    pub failpoints: Arc<FailPointRegistry>,
+}
+
+impl EmbeddedOptions {
+    /// The defaults, on this folder.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            holder: Holder::default(),
+            queue_max: 65_536,
+            batch_max: 4_096,
+            answer_wait_ms: 5_000,
+            busy_wait_ms: 1_000,
+            rebuild_pause_max_ms: 2_000,
+            cache_kib: 65_536,
+            checkpoint_pages: 4_096,
+            failpoints: Arc::new(FailPointRegistry::new()),
+        }
+    }
+}
+
+/// The embedded engine.
+pub struct EmbeddedEngine {
+    shared: Arc<Shared>,
+    ids: OrderIds,
+    started_ms: i64,
+    path: PathBuf,
+    tuning: Tuning,
+    answer_wait: Duration,
+    queue: Mutex<Option<mpsc::Sender<Op>>>,
+    /// The same queue without the lock, for the way of an attempt; gone weak when the engine closes.
+    weak_queue: mpsc::WeakSender<Op>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    _lock: FolderLock,
+}
+
+impl EmbeddedEngine {
+    /// Takes the folder, opens or makes the file, and rebuilds memory from it. Inside a tokio runtime.
+    pub fn open(options: EmbeddedOptions) -> Result<Self, FileError> {
+        let lock = FolderLock::take(&options.dir, &options.holder)?;
+        let path = options.dir.join(DATABASE_FILE);
+        let tuning = Tuning {
+            busy_wait_ms: options.busy_wait_ms,
+            cache_kib: options.cache_kib,
+            checkpoint_pages: options.checkpoint_pages,
+        };
+        let system = |error: std::io::Error| FileError::Folder {
+            path: options.dir.clone(),
+            error,
+        };
+        let digester = Digester::new().map_err(|error| system(std::io::Error::other(error)))?;
+        let conn = schema::open_writer(&path, tuning)?;
+        let sqlite = |error| FileError::from_sqlite(&path, error);
+        let data_version = writer::data_version(&conn).map_err(sqlite)?;
+        let loaded = load::load(&conn, &path, digester)?;
+        let shared = Arc::new(Shared::new(loaded.memory));
+        let (queue, waiting) = mpsc::channel(options.queue_max);
+        let (answers, answered) = mpsc::unbounded_channel();
+        let writer = Writer {
+            path: path.clone(),
+            bounds: Bounds {
+                batch_max: options.batch_max,
+                rebuild_pause_max_ms: options.rebuild_pause_max_ms,
+                tuning,
+            },
+            conn,
+            books: loaded.books,
+            data_version,
+            shared: Arc::clone(&shared),
+            failpoints: options.failpoints,
+            answers,
+        };
+        let writer = std::thread::Builder::new()
+            .name("seckill-writer".into())
+            .spawn(move || writer.run(waiting))
+            .map_err(system)?;
+        tokio::spawn(send_answers(answered));
+        Ok(Self {
+            started_ms: shared.clock.now_ms(),
+            shared,
+            ids: OrderIds::new(),
+            path,
+            tuning,
+            answer_wait: Duration::from_millis(options.answer_wait_ms),
+            weak_queue: queue.downgrade(),
+            queue: Mutex::new(Some(queue)),
+            writer: Mutex::new(Some(writer)),
+            _lock: lock,
+        })
+    }
+
+    /// Why nothing can be asked of the writer now.
+    fn unavailable(&self) -> Fault {
+        match &*self.shared.condition() {
+            Condition::Rebuilding(reason) => {
+                let detail = format!("the sale's state is being rebuilt from the file: {reason}");
+                Fault::without_effect(Cause::Rebuilding, detail)
+            }
+            Condition::Stopping | Condition::Ready => {
+                Fault::without_effect(Cause::Stopping, "the service is stopping")
+            }
+        }
+    }
+
+    fn enqueue(&self, op: Op) -> Result<(), Fault> {
+        if !self.shared.is_ready() {
+            return Err(self.unavailable());
+        }
+        let queue = self
+            .weak_queue
+            .upgrade()
+            .ok_or_else(|| self.unavailable())?;
+        queue.try_send(op).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => {
+                Fault::without_effect(Cause::Overloaded, "too many attempts are waiting")
+            }
+            mpsc::error::TrySendError::Closed(_) => self.unavailable(),
+        })
+    }
+
+    /// Asks the writer and waits. `waited` is what is said when the deadline or the writer's end came first.
+    async fn ask<T>(
+        &self,
+        op: impl FnOnce(oneshot::Sender<T>) -> Op,
+        waited: impl FnOnce(Fault) -> T,
+    ) -> Result<T, Fault> {
+        let (to, answer) = oneshot::channel();
+        self.enqueue(op(to))?;
+        let lost = |cause, detail: &str| Fault::unknown(cause, detail);
+        Ok(match tokio::time::timeout(self.answer_wait, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => waited(lost(
+                Cause::Stopping,
+                "the engine stopped before it answered",
+            )),
+            Err(_) => waited(lost(Cause::Deadline, "no answer within the time allowed")),
+        })
+    }
+
+    /// What the file says of an order, read beside the writer.
+    async fn read_order(&self, text: &str) -> Result<Option<Order>, Fault> {
+        let (path, tuning, text) = (self.path.clone(), self.tuning, text.to_owned());
+        let read = move || {
+            let store = |detail: String| Fault::without_effect(Cause::Store, detail);
+            let conn = schema::open_reader(&path, tuning).map_err(|e| store(e.to_string()))?;
+            let found = rows::order_by_id(&conn, &text).map_err(|e| store(e.to_string()))?;
+            let order = found.transpose().map_err(store)?;
+            Ok(order.map(|(order, _)| order))
+        };
+        let stopped = |_| Fault::without_effect(Cause::Stopping, "the service is stopping");
+        tokio::task::spawn_blocking(read).await.map_err(stopped)?
+    }
+
+    async fn outcome(&self, order_id: &OrderId) -> Result<Outcome, Fault> {
+        let Some(id) = order_id::from_text(order_id.as_str()) else {
+            return Ok(Outcome::None);
+        };
+        if let Some(order) = self.read_order(order_id.as_str()).await? {
+            return Ok(Outcome::Order(order));
+        }
+        // An attempt of an earlier run is in the file or nowhere. One of this run may still be on its way to the writer:
+        // absence counts only once everything that was asked before has been answered.
+        if order_id::made_at_ms(id) < self.started_ms {
+            return Ok(Outcome::None);
+        }
+        if !self.shared.is_ready() {
+            return Ok(Outcome::Pending);
+        }
+        let passed = self.ask(Op::Barrier, |_| ());
+        passed.await?;
+        match self.read_order(order_id.as_str()).await? {
+            Some(order) => Ok(Outcome::Order(order)),
+            None => Ok(Outcome::None),
+        }
+    }
+
+    fn stop(&self) {
+        self.shared.set_condition(Condition::Stopping);
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.take();
+    }
+
+    fn join(&self) {
+        let writer = self
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(writer) = writer
+            && writer.join().is_err()
+        {
+            tracing::error!("the writer ended in a panic; the file holds what it had committed");
+        }
+    }
+}
+
+impl Drop for EmbeddedEngine {
+    /// The folder is let go of only after the writer has ended.
+    fn drop(&mut self) {
+        self.stop();
+        self.join();
+    }
+}
+
+/// Sends answers from inside the runtime, where waking a request costs no system call.
+async fn send_answers(mut answered: mpsc::UnboundedReceiver<Vec<writer::Answer>>) {
+    while let Some(answers) = answered.recv().await {
+        answers.into_iter().for_each(writer::Answer::send);
+    }
+}
+
+impl Engine for EmbeddedEngine {
+    fn from_memory(&self, attempt: &Attempt) -> Option<Verdict> {
+        if !self.shared.is_ready() {
+            return None;
+        }
+        self.shared
+            .memory
+            .load()
+            .answer(attempt, self.shared.clock.now_ms())
+    }
+
+    fn decide(&self, attempts: Vec<Attempt>) -> Answer<'_, Vec<Result<Verdict, Fault>>> {
+        Box::pin(async move {
+            let count = attempts.len();
+            let all = |fault: &Fault| vec![Err(fault.clone()); count];
+            if count > DECIDE_MAX {
+                let detail =
+                    format!("{count} attempts in one call, at most {DECIDE_MAX} are taken");
+                return all(&Fault::without_effect(Cause::Overloaded, detail));
+            }
+            let now_ms = self.shared.clock.now_ms();
+            let named: Result<Vec<_>, _> = attempts
+                .into_iter()
+                .map(|attempt| Ok::<_, getrandom::Error>((self.ids.next(now_ms)?, attempt)))
+                .collect();
+            let named = match named {
+                Ok(named) => named,
+                Err(error) => {
+                    let detail = format!("the system gives no random bytes: {error}");
+                    return all(&Fault::without_effect(Cause::Store, detail));
+                }
+            };
+            let orders: Vec<u128> = named.iter().map(|(order, _)| *order).collect();
+            let pending = |&order: &u128| Ok(Verdict::Pending(order_id::to_text(order)));
+            let asked = self
+                .ask(
+                    |to| Op::Decide(named, to),
+                    |_| orders.iter().map(pending).collect(),
+                )
+                .await;
+            asked.unwrap_or_else(|fault| all(&fault))
+        })
+    }
+
+    fn order<'a>(&'a self, order_id: &'a OrderId) -> Answer<'a, Result<Outcome, Fault>> {
+        Box::pin(self.outcome(order_id))
+    }
+
+    fn order_of_key<'a>(
+        &'a self,
+        sale: &'a SaleId,
+        buyer: &'a Buyer,
+        key: &'a IdempotencyKey,
+    ) -> Answer<'a, Result<Outcome, Fault>> {
+        Box::pin(async move {
+            self.ask(Op::Barrier, |_| ()).await?;
+            let claim = self.shared.memory.load().claim_of_key(sale, buyer, key);
+            match claim {
+                Some(claim) => self.outcome(&order_id::to_text(claim.order)).await,
+                None => Ok(Outcome::None),
+            }
+        })
+    }
+
+    fn change_order<'a>(
+        &'a self,
+        order_id: &'a OrderId,
+        change: OrderChange,
+    ) -> Answer<'a, Result<Result<Order, OrderRefused>, Fault>> {
+        Box::pin(async move {
+            self.ask(|to| Op::ChangeOrder(order_id.clone(), change, to), Err)
+                .await?
+        })
+    }
+
+    fn create_sale(&self, new: NewSale) -> Answer<'_, Result<Result<Sale, SaleRefused>, Fault>> {
+        Box::pin(async move { self.ask(|to| Op::CreateSale(new, to), Err).await? })
+    }
+
+    fn change_sale<'a>(
+        &'a self,
+        id: &'a SaleId,
+        change: SaleChange,
+    ) -> Answer<'a, Result<Result<Sale, SaleRefused>, Fault>> {
+        Box::pin(async move {
+            self.ask(|to| Op::ChangeSale(id.clone(), change, to), Err)
+                .await?
+        })
+    }
+
+    fn sale<'a>(&'a self, id: &'a SaleId) -> Answer<'a, Result<Option<SaleStock>, Fault>> {
+        Box::pin(async move {
+            if !self.shared.is_ready() {
+                return Err(self.unavailable());
+            }
+            let found = self.shared.memory.load().sale(id);
+            Ok(found.map(|memory| SaleStock {
+                sale: Sale::clone(&memory.terms.load()),
+                free: memory.free(),
+            }))
+        })
+    }
+
+    fn sales(&self, after: Option<SaleId>) -> Answer<'_, Result<Vec<SaleStock>, Fault>> {
+        Box::pin(async move {
+            if !self.shared.is_ready() {
+                return Err(self.unavailable());
+            }
+            let memory = self.shared.memory.load();
+            let sales = memory.sales.pin();
+            let behind = |id: &SaleId| after.as_ref().is_none_or(|after| id > after);
+            let mut page: Vec<SaleStock> = sales
+                .iter()
+                .filter(|(id, _)| behind(id))
+                .map(|(_, memory)| SaleStock {
+                    sale: Sale::clone(&memory.terms.load()),
+                    free: memory.free(),
+                })
+                .collect();
+            page.sort_unstable_by(|a, b| a.sale.id.cmp(&b.sale.id));
+            page.truncate(SALES_PAGE_MAX);
+            Ok(page)
+        })
+    }
+
+    fn audit(&self, history: Vec<HistoryYes>) -> Answer<'_, Result<AuditReport, Fault>> {
+        Box::pin(async move {
+            let view = self.ask(Op::View, Err).await??;
+            let audit = move || audit_view(&view.conn, &view.free, &history);
+            let audited = tokio::task::spawn_blocking(audit).await;
+            let store = |detail: String| Fault::without_effect(Cause::Store, detail);
+            audited
+                .map_err(|error| store(error.to_string()))?
+                .map_err(|error| store(error.to_string()))
+        })
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        let detail = match &*self.shared.condition() {
+            Condition::Ready => String::new(),
+            Condition::Rebuilding(reason) => format!("being rebuilt from the file: {reason}"),
+            Condition::Stopping => "stopping".into(),
+        };
+        vec![Part {
+            name: "store",
+            ready: detail.is_empty(),
+            detail,
+        }]
+    }
+
+    fn readings(&self) -> Vec<Reading> {
+        let counts = &self.shared.counts;
+        let waiting = self.weak_queue.upgrade().map_or(0, |queue| {
+            queue.max_capacity().saturating_sub(queue.capacity())
+        });
+        let counter = |name, help, value: &std::sync::atomic::AtomicU64| Reading {
+            name,
+            help,
+            is_counter: true,
+            value: value.load(Ordering::Relaxed) as f64,
+        };
+        vec![
+            counter(
+                "batches",
+                "Batches that the writer finished",
+                &counts.batches,
+            ),
+            counter(
+                "batch_us",
+                "Time in those batches, in microseconds",
+                &counts.batch_us,
+            ),
+            counter(
+                "failed_batches",
+                "Batches that could not be stored",
+                &counts.failed_batches,
+            ),
+            counter(
+                "rebuilds",
+                "Times that memory was rebuilt from the file",
+                &counts.rebuilds,
+            ),
+            Reading {
+                name: "waiting_calls",
+                help: "Calls that wait for the writer",
+                is_counter: false,
+                value: waiting as f64,
+            },
+        ]
+    }
+
+    fn close(&self) -> Answer<'_, ()> {
+        Box::pin(async move {
+            self.stop();
+            // What was taken before is still answered; waiting for it would block this runtime's thread.
+            tokio::task::block_in_place(|| self.join());
+        })
+    }
+}

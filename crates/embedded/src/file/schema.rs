@@ -1,0 +1,140 @@
+//! Opens the file: recognises it, makes or upgrades its schema, and sets how durable a commit is.
+//! The constraints repeat the invariants, so that not even a fault of this program can store a unit twice.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::FileError;
+
+/// `secK`, in SQLite's header: tells our files from other programs'.
+const APPLICATION_ID: i64 = 0x7365_634b;
+/// One script for each schema version, the first making version 1. Released scripts never change.
+const MIGRATIONS: [&str; 1] = [VERSION_1];
+
+// `id` is SQLite's rowid: it grows by one with each row, and no row is ever deleted.
+const VERSION_1: &str = "
+CREATE TABLE seckill_sale (
+    id          TEXT PRIMARY KEY,
+    title       TEXT NOT NULL,
+    total       INTEGER NOT NULL CHECK (total >= 0),
+    buyer_limit INTEGER CHECK (buyer_limit BETWEEN 1 AND 64),
+    opens_at    TEXT,
+    closes_at   TEXT,
+    ver         INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE seckill (
+    id          INTEGER PRIMARY KEY,
+    date        TEXT NOT NULL,
+    order_id    TEXT NOT NULL,
+    sale        TEXT NOT NULL,
+    unit        INTEGER NOT NULL CHECK (unit >= 1),
+    generation  INTEGER NOT NULL CHECK (generation >= 1),
+    buyer       TEXT NOT NULL,
+    state       TEXT NOT NULL CHECK (state IN ('reserved', 'paid', 'expired', 'cancelled')),
+    slot        INTEGER CHECK (slot BETWEEN 1 AND 64),
+    idem_key    TEXT,
+    fingerprint INTEGER,
+    ver         INTEGER NOT NULL DEFAULT 1,
+    checksum    INTEGER NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX seckill_order_id ON seckill (order_id);
+CREATE UNIQUE INDEX seckill_generation ON seckill (sale, unit, generation);
+CREATE UNIQUE INDEX seckill_active_unit ON seckill (sale, unit) WHERE state IN ('reserved', 'paid');
+CREATE UNIQUE INDEX seckill_key ON seckill (sale, buyer, idem_key) WHERE idem_key IS NOT NULL;
+CREATE UNIQUE INDEX seckill_active_slot ON seckill (sale, buyer, slot)
+    WHERE slot IS NOT NULL AND state IN ('reserved', 'paid');
+";
+
+/// How a connection is set up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tuning {
+    /// How long a statement waits for somebody else's lock on the file, in milliseconds.
+    pub(crate) busy_wait_ms: u32,
+    /// SQLite's page cache, in KiB.
+    pub(crate) cache_kib: u32,
+    /// Pages in the write-ahead log at which they are moved to the main file.
+    pub(crate) checkpoint_pages: u32,
+}
+
+/// Opens the file for its one writer, making or upgrading the schema.
+pub(crate) fn open_writer(path: &Path, tuning: Tuning) -> Result<Connection, FileError> {
+    let sqlite = |error| FileError::from_sqlite(path, error);
+    let mut conn = Connection::open(path).map_err(sqlite)?;
+    let busy = std::time::Duration::from_millis(tuning.busy_wait_ms.into());
+    conn.busy_timeout(busy).map_err(sqlite)?;
+    let version = recognise(&conn, path)?;
+    conn.pragma_update(None, "journal_mode", "WAL")
+        .map_err(sqlite)?;
+    conn.pragma_update(None, "synchronous", "FULL")
+        .map_err(sqlite)?;
+    let cache = -i64::from(tuning.cache_kib);
+    conn.pragma_update(None, "cache_size", cache)
+        .map_err(sqlite)?;
+    let pages = tuning.checkpoint_pages;
+    conn.pragma_update(None, "wal_autocheckpoint", pages)
+        .map_err(sqlite)?;
+    migrate(&mut conn, version).map_err(sqlite)?;
+    Ok(conn)
+}
+
+/// Opens the file for reading alone, beside the writer or without one.
+pub(crate) fn open_reader(path: &Path, tuning: Tuning) -> Result<Connection, FileError> {
+    let sqlite = |error| FileError::from_sqlite(path, error);
+    if !path.exists() {
+        return Err(FileError::Missing {
+            path: path.to_owned(),
+        });
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+    let busy = std::time::Duration::from_millis(tuning.busy_wait_ms.into());
+    conn.busy_timeout(busy).map_err(sqlite)?;
+    if recognise(&conn, path)? == 0 {
+        return Err(FileError::NotOurs {
+            path: path.to_owned(),
+            found: "it is empty".into(),
+        });
+    }
+    Ok(conn)
+}
+
+/// The schema version of a file that is ours; 0 for a new one.
+fn recognise(conn: &Connection, path: &Path) -> Result<i64, FileError> {
+    let sqlite = |error| FileError::from_sqlite(path, error);
+    let number = |pragma| conn.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+    let version = number("user_version").map_err(sqlite)?;
+    let application = number("application_id").map_err(sqlite)?;
+    let objects: i64 = conn
+        .query_row("SELECT count(*) FROM sqlite_schema", (), |row| row.get(0))
+        .map_err(sqlite)?;
+    if application != APPLICATION_ID && (objects > 0 || application != 0) {
+        return Err(FileError::NotOurs {
+            path: path.to_owned(),
+            found: "another program's SQLite file".into(),
+        });
+    }
+    let known = MIGRATIONS.len() as i64;
+    if version > known {
+        return Err(FileError::Newer {
+            path: path.to_owned(),
+            found: version,
+            known,
+        });
+    }
+    Ok(version)
+}
+
+fn migrate(conn: &mut Connection, version: i64) -> rusqlite::Result<()> {
+    let missing = MIGRATIONS.iter().skip(version as usize);
+    for (script, next) in missing.zip(version + 1..) {
+        let step = conn.transaction()?;
+        step.execute_batch(script)?;
+        step.pragma_update(None, "application_id", APPLICATION_ID)?;
+        step.pragma_update(None, "user_version", next)?;
+        step.commit()?;
+    }
+    Ok(())
+}

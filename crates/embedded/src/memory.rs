@@ -1,0 +1,213 @@
+//! What every request may read: terms, free units, and the claims and slots that are durable.
+//! Only the writer changes it, and only after a commit; no reader ever waits for it.
+
+use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use arc_swap::ArcSwap;
+use seckill_sale::{
+    Attempt, Buyer, Claim, IdempotencyKey, Invalid, KeyedClaim, Sale, SaleId, Screened, Slots,
+    Standing, Unit, Verdict, screen,
+};
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+use crate::order_id;
+
+/// A digest of (sale, buyer) or (sale, buyer, key).
+pub(crate) type Digest = u128;
+
+/// Digests are as good as random already; hashing them again would only cost.
+#[derive(Default)]
+pub(crate) struct DigestHasher(u64);
+
+impl Hasher for DigestHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        // Only u128 is ever hashed; this keeps the trait's promise for anything else.
+        for &byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
+        }
+    }
+    fn write_u128(&mut self, digest: u128) {
+        self.0 = digest as u64;
+    }
+}
+
+pub(crate) type ByDigest = BuildHasherDefault<DigestHasher>;
+
+/// Makes digests under a key of this process's own, so that nobody outside can make two names collide.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Digester {
+    key: (u64, u64),
+}
+
+impl Digester {
+    pub(crate) fn new() -> Result<Self, getrandom::Error> {
+        Ok(Self {
+            key: (getrandom::u64()?, getrandom::u64()?),
+        })
+    }
+
+    pub(crate) fn buyer(&self, sale: &SaleId, buyer: &str) -> Digest {
+        self.digest(&[sale.as_str(), buyer])
+    }
+
+    pub(crate) fn key(&self, sale: &SaleId, buyer: &str, key: &str) -> Digest {
+        self.digest(&[sale.as_str(), buyer, key])
+    }
+
+    fn digest(&self, texts: &[&str]) -> Digest {
+        let mut hasher = SipHasher13::new_with_keys(self.key.0, self.key.1);
+        for text in texts {
+            hasher.write(&(text.len() as u32).to_le_bytes());
+            hasher.write(text.as_bytes());
+        }
+        hasher.finish128().as_u128()
+    }
+}
+
+/// A claim under a key, as small as it goes: there are as many as claims.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StoredClaim {
+    pub(crate) order: u128,
+    pub(crate) unit: Unit,
+    pub(crate) fingerprint: u64,
+}
+
+impl StoredClaim {
+    pub(crate) fn keyed(self) -> KeyedClaim {
+        KeyedClaim {
+            order_id: order_id::to_text(self.order),
+            unit: self.unit,
+            fingerprint: self.fingerprint,
+        }
+    }
+}
+
+/// One sale as requests see it.
+#[derive(Debug)]
+pub(crate) struct SaleMemory {
+    pub(crate) terms: ArcSwap<Sale>,
+    free: AtomicU32,
+}
+
+impl SaleMemory {
+    pub(crate) fn new(sale: Sale, free: u32) -> Self {
+        Self {
+            terms: ArcSwap::from_pointee(sale),
+            free: AtomicU32::new(free),
+        }
+    }
+
+    /// Units free. Whoever sees a number here also sees the claims that led to it.
+    pub(crate) fn free(&self) -> u32 {
+        self.free.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_free(&self, free: u32) {
+        self.free.store(free, Ordering::Release);
+    }
+}
+
+/// Everything durable that a decision needs, over all sales.
+pub(crate) struct Memory {
+    pub(crate) digester: Digester,
+    pub(crate) sales: papaya::HashMap<SaleId, Arc<SaleMemory>>,
+    pub(crate) claims: papaya::HashMap<Digest, StoredClaim, ByDigest>,
+    pub(crate) slots: papaya::HashMap<Digest, Slots, ByDigest>,
+}
+
+impl Memory {
+    pub(crate) fn new(digester: Digester) -> Self {
+        Self {
+            digester,
+            sales: papaya::HashMap::new(),
+            claims: papaya::HashMap::default(),
+            slots: papaya::HashMap::default(),
+        }
+    }
+
+    pub(crate) fn sale(&self, id: &SaleId) -> Option<Arc<SaleMemory>> {
+        self.sales.pin().get(id).cloned()
+    }
+
+    pub(crate) fn claim(&self, digest: Digest) -> Option<StoredClaim> {
+        self.claims.pin().get(&digest).copied()
+    }
+
+    pub(crate) fn slots_of(&self, digest: Digest) -> Slots {
+        self.slots.pin().get(&digest).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn claim_of_key(
+        &self,
+        sale: &SaleId,
+        buyer: &Buyer,
+        key: &IdempotencyKey,
+    ) -> Option<StoredClaim> {
+        self.claim(self.digester.key(sale, buyer.as_str(), key.as_str()))
+    }
+
+    /// The answer that needs no unit; `None` where one may be taken.
+    pub(crate) fn answer(&self, attempt: &Attempt, now_ms: i64) -> Option<Verdict> {
+        let sales = self.sales.pin();
+        let Some(sale) = sales.get(&attempt.sale) else {
+            return Some(Verdict::Invalid(Invalid::NoSuchSale));
+        };
+        // The free units before the key: a sold-out sale whose last claim is this key's must show the claim.
+        let free = sale.free();
+        let terms = sale.terms.load();
+        let buyer = &attempt.buyer;
+        let keyed = attempt
+            .key
+            .as_ref()
+            .and_then(|key| self.claim_of_key(&attempt.sale, buyer, key));
+        let slots = if terms.buyer_limit.is_some() && !buyer.is_anonymous() {
+            self.slots_of(self.digester.buyer(&attempt.sale, buyer.as_str()))
+        } else {
+            Slots::default()
+        };
+        let standing = Standing {
+            keyed: keyed.map(StoredClaim::keyed),
+            slots,
+            free,
+        };
+        verdict_or_slot(screen(&terms, attempt, &standing, now_ms), free).break_value()
+    }
+}
+
+/// The verdict of a screening, or the slot to take a unit into.
+pub(crate) fn verdict_or_slot(screened: Screened, free: u32) -> ControlFlow<Verdict, Option<u8>> {
+    ControlFlow::Break(match screened {
+        Screened::Take { slot } => return ControlFlow::Continue(slot),
+        Screened::Repeat(claim) => Verdict::Repeat(Claim {
+            order_id: claim.order_id,
+            unit: claim.unit,
+            remaining: free,
+        }),
+        Screened::Mismatch => Verdict::Mismatch,
+        Screened::No(no) => Verdict::No(no),
+        Screened::Invalid(invalid) => Verdict::Invalid(invalid),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_keep_their_parts_apart() {
+        let digester = Digester::new().unwrap();
+        let sale = SaleId::new("s").unwrap();
+        assert_ne!(
+            digester.key(&sale, "ab", "c"),
+            digester.key(&sale, "a", "bc")
+        );
+        assert_ne!(digester.key(&sale, "a", ""), digester.buyer(&sale, "a"));
+        assert_eq!(digester.buyer(&sale, "a"), digester.buyer(&sale, "a"));
+    }
+}

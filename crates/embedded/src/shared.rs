@@ -1,0 +1,73 @@
+//! What the engine's front and its writer share: memory, the condition, the clock and the counts.
+//! Everything here is read without waiting.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use crate::file::clock::Clock;
+use crate::memory::Memory;
+
+/// Whether the engine sells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Condition {
+    Ready,
+    /// Why it does not, and is reading the file again.
+    Rebuilding(String),
+    Stopping,
+}
+
+/// Counts of the writer's work since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) batches: AtomicU64,
+    pub(crate) batch_us: AtomicU64,
+    pub(crate) failed_batches: AtomicU64,
+    pub(crate) rebuilds: AtomicU64,
+}
+
+impl Counts {
+    pub(crate) fn batch(&self, took: Duration) {
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        let took_us = took.as_micros() as u64;
+        self.batch_us.fetch_add(took_us, Ordering::Relaxed);
+    }
+}
+
+/// The state that both sides see.
+pub(crate) struct Shared {
+    pub(crate) memory: ArcSwap<Memory>,
+    pub(crate) clock: Clock,
+    pub(crate) counts: Counts,
+    /// The condition in one bit, for the way of a no.
+    is_ready: AtomicBool,
+    condition: ArcSwap<Condition>,
+}
+
+impl Shared {
+    pub(crate) fn new(memory: Memory) -> Self {
+        Self {
+            memory: ArcSwap::from_pointee(memory),
+            clock: Clock::default(),
+            counts: Counts::default(),
+            is_ready: AtomicBool::new(true),
+            condition: ArcSwap::from_pointee(Condition::Ready),
+        }
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.is_ready.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn condition(&self) -> Arc<Condition> {
+        self.condition.load_full()
+    }
+
+    pub(crate) fn set_condition(&self, condition: Condition) {
+        let ready = condition == Condition::Ready;
+        self.condition.store(Arc::new(condition));
+        self.is_ready.store(ready, Ordering::Release);
+    }
+}

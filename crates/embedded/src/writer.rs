@@ -1,0 +1,387 @@
+//! The one writer: takes what waits as a batch, decides it, commits it, and only then answers.
+//! It is a thread of its own, since it blocks on the disk; it never touches a socket.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use fail_parallel::{FailPointRegistry, fail_point};
+use rusqlite::Connection;
+use seckill_engine::{Cause, Effect, Fault, OrderRefused, SaleRefused};
+use seckill_sale::{
+    Attempt, NewSale, Order, OrderChange, OrderId, Sale, SaleChange, SaleId, Verdict,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::batch::{Batch, StepError};
+use crate::file::schema::{self, Tuning};
+use crate::load::{self, Books};
+use crate::shared::{Condition, Shared};
+
+/// Where an answer goes.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, Fault>>;
+
+/// The answers to one call of `decide`.
+pub(crate) type Verdicts = Vec<Result<Verdict, Fault>>;
+
+/// What the writer is asked for.
+pub(crate) enum Op {
+    Decide(Vec<(u128, Attempt)>, oneshot::Sender<Verdicts>),
+    ChangeOrder(OrderId, OrderChange, Reply<Result<Order, OrderRefused>>),
+    CreateSale(NewSale, Reply<Result<Sale, SaleRefused>>),
+    ChangeSale(SaleId, SaleChange, Reply<Result<Sale, SaleRefused>>),
+    /// Answers once everything asked before has been.
+    Barrier(oneshot::Sender<()>),
+    /// A view of the file and the gate at one moment between two batches.
+    View(Reply<View>),
+}
+
+/// A reading transaction and the free units of each sale at the same moment.
+pub(crate) struct View {
+    pub(crate) conn: Connection,
+    pub(crate) free: Vec<(SaleId, u32)>,
+}
+
+impl Op {
+    /// Answers an operation that was not carried out.
+    fn fail(self, fault: &Fault) {
+        let fault = || Fault::without_effect(fault.cause, fault.detail.clone());
+        match self {
+            Self::Decide(attempts, to) => {
+                drop(to.send(attempts.iter().map(|_| Err(fault())).collect()));
+            }
+            Self::ChangeOrder(_, _, to) => drop(to.send(Err(fault()))),
+            Self::CreateSale(_, to) | Self::ChangeSale(_, _, to) => drop(to.send(Err(fault()))),
+            Self::Barrier(to) => drop(to.send(())),
+            Self::View(to) => drop(to.send(Err(fault()))),
+        }
+    }
+}
+
+/// An answer that waits for its batch to become durable.
+pub(crate) enum Answer {
+    Decide(Verdicts, oneshot::Sender<Verdicts>),
+    ChangeOrder(
+        Result<Order, OrderRefused>,
+        Reply<Result<Order, OrderRefused>>,
+    ),
+    Sale(Result<Sale, SaleRefused>, Reply<Result<Sale, SaleRefused>>),
+    Barrier(oneshot::Sender<()>),
+    ViewWanted(Reply<View>),
+    View(Box<Result<View, Fault>>, Reply<View>),
+}
+
+impl Answer {
+    /// Sends it. That nobody waits any more is nobody's fault.
+    pub(crate) fn send(self) {
+        match self {
+            Self::Decide(verdicts, to) => drop(to.send(verdicts)),
+            Self::ChangeOrder(answer, to) => drop(to.send(Ok(answer))),
+            Self::Sale(answer, to) => drop(to.send(Ok(answer))),
+            Self::Barrier(to) => drop(to.send(())),
+            Self::View(answer, to) => drop(to.send(*answer)),
+            // Dropping the sender says that the engine went away; a view is made before it is sent.
+            Self::ViewWanted(to) => drop(to),
+        }
+    }
+
+    /// Sends what is true after the batch failed: that nothing was done where that is known, else that it is unknown.
+    fn send_failed(self, fault: &Fault) {
+        match self {
+            Self::Decide(verdicts, to) => {
+                let after = |verdict: Result<Verdict, Fault>| match (verdict, fault.effect) {
+                    // The client can ask by id what became of it.
+                    (Ok(Verdict::Claimed(claim)), Effect::Unknown) => {
+                        Ok(Verdict::Pending(claim.order_id))
+                    }
+                    // A no or a repeat may rest on a claim of this very batch: it is not said.
+                    _ => Err(Fault::without_effect(fault.cause, fault.detail.clone())),
+                };
+                drop(to.send(verdicts.into_iter().map(after).collect()));
+            }
+            Self::ChangeOrder(_, to) => drop(to.send(Err(fault.clone()))),
+            Self::Sale(_, to) => drop(to.send(Err(fault.clone()))),
+            Self::Barrier(to) => drop(to.send(())),
+            Self::View(_, to) | Self::ViewWanted(to) => drop(to.send(Err(fault.clone()))),
+        }
+    }
+}
+
+/// How a batch ended.
+enum Ended {
+    Committed(Vec<Answer>),
+    /// Before the commit: nothing of it was stored. With what was decided and what was not.
+    Abandoned(StepError, Vec<Answer>, Vec<Op>),
+    /// In the commit: whether it was stored is unknown until the file is read again.
+    Undecided(rusqlite::Error, Vec<Answer>),
+}
+
+/// Bounds of the writer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// The most operations taken into one batch.
+    pub(crate) batch_max: usize,
+    /// The longest pause between two tries to read the file again, in milliseconds.
+    pub(crate) rebuild_pause_max_ms: u64,
+    pub(crate) tuning: Tuning,
+}
+
+/// The writer's state, all its own.
+pub(crate) struct Writer {
+    pub(crate) path: PathBuf,
+    pub(crate) bounds: Bounds,
+    pub(crate) conn: Connection,
+    pub(crate) books: Books,
+    pub(crate) data_version: i64,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) failpoints: Arc<FailPointRegistry>,
+    pub(crate) answers: mpsc::UnboundedSender<Vec<Answer>>,
+}
+
+impl Writer {
+    /// Works until nobody can ask any more, and has answered everything by then.
+    pub(crate) fn run(mut self, mut waiting: mpsc::Receiver<Op>) {
+        let mut ops = Vec::with_capacity(self.bounds.batch_max);
+        while waiting.blocking_recv_many(&mut ops, self.bounds.batch_max) > 0 {
+            if let Err(reason) = self.notice_other_writers() {
+                self.refuse(ops.drain(..), &reason);
+                self.rebuild(&waiting, &reason);
+                continue;
+            }
+            self.batch(ops.drain(..), &waiting);
+        }
+        // Best effort: the next start would do it.
+        if let Err(error) = self.conn.pragma_update(None, "wal_checkpoint", "TRUNCATE") {
+            tracing::debug!(%error, "no checkpoint at the end");
+        }
+    }
+
+    /// `data_version` moves when another connection has written to the file: memory then is no longer what it says.
+    fn notice_other_writers(&mut self) -> Result<(), String> {
+        match data_version(&self.conn) {
+            Ok(version) if version == self.data_version => Ok(()),
+            Ok(_) => Err("another program wrote to the file".into()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn batch(&mut self, ops: std::vec::Drain<'_, Op>, waiting: &mpsc::Receiver<Op>) {
+        let began = Instant::now();
+        match self.decide_and_commit(ops) {
+            Ended::Committed(answers) => {
+                self.shared.counts.batch(began.elapsed());
+                self.answer(answers);
+            }
+            Ended::Abandoned(error, answers, rest) => {
+                tracing::warn!(%error, "a batch could not be stored; nothing of it was done");
+                self.shared
+                    .counts
+                    .failed_batches
+                    .fetch_add(1, Ordering::Relaxed);
+                let detail = format!("the order store refused the write: {error}");
+                let fault = Fault::without_effect(Cause::Store, detail);
+                answers
+                    .into_iter()
+                    .for_each(|answer| answer.send_failed(&fault));
+                rest.into_iter().for_each(|op| op.fail(&fault));
+                // Anything but a lock or a full disk means that memory and file do not fit together.
+                if !is_passing(&error) {
+                    self.rebuild(waiting, &error.to_string());
+                }
+            }
+            Ended::Undecided(error, answers) => {
+                tracing::error!(%error, "a commit failed; the file will be read again");
+                self.shared
+                    .counts
+                    .failed_batches
+                    .fetch_add(1, Ordering::Relaxed);
+                self.shared
+                    .set_condition(Condition::Rebuilding(error.to_string()));
+                let detail = format!("the commit failed: {error}");
+                let fault = Fault::unknown(Cause::Store, detail);
+                answers
+                    .into_iter()
+                    .for_each(|answer| answer.send_failed(&fault));
+                self.rebuild(waiting, &error.to_string());
+            }
+        }
+    }
+
+    fn decide_and_commit(&mut self, ops: std::vec::Drain<'_, Op>) -> Ended {
+        let memory = self.shared.memory.load();
+        let mut answers = Vec::with_capacity(ops.len());
+        let now_ms = self.shared.clock.now_ms();
+        let mut batch = match Batch::new(&self.conn, &memory, &mut self.books, now_ms) {
+            Ok(batch) => batch,
+            Err(error) => return Ended::Abandoned(error.into(), answers, ops.collect()),
+        };
+        let mut ops = ops;
+        while let Some(op) = ops.next() {
+            if let Err((error, op)) = step(&mut batch, op, &mut answers) {
+                batch.undo();
+                roll_back(&self.conn);
+                let rest = std::iter::once(op).chain(ops).collect();
+                return Ended::Abandoned(error, answers, rest);
+            }
+        }
+        if batch.has_writes()
+            && let Err(error) = commit(&self.conn, &self.failpoints)
+        {
+            batch.undo();
+            roll_back(&self.conn);
+            return Ended::Undecided(error, answers);
+        }
+        batch.publish();
+        let (path, tuning, books) = (&self.path, self.bounds.tuning, &self.books);
+        let made = |answer| match answer {
+            Answer::ViewWanted(to) => Answer::View(Box::new(view(path, tuning, books)), to),
+            other => other,
+        };
+        Ended::Committed(answers.into_iter().map(made).collect())
+    }
+
+    fn answer(&self, answers: Vec<Answer>) {
+        if let Err(unsent) = self.answers.send(answers) {
+            unsent.0.into_iter().for_each(Answer::send);
+        }
+    }
+
+    fn refuse(&self, ops: std::vec::Drain<'_, Op>, reason: &str) {
+        let fault = Fault::without_effect(Cause::Rebuilding, reason);
+        ops.for_each(|op| op.fail(&fault));
+    }
+
+    /// Reads the file until that works, and can be written to. Meanwhile every attempt gets a 503, never a no.
+    fn rebuild(&mut self, waiting: &mpsc::Receiver<Op>, reason: &str) {
+        const FIRST_PAUSE_MS: u64 = 50;
+        self.shared
+            .set_condition(Condition::Rebuilding(reason.to_owned()));
+        self.shared.counts.rebuilds.fetch_add(1, Ordering::Relaxed);
+        let mut pause_ms = FIRST_PAUSE_MS;
+        // A closed queue means that the engine is going; the next start reads the file anyway.
+        while !waiting.is_closed() {
+            match self.read_again() {
+                Ok(()) => {
+                    tracing::info!("the file was read again; selling goes on");
+                    self.shared.set_condition(Condition::Ready);
+                    return;
+                }
+                Err(error) => {
+                    tracing::error!(%error, pause_ms, "the file cannot be used; trying again");
+                    self.shared.set_condition(Condition::Rebuilding(error));
+                }
+            }
+            std::thread::sleep(Duration::from_millis(pause_ms));
+            pause_ms = (pause_ms * 2).min(self.bounds.rebuild_pause_max_ms);
+        }
+    }
+
+    fn read_again(&mut self) -> Result<(), String> {
+        // A fresh connection: after a failed sync the old one may hold pages that the disk does not.
+        let conn =
+            schema::open_writer(&self.path, self.bounds.tuning).map_err(|e| e.to_string())?;
+        prove_writable(&conn)
+            .map_err(|e| format!("{} cannot be written: {e}", self.path.display()))?;
+        let version = data_version(&conn).map_err(|e| e.to_string())?;
+        let digester = self.shared.memory.load().digester;
+        let loaded = load::load(&conn, &self.path, digester).map_err(|e| e.to_string())?;
+        self.conn = conn;
+        self.data_version = version;
+        self.books = loaded.books;
+        self.shared.memory.store(Arc::new(loaded.memory));
+        Ok(())
+    }
+}
+
+/// Decides one operation; gives it back with the error where it could not be stored.
+fn step(batch: &mut Batch<'_>, op: Op, answers: &mut Vec<Answer>) -> Result<(), (StepError, Op)> {
+    answers.push(match op {
+        // The client has gone: it would never learn of a claim.
+        Op::Decide(_, to) if to.is_closed() => return Ok(()),
+        Op::Decide(attempts, to) => {
+            let decided = attempts
+                .iter()
+                .map(|(order, attempt)| batch.attempt(*order, attempt).map(Ok))
+                .collect();
+            match decided {
+                Ok(verdicts) => Answer::Decide(verdicts, to),
+                Err(error) => return Err((error, Op::Decide(attempts, to))),
+            }
+        }
+        Op::ChangeOrder(order_id, change, to) => match batch.change_order(&order_id, change) {
+            Ok(answer) => Answer::ChangeOrder(answer, to),
+            Err(error) => return Err((error, Op::ChangeOrder(order_id, change, to))),
+        },
+        Op::CreateSale(new, to) => match batch.create_sale(new.clone()) {
+            Ok(answer) => Answer::Sale(answer, to),
+            Err(error) => return Err((error, Op::CreateSale(new, to))),
+        },
+        Op::ChangeSale(id, change, to) => match batch.change_sale(&id, &change) {
+            Ok(answer) => Answer::Sale(answer, to),
+            Err(error) => return Err((error, Op::ChangeSale(id, change, to))),
+        },
+        Op::Barrier(to) => Answer::Barrier(to),
+        Op::View(to) => Answer::ViewWanted(to),
+    });
+    Ok(())
+}
+
+fn commit(conn: &Connection, failpoints: &Arc<FailPointRegistry>) -> rusqlite::Result<()> {
+    // Without the feature the fail points expand to nothing.
+    let _ = failpoints;
+    fail_point!(Arc::clone(failpoints), "before-commit", |_| Err(
+        rusqlite::Error::InvalidQuery
+    ));
+    conn.prepare_cached("COMMIT")?.execute(())?;
+    fail_point!(Arc::clone(failpoints), "after-commit", |_| Err(
+        rusqlite::Error::InvalidQuery
+    ));
+    Ok(())
+}
+
+/// Ends whatever transaction is left. That there is none is the usual case after a failed commit.
+fn roll_back(conn: &Connection) {
+    if !conn.is_autocommit()
+        && let Err(error) = conn.execute_batch("ROLLBACK")
+    {
+        tracing::error!(%error, "a transaction could not be rolled back");
+    }
+}
+
+/// A write that changes nothing but has to reach the disk.
+fn prove_writable(conn: &Connection) -> rusqlite::Result<()> {
+    let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    conn.pragma_update(None, "user_version", version)
+}
+
+pub(crate) fn data_version(conn: &Connection) -> rusqlite::Result<i64> {
+    conn.prepare_cached("PRAGMA data_version")?
+        .query_row((), |row| row.get(0))
+}
+
+fn is_passing(error: &StepError) -> bool {
+    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked, DiskFull};
+    match error {
+        StepError::Sqlite(error) => matches!(
+            error.sqlite_error_code(),
+            Some(DatabaseBusy | DatabaseLocked | DiskFull)
+        ),
+        StepError::Damaged(_) => false,
+    }
+}
+
+fn view(path: &std::path::Path, tuning: Tuning, books: &Books) -> Result<View, Fault> {
+    let store = |detail: String| Fault::without_effect(Cause::Store, detail);
+    let conn = schema::open_reader(path, tuning).map_err(|e| store(e.to_string()))?;
+    // The first read fixes what the transaction sees.
+    conn.execute_batch("BEGIN; SELECT count(*) FROM seckill_sale;")
+        .map_err(|e| store(e.to_string()))?;
+    let free = books
+        .values()
+        .map(|book| (book.sale.id.clone(), book.stock.free()));
+    Ok(View {
+        conn,
+        free: free.collect(),
+    })
+}

@@ -1,0 +1,29 @@
+//! The embedded engine under the suite that binds every engine.
+
+use std::sync::{Arc, Mutex};
+
+use seckill_embedded::{EmbeddedEngine, EmbeddedOptions};
+use seckill_engine::conformance::World;
+use seckill_engine::{Answer, Engine, conformance_suite};
+use tempfile::TempDir;
+
+struct Folder(Mutex<TempDir>);
+
+impl Folder {
+    fn new() -> Self {
+        Self(Mutex::new(TempDir::new().unwrap()))
+    }
+}
+
+impl World for Folder {
+    fn open(&self) -> Answer<'_, Arc<dyn Engine>> {
+        let options = EmbeddedOptions::new(self.0.lock().unwrap().path());
+        Box::pin(async move { Arc::new(EmbeddedEngine::open(options).unwrap()) as Arc<dyn Engine> })
+    }
+
+    fn clear(&self) {
+        *self.0.lock().unwrap() = TempDir::new().unwrap();
+    }
+}
+
+conformance_suite!(Folder::new());

@@ -1,0 +1,455 @@
+//! The cases, one behaviour each, named by what an engine does.
+//! Each ends with the audit.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use seckill_sale::{
+    Attempt, ChangeRefused, Claim, Invalid, NewSale, No, OrderChange, OrderId, OrderState,
+    SaleChange, Verdict,
+};
+
+use super::{
+    Stage, World, anyone, ask, audited, buy, by, change, create, distinct_units, key, keyed,
+    limited, named, sale, sale_id, stored,
+};
+use crate::{DECIDE_MAX, Engine, OrderRefused, Outcome, SaleRefused};
+
+/// Far enough away for any clock: the year 2100, in Unix milliseconds.
+const FAR_MS: i64 = 4_102_444_800_000;
+
+async fn all_at_once(engine: &Arc<dyn Engine>, attempts: Vec<Attempt>) -> Vec<Verdict> {
+    let tasks: Vec<_> = attempts
+        .into_iter()
+        .map(|attempt| {
+            let engine = Arc::clone(engine);
+            tokio::spawn(async move { ask(&engine, attempt).await })
+        })
+        .collect();
+    let mut verdicts = Vec::new();
+    for task in tasks {
+        match task.await {
+            Ok(verdict) => verdicts.push(verdict),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    verdicts
+}
+
+fn claims(verdicts: &[Verdict]) -> Vec<Claim> {
+    let claim = |verdict: &Verdict| match verdict {
+        Verdict::Claimed(claim) => Some(claim.clone()),
+        _ => None,
+    };
+    verdicts.iter().filter_map(claim).collect()
+}
+
+fn count(verdicts: &[Verdict], wanted: &Verdict) -> usize {
+    verdicts.iter().filter(|verdict| *verdict == wanted).count()
+}
+
+/// 500 parallel attempts at 100 units: 100 yeses with 100 different units, 400 times sold out.
+pub async fn sells_each_unit_once_to_a_crowd<W: World>(stage: Stage<W>) {
+    let engine = stage.open().await;
+    create(&engine, sale(100)).await;
+    let verdicts = all_at_once(&engine, vec![anyone(); 500]).await;
+    let claims = claims(&verdicts);
+    assert_eq!((claims.len(), distinct_units(&claims)), (100, 100));
+    assert_eq!(count(&verdicts, &Verdict::No(No::SoldOut)), 400);
+    assert_eq!(
+        engine.from_memory(&anyone()),
+        Some(Verdict::No(No::SoldOut))
+    );
+    let report = audited(&engine, &claims).await;
+    assert_eq!((report.store_rows, report.gate_left), (100, 0));
+}
+
+/// The same inside one call, in order; a call that is too large does nothing.
+pub async fn sells_each_unit_once_inside_one_call<W: World>(stage: Stage<W>) {
+    let engine = stage.open().await;
+    create(&engine, sale(3)).await;
+    let too_many = engine.decide(vec![anyone(); DECIDE_MAX + 1]).await;
+    assert!(too_many.iter().all(Result::is_err) && too_many.len() == DECIDE_MAX + 1);
+    let verdicts: Vec<Verdict> = engine
+        .decide(vec![anyone(); 5])
+        .await
+        .into_iter()
+        .map(|verdict| verdict.unwrap_or_else(|fault| panic!("{fault}")))
+        .collect();
+    let claims = claims(&verdicts);
+    let remaining: Vec<u32> = claims.iter().map(|claim| claim.remaining).collect();
+    assert_eq!(remaining, [2, 1, 0]);
+    assert_eq!(
+        verdicts[3..],
+        [Verdict::No(No::SoldOut), Verdict::No(No::SoldOut)]
+    );
+    audited(&engine, &claims).await;
+}
+
+/// The key gives its claim again when all is sold, after it was cancelled, after a restart; other content never.
+pub async fn repeats_the_claim_of_a_key_for_ever<W: World>(stage: Stage<W>) {
+    let engine = stage.open().await;
+    create(&engine, sale(1)).await;
+    let claim = buy(&engine, keyed("ann", "k")).await;
+    let repeats = |verdict: &Verdict| match verdict {
+        Verdict::Repeat(again) => (&again.order_id, again.unit) == (&claim.order_id, claim.unit),
+        _ => false,
+    };
+    let other_content = Attempt {
+        quantity: 2,
+        ..keyed("ann", "k")
+    };
+    assert!(repeats(&ask(&engine, keyed("ann", "k")).await));
+    assert_eq!(ask(&engine, other_content.clone()).await, Verdict::Mismatch);
+    let cancelled = engine
+        .change_order(&claim.order_id, OrderChange::Cancel)
+        .await;
+    assert!(matches!(cancelled, Ok(Ok(_))), "{cancelled:?}");
+    assert!(repeats(&ask(&engine, keyed("ann", "k")).await));
+    let engine = stage.reopen(engine).await;
+    assert!(repeats(&ask(&engine, keyed("ann", "k")).await));
+    assert_eq!(ask(&engine, other_content).await, Verdict::Mismatch);
+    let report = audited(&engine, &[claim]).await;
+    assert_eq!((report.store_rows, report.gate_left), (1, 1));
+}
+
+/// Another buyer's same key, and the same buyer's key in another sale, are other attempts.
+pub async fn counts_a_key_within_its_sale_and_buyer<W: World>(stage: Stage<W>) {
+    let engine = stage.open().await;
+    create(&engine, sale(3)).await;
+    create(&engine, NewSale::units(sale_id("other"), 1)).await;
+    let ann = buy(&engine, keyed("ann", "k")).await;
+    let bob = buy(&engine, keyed("bob", "k")).await;
+    let upper = buy(&engine, keyed("Ann", "k")).await;
+    let elsewhere = Attempt {
+        sale: sale_id("other"),
+        ..keyed("ann", "k")
+    };
+    let other = buy(&engine, elsewhere).await;
+    let ids = [&ann, &bob, &upper, &other].map(|claim| claim.order_id.as_str());
+    assert_eq!(
+        ids.iter().collect::<std::collections::HashSet<_>>().len(),
+        4
+    );
+    audited(&engine, &[ann, bob, upper]).await;
+}
+
+/// 200 parallel attempts under 20 keys: one claim a key, and all answers of a key name it.
+pub async fn gives_one_claim_to_a_key_that_is_tried_in_parallel<W: World>(stage: Stage<W>) {
+    let engine = stage.open().await;
+    create(&engine, sale(200)).await;
+    let attempts: Vec<Attempt> = (0..200)
+        .map(|i| keyed("ann", &format!("k{}", i % 20)))
+        .collect();
+    let keys: Vec<_> = attempts.iter().map(|attempt| attempt.key.clone()).collect();
+    let verdicts = all_at_once(&engine, attempts).await;
+    let mut of_key: HashMap<_, OrderId> = HashMap::new();
+    for (key, verdict) in keys.into_iter().zip(&verdicts) {
+        let (Verdict::Claimed(claim) | Verdict::Repeat(claim)) = verdict else {
+            panic!("neither a claim nor a repeat: {verdict:?}");
+        };
+        let first = of_key.entry(key).or_insert_with(|| claim.order_id.clone());
+        assert_eq!(*first, claim.order_id);
+    }
+    let claims = claims(&verdicts);
+    assert_eq!(claims.len(), 20);
+    let report = audited(&engine, &claims).await;
+    assert_eq!((report.store_rows, report.gate_left), (20, 180));
+}
+
+/// 10 buyers with 20 parallel attempts each at a limit of 2.
+pub async fn holds_the_limit_against_parallel_attempts<W: World>(stage: Stage<W>) {
+    let engine = stage.open().await;
+    create(&engine, limited(100, 2)).await;
+    let attempts = (0..200).map(|i| by(&format!("b{}", i % 10))).collect();
+    let verdicts = all_at_once(&engine, attempts).await;
+    let claims = claims(&verdicts);
+    assert_eq!(claims.len(), 20);
+    let no = Verdict::No(No::LimitReached { limit: 2 });
+    assert_eq!(count(&verdicts, &no), 180);
+    assert_eq!(engine.from_memory(&by("b0")), Some(no));
+    audited(&engine, &claims).await;
+}
+
+/// Before, inside and after the window; a key that has a claim gets it even when closed.
+pub async fn answers_by_the_window<W: World>(stage: Stage<W>) {
+    let engine = stage.open().await;
+    let not_open = NewSale {
+        opens_at_ms: Some(FAR_MS),
+        ..sale(2)
+    };
+    create(&engine, not_open).await;
+    let early = ask(&engine, anyone()).await;
+    assert_eq!(
+        early,
+        Verdict::No(No::NotOpen {
+            opens_at_ms: FAR_MS
+        })
+    );
+    let open = SaleChange {
+        opens_at_ms: Some(None),
+        closes_at_ms: Some(Some(FAR_MS)),
+        ..SaleChange::default()
+    };
+    change(&engine, open).await;
+    let claim = buy(&engine, keyed("ann", "k")).await;
+    let close = SaleChange {
+        closes_at_ms: Some(Some(1)),
+        ..SaleChange::default()
+    };
+    change(&engine, close).await;
+    let late = ask(&engine, anyone()).await;
+    assert_eq!(late, Verdict::No(No::Closed { closed_at_ms: 1 }));
+    let again = ask(&engine, keyed("ann", "k")).await;
+    assert!(matches!(again, Verdict::Repeat(_)), "{again:?}");
+    let engine = stage.reopen(engine).await;
+    assert_eq!(ask(&engine, anyone()).await, late);
+    audited(&engine, &[claim]).await;
+}
+
+/// A cancelled unit is sold again at its next generation; cancelling twice does nothing twice.
+pub async fn gives_a_cancelled_unit_back_at_its_next_generation<W: World>(stage: Stage<W>) {
+    let engine = stage.open().await;
+    create(&engine, sale(1)).await;
+    let first = buy(&engine, anyone()).await;
+    for _ in 0..2 {
+        match engine
+            .change_order(&first.order_id, OrderChange::Cancel)
+            .await
+        {
+            Ok(Ok(order)) => assert_eq!(order.state, OrderState::Cancelled),
+            other => panic!("{other:?}"),
+        }
+    }
+    let second = buy(&engine, anyone()).await;
+    assert_eq!(second.unit, first.unit.given_back());
+    assert_eq!(ask(&engine, anyone()).await, Verdict::No(No::SoldOut));
+    let racing: Vec<_> = (0..20)
+        .map(|_| {
+            let (engine, order_id) = (Arc::clone(&engine), second.order_id.clone());
+            tokio::spawn(async move { engine.change_order(&order_id, OrderChange::Cancel).await })
+        })
+        .collect();
+    for task in racing {
+        assert!(matches!(task.await, Ok(Ok(Ok(_)))));
+    }
+    let third = buy(&engine, anyone()).await;
+    assert_eq!(third.unit, second.unit.given_back());
+    assert_eq!(ask(&engine, anyone()).await, Verdict::No(No::SoldOut));
+    let unknown = OrderId::new("0").unwrap_or_else(|error| panic!("{error}"));
+    let refused = engine.change_order(&unknown, OrderChange::Cancel).await;
+    assert_eq!(refused, Ok(Err(OrderRefused::NoSuchOrder)));
+    let report = audited(&engine, &[first, second, third]).await;
+    assert_eq!(report.store_rows, 3);
+}
+
+/// A buyer at the limit who gives a unit back may buy again.
+pub async fn frees_the_limit_when_an_order_is_cancelled<W: World>(stage: Stage<W>) {
+    let engine = stage.open().await;
+    create(&engine, limited(5, 1)).await;
+    let first = buy(&engine, by("ann")).await;
+    let no = Verdict::No(No::LimitReached { limit: 1 });
+    assert_eq!(ask(&engine, by("ann")).await, no);
+    let cancelled = engine
+        .change_order(&first.order_id, OrderChange::Cancel)
+        .await;
+    assert!(matches!(cancelled, Ok(Ok(_))), "{cancelled:?}");
+    let second = buy(&engine, by("ann")).await;
+    assert_eq!(ask(&engine, by("ann")).await, no);
+    let engine = stage.reopen(engine).await;
+    assert_eq!(ask(&engine, by("ann")).await, no);
+    audited(&engine, &[first, second]).await;
+}
+
+/// A sale that said sold out says yes as soon as units were added; one with none from the start too.
+pub async fn sells_again_after_units_are_added<W: World>(stage: Stage<W>) {
+    let engine = stage.open().await;
+    create(&engine, sale(0)).await;
+    assert_eq!(ask(&engine, anyone()).await, Verdict::No(No::SoldOut));
+    let mut claims = Vec::new();
+    for _ in 0..3 {
+        let more = SaleChange {
+            add_units: 2,
+            ..SaleChange::default()
+        };
+        change(&engine, more).await;
+        claims.push(buy(&engine, anyone()).await);
+        claims.push(buy(&engine, anyone()).await);
+        assert_eq!(ask(&engine, anyone()).await, Verdict::No(No::SoldOut));
+    }
+    assert_eq!(distinct_units(&claims), 6);
+    audited(&engine, &claims).await;
+}
+
+/// A taken id, a missing sale, bad terms, an empty change: refused, and nothing is changed.
+pub async fn refuses_sales_and_changes_that_cannot_be<W: World>(stage: Stage<W>) {
+    let engine = stage.open().await;
+    let made = create(&engine, sale(5)).await;
+    match engine.create_sale(sale(9)).await {
+        Ok(Err(SaleRefused::Exists(existing))) => assert_eq!(*existing, made),
+        other => panic!("{other:?}"),
+    }
+    let bad = NewSale {
+        id: sale_id("bad"),
+        ..limited(1, 65)
+    };
+    let refused = engine.create_sale(bad).await;
+    assert!(
+        matches!(refused, Ok(Err(SaleRefused::BadSale(_)))),
+        "{refused:?}"
+    );
+    let nothing = engine
+        .change_sale(&sale_id("s"), SaleChange::default())
+        .await;
+    let expected = SaleRefused::Change(ChangeRefused::NothingToChange);
+    assert_eq!(nothing, Ok(Err(expected)));
+    let missing = sale_id("missing");
+    let more = SaleChange {
+        add_units: 1,
+        ..SaleChange::default()
+    };
+    let refused = engine.change_sale(&missing, more).await;
+    assert_eq!(refused, Ok(Err(SaleRefused::NoSuchSale(missing.clone()))));
+    assert_eq!(engine.sale(&missing).await, Ok(None));
+    match engine.sales(None).await {
+        Ok(sales) => assert_eq!(
+            sales.into_iter().map(|s| s.sale).collect::<Vec<_>>(),
+            [made]
+        ),
+        Err(fault) => panic!("{fault}"),
+    }
+    audited(&engine, &[]).await;
+}
+
+/// A limit set on a running sale counts what buyers hold; one below that is refused; lifted, anyone may buy.
+pub async fn changes_the_limit_of_a_running_sale<W: World>(stage: Stage<W>) {
+    let engine = stage.open().await;
+    create(&engine, sale(10)).await;
+    let mut claims = vec![buy(&engine, by("ann")).await, buy(&engine, by("ann")).await];
+    claims.push(buy(&engine, anyone()).await);
+    let limit = |limit| SaleChange {
+        buyer_limit: Some(limit),
+        ..SaleChange::default()
+    };
+    let refused = engine.change_sale(&sale_id("s"), limit(Some(1))).await;
+    let below = ChangeRefused::LimitBelowHeld {
+        limit: 1,
+        most_held: 2,
+    };
+    assert_eq!(refused, Ok(Err(SaleRefused::Change(below))));
+    change(&engine, limit(Some(2))).await;
+    let no = |limit| Verdict::No(No::LimitReached { limit });
+    assert_eq!(ask(&engine, by("ann")).await, no(2));
+    claims.push(buy(&engine, by("bob")).await);
+    change(&engine, limit(Some(3))).await;
+    claims.push(buy(&engine, by("ann")).await);
+    assert_eq!(ask(&engine, by("ann")).await, no(3));
+    let engine = stage.reopen(engine).await;
+    assert_eq!(ask(&engine, by("ann")).await, no(3));
+    change(&engine, limit(None)).await;
+    claims.push(buy(&engine, by("ann")).await);
+    change(&engine, limit(Some(4))).await;
+    assert_eq!(ask(&engine, by("ann")).await, no(4));
+    audited(&engine, &claims).await;
+}
+
+/// No such sale, no name where a limit asks for one, a quantity that is not sold.
+pub async fn answers_what_cannot_be_decided<W: World>(stage: Stage<W>) {
+    let engine = stage.open().await;
+    create(&engine, limited(1, 1)).await;
+    let nowhere = Attempt::anonymous(sale_id("nowhere"));
+    let many = Attempt {
+        quantity: 7,
+        ..by("ann")
+    };
+    let expected = [
+        (nowhere, Invalid::NoSuchSale),
+        (anyone(), Invalid::BuyerRequired),
+        (many, Invalid::Quantity { max: 1 }),
+    ];
+    for (attempt, invalid) in expected {
+        assert_eq!(ask(&engine, attempt).await, Verdict::Invalid(invalid));
+    }
+    let report = audited(&engine, &[]).await;
+    assert_eq!((report.store_rows, report.gate_left), (0, 1));
+}
+
+/// An order tells what it is; an id that nobody was given names nothing.
+pub async fn tells_what_became_of_an_order<W: World>(stage: Stage<W>) {
+    let engine = stage.open().await;
+    create(&engine, sale(2)).await;
+    let claim = buy(&engine, keyed("ann", "k")).await;
+    let order = stored(&engine, &claim.order_id).await;
+    assert_eq!((order.unit, &order.buyer), (claim.unit, &named("ann")));
+    assert_eq!(
+        (order.state, order.idempotency_key.clone()),
+        (OrderState::Reserved, Some(key("k")))
+    );
+    let of_key = engine
+        .order_of_key(&sale_id("s"), &named("ann"), &key("k"))
+        .await;
+    assert_eq!(of_key, Ok(Outcome::Order(order)));
+    let other_key = engine
+        .order_of_key(&sale_id("s"), &named("ann"), &key("x"))
+        .await;
+    assert_eq!(other_key, Ok(Outcome::None));
+    let mut made_up = claim.order_id.to_string().into_bytes();
+    let last = made_up.len() - 1;
+    made_up[last] = if made_up[last] == b'0' { b'1' } else { b'0' };
+    let made_up = String::from_utf8_lossy(&made_up).into_owned();
+    let made_up = OrderId::new(&made_up).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(engine.order(&made_up).await, Ok(Outcome::None));
+    audited(&engine, &[claim]).await;
+}
+
+/// Orders, generations, limits, keys, terms and what is left are the same after a restart.
+pub async fn survives_a_restart_with_everything<W: World>(stage: Stage<W>) {
+    let mut engine = stage.open().await;
+    create(&engine, limited(10, 3)).await;
+    let mut claims = Vec::new();
+    for i in 0..6 {
+        claims.push(buy(&engine, keyed(&format!("b{}", i % 2), &format!("k{i}"))).await);
+    }
+    let cancelled = engine
+        .change_order(&claims[0].order_id, OrderChange::Cancel)
+        .await;
+    assert!(matches!(cancelled, Ok(Ok(_))), "{cancelled:?}");
+    let before = engine.sale(&sale_id("s")).await;
+    for _ in 0..3 {
+        engine = stage.reopen(engine).await;
+        assert_eq!(engine.sale(&sale_id("s")).await, before);
+        let no = Verdict::No(No::LimitReached { limit: 3 });
+        assert_eq!(ask(&engine, by("b1")).await, no);
+    }
+    assert_eq!(
+        stored(&engine, &claims[0].order_id).await.state,
+        OrderState::Cancelled
+    );
+    for i in 0..5 {
+        claims.push(buy(&engine, by(&format!("late{i}"))).await);
+    }
+    assert_eq!(distinct_units(&claims), 11);
+    assert_eq!(ask(&engine, by("last")).await, Verdict::No(No::SoldOut));
+    let report = audited(&engine, &claims).await;
+    assert_eq!((report.store_rows, report.gate_left), (11, 0));
+}
+
+/// Many sales sell at once, each its own units.
+pub async fn keeps_sales_apart<W: World>(stage: Stage<W>) {
+    let engine = stage.open().await;
+    let names: Vec<_> = (0..20).map(|i| sale_id(&format!("sale-{i}"))).collect();
+    for name in &names {
+        create(&engine, NewSale::units(name.clone(), 3)).await;
+    }
+    let attempts = (0..200)
+        .map(|i| Attempt::anonymous(names[i % 20].clone()))
+        .collect();
+    let verdicts = all_at_once(&engine, attempts).await;
+    assert_eq!(claims(&verdicts).len(), 60);
+    let report = audited(&engine, &[]).await;
+    assert_eq!(
+        (report.store_rows, report.gate_left, report.sales.len()),
+        (60, 0, 20)
+    );
+    assert!(report.sales.iter().all(|sale| sale.active == 3));
+}
