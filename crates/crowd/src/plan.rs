@@ -1,0 +1,269 @@
+//! What a run is to do: where to, how many, how fast, as whom.
+
+use std::io::Write;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+/// Where requests go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The address that is connected to.
+    pub address: SocketAddr,
+    /// What the `Host` header says.
+    pub host: String,
+    /// The path and query.
+    pub path: String,
+}
+
+/// A URL that is no target.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{url}: {reason}; give a target like http://127.0.0.1:3000/seckill")]
+pub struct BadTarget {
+    url: String,
+    reason: String,
+}
+
+impl Target {
+    /// The target that an `http://` URL names; its host is looked up now.
+    pub fn parse(url: &str) -> Result<Self, BadTarget> {
+        let bad = |reason: String| BadTarget {
+            url: url.to_owned(),
+            reason,
+        };
+        if url.starts_with("https://") {
+            return Err(bad("https is not spoken here".into()));
+        }
+        let rest = url.strip_prefix("http://");
+        let rest = rest.ok_or_else(|| bad("the URL must begin with http://".into()))?;
+        let (host, path) = match rest.find('/') {
+            Some(at) => (&rest[..at], &rest[at..]),
+            None => (rest, "/"),
+        };
+        if path.bytes().any(|b| b <= b' ' || b == 0x7f) {
+            return Err(bad("the path has a space or a control character".into()));
+        }
+        let has_port = host
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let with_port = if has_port {
+            host.to_owned()
+        } else {
+            format!("{host}:80")
+        };
+        let found = with_port.to_socket_addrs();
+        let mut found =
+            found.map_err(|error| bad(format!("the host cannot be looked up: {error}")))?;
+        Ok(Self {
+            address: found
+                .next()
+                .ok_or_else(|| bad("the host has no address".into()))?,
+            host: host.to_owned(),
+            path: path.to_owned(),
+        })
+    }
+
+    /// The sale that is bought from, as far as the path says; else the service's default.
+    pub fn sale(&self) -> &str {
+        let sale = self.path.strip_prefix("/v1/sales/");
+        sale.and_then(|rest| rest.split('/').next())
+            .unwrap_or("counter")
+    }
+}
+
+/// When requests are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pacing {
+    /// Each connection sends as soon as it has its answer. Latency counts from the sending.
+    Closed,
+    /// All requests spread evenly over this time, whatever the answers do. Latency counts from the moment that a
+    /// request was to be sent, so that a slow target cannot hide its queue.
+    Over(Duration),
+}
+
+/// Who buys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Buyers {
+    /// Nobody in particular; the request has no body.
+    Anonymous,
+    /// A new buyer each time.
+    Unique,
+    /// This many, one after the other, again and again.
+    Repeating(u64),
+}
+
+/// Idempotency keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keys {
+    /// None.
+    None,
+    /// A new one each time.
+    Unique,
+    /// This many for each buyer, one after the other, again and again.
+    PerBuyer(u64),
+}
+
+/// A run.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Where to.
+    pub target: Target,
+    /// The method.
+    pub method: String,
+    /// Requests in all.
+    pub requests: u64,
+    /// When.
+    pub pacing: Pacing,
+    /// Connections at the most; they are opened as they are needed.
+    pub connections: usize,
+    /// Threads that send.
+    pub threads: usize,
+    /// Who.
+    pub buyers: Buyers,
+    /// Under which keys.
+    pub keys: Keys,
+    /// The longest wait for an answer, in milliseconds.
+    pub timeout_ms: u64,
+    /// Whether every yes is kept, for an audit.
+    pub keep_yeses: bool,
+}
+
+impl Plan {
+    /// `requests` anonymous attempts as fast as 64 connections take them.
+    pub fn new(target: Target, requests: u64) -> Self {
+        Self {
+            target,
+            method: "POST".into(),
+            requests,
+            pacing: Pacing::Closed,
+            connections: 64,
+            threads: 1,
+            buyers: Buyers::Anonymous,
+            keys: Keys::None,
+            timeout_ms: 10_000,
+            keep_yeses: false,
+        }
+    }
+
+    /// When request `index` is to be sent, from the start.
+    pub(crate) fn due(&self, index: u64) -> Duration {
+        match self.pacing {
+            Pacing::Closed => Duration::ZERO,
+            Pacing::Over(whole) => {
+                let nanos = whole.as_nanos() * u128::from(index) / u128::from(self.requests.max(1));
+                Duration::from_nanos(nanos as u64)
+            }
+        }
+    }
+
+    pub(crate) fn buyer(&self, index: u64) -> Option<String> {
+        match self.buyers {
+            Buyers::Anonymous => None,
+            Buyers::Unique => Some(format!("b{index}")),
+            Buyers::Repeating(count) => Some(format!("b{}", index % count.max(1))),
+        }
+    }
+
+    pub(crate) fn key(&self, index: u64) -> Option<String> {
+        match (self.keys, self.buyers) {
+            (Keys::None, _) => None,
+            (Keys::Unique, _) => Some(format!("k{index}")),
+            (Keys::PerBuyer(count), Buyers::Repeating(buyers)) => {
+                Some(format!("k{}", index / buyers.max(1) % count.max(1)))
+            }
+            (Keys::PerBuyer(count), _) => Some(format!("k{}", index % count.max(1))),
+        }
+    }
+
+    /// Whether every request is the same, to the byte.
+    pub(crate) fn is_uniform(&self) -> bool {
+        self.buyers == Buyers::Anonymous && self.keys == Keys::None
+    }
+
+    /// Writes request `index`, behind what `into` holds.
+    pub(crate) fn write_request(&self, index: u64, into: &mut Vec<u8>) {
+        let Self { target, method, .. } = self;
+        let body = self
+            .buyer(index)
+            .map(|buyer| format!(r#"{{"buyer":"{buyer}"}}"#));
+        let key = self
+            .key(index)
+            .map(|key| format!("Idempotency-Key: {key}\r\n"));
+        let key = key.unwrap_or_default();
+        let (path, host) = (&target.path, &target.host);
+        let written = match body {
+            Some(body) => write!(
+                into,
+                "{method} {path} HTTP/1.1\r\nHost: {host}\r\n{key}Content-Type: application/json\r\n\
+                 Content-Length: {}\r\n\r\n{body}",
+                body.len()
+            ),
+            None if method == "GET" => {
+                write!(
+                    into,
+                    "{method} {path} HTTP/1.1\r\nHost: {host}\r\n{key}\r\n"
+                )
+            }
+            None => write!(
+                into,
+                "{method} {path} HTTP/1.1\r\nHost: {host}\r\n{key}Content-Length: 0\r\n\r\n"
+            ),
+        };
+        debug_assert!(written.is_ok(), "writing to memory cannot fail");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(requests: u64) -> Plan {
+        let target = Target::parse("http://127.0.0.1:3000/v1/sales/phone/orders").unwrap();
+        Plan::new(target, requests)
+    }
+
+    #[test]
+    fn targets_are_read_from_urls() {
+        assert_eq!(plan(1).target.sale(), "phone");
+        let bare = Target::parse("http://127.0.0.1").unwrap();
+        assert_eq!((bare.address.port(), bare.path.as_str()), (80, "/"));
+        for bad in [
+            "127.0.0.1:3000",
+            "https://127.0.0.1/",
+            "http://127.0.0.1:1/a b",
+        ] {
+            assert!(Target::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn requests_are_spread_evenly() {
+        let over = Pacing::Over(Duration::from_secs(5));
+        let plan = Plan {
+            pacing: over,
+            ..plan(2_000)
+        };
+        assert_eq!(plan.due(0), Duration::ZERO);
+        assert_eq!(plan.due(1_000), Duration::from_millis(2_500));
+    }
+
+    #[test]
+    fn each_buyer_goes_through_its_keys() {
+        let plan = Plan {
+            buyers: Buyers::Repeating(3),
+            keys: Keys::PerBuyer(2),
+            ..plan(100)
+        };
+        let who = |i| (plan.buyer(i).unwrap(), plan.key(i).unwrap());
+        assert_eq!(who(0), ("b0".into(), "k0".into()));
+        assert_eq!(who(3), ("b0".into(), "k1".into()));
+        assert_eq!(who(6), ("b0".into(), "k0".into()));
+        let mut bytes = Vec::new();
+        plan.write_request(4, &mut bytes);
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(
+            text.ends_with("Content-Length: 14\r\n\r\n{\"buyer\":\"b1\"}"),
+            "{text}"
+        );
+        assert!(text.contains("Idempotency-Key: k1\r\n"));
+    }
+}

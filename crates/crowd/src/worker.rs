@@ -1,0 +1,324 @@
+//! One thread's event loop: sends what is due on connections that are free, and takes in the answers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use crate::Progress;
+use crate::connection::{Connection, Received, UnderWay};
+use crate::outcome::{Failure, Outcome};
+use crate::plan::{Pacing, Plan};
+use crate::report::{Tally, Yes};
+use crate::response::{self, parse};
+
+const EVENTS_MAX: usize = 1_024;
+/// How often deadlines are looked at, in milliseconds.
+const SWEEP_MS: u64 = 50;
+/// The pacer sleeps at least this long, in microseconds, so that a high rate does not cost a wake-up a request.
+const PACE_MIN_US: u64 = 200;
+const WAKE: Token = Token(usize::MAX);
+
+pub(crate) struct Worker<'a> {
+    plan: &'a Plan,
+    progress: &'a Progress,
+    started: Instant,
+    poll: Poll,
+    connections: Vec<Option<Connection>>,
+    /// Places in `connections` that have no request under way; those with an open connection last.
+    free: Vec<usize>,
+    busy: usize,
+    uniform: Vec<u8>,
+    tally: Tally,
+    is_exhausted: bool,
+}
+
+impl<'a> Worker<'a> {
+    pub(crate) fn new(
+        plan: &'a Plan,
+        progress: &'a Progress,
+        started: Instant,
+        connections: usize,
+    ) -> std::io::Result<Self> {
+        let mut uniform = Vec::new();
+        if plan.is_uniform() {
+            plan.write_request(0, &mut uniform);
+        }
+        Ok(Self {
+            plan,
+            progress,
+            started,
+            poll: Poll::new()?,
+            connections: std::iter::repeat_with(|| None).take(connections).collect(),
+            free: (0..connections).rev().collect(),
+            busy: 0,
+            uniform,
+            tally: Tally::new(),
+            is_exhausted: false,
+        })
+    }
+
+    pub(crate) fn run(mut self) -> std::io::Result<Tally> {
+        let ended = Arc::new(AtomicBool::new(false));
+        let pacer = self.start_pacer(&ended)?;
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        let mut swept = Instant::now();
+        let sweep = Duration::from_millis(SWEEP_MS);
+        let ran = loop {
+            self.send_due();
+            if self.is_exhausted && self.busy == 0 {
+                break Ok(());
+            }
+            match self.poll.poll(&mut events, Some(sweep)) {
+                Err(error) if error.kind() != std::io::ErrorKind::Interrupted => break Err(error),
+                _ => {}
+            }
+            for event in &events {
+                if event.token() != WAKE {
+                    self.ready(event.token().0);
+                }
+            }
+            if swept.elapsed() >= sweep {
+                swept = Instant::now();
+                self.end_late(swept);
+            }
+        };
+        ended.store(true, Ordering::Relaxed);
+        if let Some(pacer) = pacer {
+            pacer.thread().unpark();
+            // The pacer only sleeps and wakes; it has nothing that could fail.
+            drop(pacer.join());
+        }
+        ran.map(|()| self.tally)
+    }
+
+    /// A thread that wakes the loop when the next request is due: the poll's own time-out counts whole milliseconds.
+    fn start_pacer(
+        &self,
+        ended: &Arc<AtomicBool>,
+    ) -> std::io::Result<Option<std::thread::JoinHandle<()>>> {
+        let Pacing::Over(whole) = self.plan.pacing else {
+            return Ok(None);
+        };
+        let waker = Waker::new(self.poll.registry(), WAKE)?;
+        let (requests, started) = (self.plan.requests.max(1), self.started);
+        let ended = Arc::clone(ended);
+        let gap = (whole / u32::try_from(requests).unwrap_or(u32::MAX))
+            .max(Duration::from_micros(PACE_MIN_US));
+        let pace = move || {
+            let mut next = Duration::ZERO;
+            while !ended.load(Ordering::Relaxed) && next <= whole {
+                let now = started.elapsed();
+                if now < next {
+                    std::thread::park_timeout(next - now);
+                }
+                if waker.wake().is_err() {
+                    return;
+                }
+                next = started.elapsed().max(next) + gap / 2;
+            }
+        };
+        std::thread::Builder::new().spawn(pace).map(Some)
+    }
+
+    /// Begins every request that is due, as far as connections are free.
+    fn send_due(&mut self) {
+        while !self.is_exhausted
+            && let Some(&place) = self.free.last()
+        {
+            if self.progress.is_stopped() {
+                self.is_exhausted = true;
+                return;
+            }
+            let Some((index, from)) = self.claim_index() else {
+                return;
+            };
+            self.free.pop();
+            self.begin(place, index, from);
+        }
+    }
+
+    /// The next request, if it is due, and the moment that its latency counts from. Taken from all threads' counter.
+    fn claim_index(&mut self) -> Option<(u64, Instant)> {
+        let next = &self.progress.begun;
+        let mut index = next.load(Ordering::Relaxed);
+        loop {
+            if index >= self.plan.requests {
+                self.is_exhausted = true;
+                return None;
+            }
+            let due = self.started + self.plan.due(index);
+            let now = Instant::now();
+            if due > now {
+                return None;
+            }
+            let from = match self.plan.pacing {
+                Pacing::Closed => now,
+                Pacing::Over(_) => due,
+            };
+            let claimed =
+                next.compare_exchange_weak(index, index + 1, Ordering::Relaxed, Ordering::Relaxed);
+            match claimed {
+                Ok(_) => return Some((index, from)),
+                Err(other) => index = other,
+            }
+        }
+    }
+
+    fn begin(&mut self, place: usize, index: u64, from: Instant) {
+        self.tally.begun += 1;
+        self.busy += 1;
+        if self.connections[place].is_none() {
+            match self.connect(place) {
+                Ok(connection) => self.connections[place] = Some(connection),
+                Err(_) => return self.fail(place, Failure::Connect),
+            }
+        }
+        let deadline = Instant::now() + Duration::from_millis(self.plan.timeout_ms);
+        let Some(connection) = &mut self.connections[place] else {
+            return;
+        };
+        connection.under_way = Some(UnderWay {
+            index,
+            from,
+            deadline,
+        });
+        connection.sent = 0;
+        if self.plan.is_uniform() {
+            if connection.out.is_empty() {
+                connection.out.extend_from_slice(&self.uniform);
+            }
+        } else {
+            connection.out.clear();
+            self.plan.write_request(index, &mut connection.out);
+        }
+        if let Err(failure) = connection.send() {
+            self.fail(place, failure);
+        }
+    }
+
+    fn connect(&self, place: usize) -> std::io::Result<Connection> {
+        let mut stream = TcpStream::connect(self.plan.target.address)?;
+        let both = Interest::READABLE | Interest::WRITABLE;
+        self.poll
+            .registry()
+            .register(&mut stream, Token(place), both)?;
+        Ok(Connection::new(stream))
+    }
+
+    fn ready(&mut self, place: usize) {
+        let Some(connection) = self.connections.get_mut(place).and_then(Option::as_mut) else {
+            return;
+        };
+        if !connection.is_connected {
+            if let Ok(Some(_)) | Err(_) = connection.stream.take_error() {
+                return self.fail(place, Failure::Connect);
+            }
+            if connection.stream.peer_addr().is_err() {
+                return;
+            }
+            connection.is_connected = true;
+            // Without it the small request would wait for the acknowledgement of the one before.
+            if connection.stream.set_nodelay(true).is_err() {
+                return self.fail(place, Failure::Connect);
+            }
+        }
+        if connection.sent < connection.out.len()
+            && let Err(failure) = connection.send()
+        {
+            return self.fail(place, failure);
+        }
+        match connection.receive() {
+            Ok(Received::Nothing) => {}
+            Ok(Received::Some) => self.look(place),
+            Err(failure) => self.fail(place, failure),
+        }
+    }
+
+    /// Looks whether the response is whole, and begins the next request at once if one is due.
+    fn look(&mut self, place: usize) {
+        let Some(connection) = &mut self.connections[place] else {
+            return;
+        };
+        let parsed = match parse(&connection.received) {
+            response::Progress::Whole(parsed) => parsed,
+            response::Progress::Partial => return,
+            response::Progress::NotHttp => return self.fail(place, Failure::NotHttp),
+        };
+        let Some(under_way) = connection.under_way.take() else {
+            return self.fail(place, Failure::NotHttp);
+        };
+        let outcome = Outcome::of(parsed.status, parsed.is_replay, &parsed.body);
+        self.tally
+            .answered(parsed.status, outcome, under_way.from.elapsed());
+        if self.plan.keep_yeses && matches!(outcome, Outcome::Won | Outcome::Repeat) {
+            self.tally
+                .yeses
+                .extend(read_yes(self.plan, under_way.index, &parsed.body));
+        }
+        self.progress.answered.fetch_add(1, Ordering::Relaxed);
+        match outcome {
+            Outcome::Won | Outcome::Repeat => {
+                self.progress.won.fetch_add(1, Ordering::Relaxed);
+            }
+            Outcome::SoldOut => {
+                self.progress.sold_out.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+        let (keep_alive, length) = (parsed.keep_alive, parsed.length);
+        connection.received.drain(..length);
+        if !keep_alive {
+            self.connections[place] = None;
+        }
+        self.busy -= 1;
+        self.free.push(place);
+        self.send_due();
+    }
+
+    /// Ends a connection, and the request under way with it.
+    fn fail(&mut self, place: usize, failure: Failure) {
+        let was_idle = match self.connections[place].take() {
+            Some(connection) => connection.under_way.is_none(),
+            None => false,
+        };
+        if was_idle {
+            // A server may close an idle connection; the place is among the free ones already.
+            return;
+        }
+        self.tally.failed(failure);
+        self.progress.failed.fetch_add(1, Ordering::Relaxed);
+        self.busy -= 1;
+        self.free.push(place);
+    }
+
+    fn end_late(&mut self, now: Instant) {
+        for place in 0..self.connections.len() {
+            let is_late = self.connections[place]
+                .as_ref()
+                .and_then(|connection| connection.under_way)
+                .is_some_and(|under_way| under_way.deadline <= now);
+            if is_late {
+                self.fail(place, Failure::TimedOut);
+            }
+        }
+    }
+}
+
+fn read_yes(plan: &Plan, index: u64, body: &[u8]) -> Option<Yes> {
+    #[derive(serde::Deserialize)]
+    struct Won {
+        order_id: String,
+        unit: u32,
+    }
+    let won: Won = serde_json::from_slice(body).ok()?;
+    Some(Yes {
+        order_id: won.order_id,
+        sale: plan.target.sale().to_owned(),
+        unit: won.unit,
+        buyer: plan.buyer(index),
+        key: plan.key(index),
+    })
+}

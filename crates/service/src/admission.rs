@@ -1,0 +1,183 @@
+//! From a request to an attempt: the body within its bounds, the key, the buyer.
+//! Whatever is refused here never reached a sale.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Body, Incoming};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use hyper::{Request, StatusCode};
+use seckill_sale::{Attempt, Buyer, IdempotencyKey, SaleId};
+use serde::Deserialize;
+
+use crate::ServiceOptions;
+use crate::problem::Problem;
+
+/// The header of the IETF draft "The Idempotency-Key HTTP Header Field".
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// The body of `POST /v1/sales/{sale}/orders`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OrderBody<'a> {
+    #[serde(borrow, default)]
+    buyer: Option<Cow<'a, str>>,
+    #[serde(default = "one")]
+    quantity: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// Reads the whole body, within its size and its time.
+pub(crate) async fn read_body(body: Incoming, options: &ServiceOptions) -> Result<Bytes, Problem> {
+    let limited = Limited::new(body, options.body_max_bytes);
+    let wait = Duration::from_millis(options.body_wait_ms);
+    match tokio::time::timeout(wait, limited.collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(options)),
+        Ok(Err(error)) => Err(Problem::bad_request(format!("the body broke off: {error}"))),
+        Err(_) => Err(Problem::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body-too-slow",
+            "The body did not come in time",
+            format!(
+                "the whole body must arrive within {} ms",
+                options.body_wait_ms
+            ),
+        )),
+    }
+}
+
+/// Refuses a body that says itself that it is too large, before a byte of it is read.
+pub(crate) fn check_length(headers: &HeaderMap, options: &ServiceOptions) -> Result<(), Problem> {
+    let length = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok());
+    match length.and_then(|text| text.parse::<u64>().ok()) {
+        Some(length) if length > options.body_max_bytes as u64 => Err(too_large(options)),
+        _ => Ok(()),
+    }
+}
+
+fn too_large(options: &ServiceOptions) -> Problem {
+    Problem::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "body-too-large",
+        "The body is too large",
+        format!("a body has at most {} bytes", options.body_max_bytes),
+    )
+}
+
+fn is_json(headers: &HeaderMap) -> Option<bool> {
+    let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    let media_type = value.split(';').next().unwrap_or_default().trim();
+    Some(media_type.eq_ignore_ascii_case("application/json"))
+}
+
+/// The key of the attempt, given at most once: bare, or quoted as the draft has it.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(Problem::bad_request(
+            "the Idempotency-Key header is given more than once",
+        ));
+    }
+    let not_text = |_| Problem::bad_request("the Idempotency-Key header is not visible ASCII");
+    let text = value.to_str().map_err(not_text)?.trim();
+    let quoted = text
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'));
+    let key = match quoted {
+        // RFC 8941: inside a string only the quote and the backslash are escaped.
+        Some(inner) => Cow::Owned(inner.replace("\\\"", "\"").replace("\\\\", "\\")),
+        None => Cow::Borrowed(text),
+    };
+    let key = IdempotencyKey::new(&key).map_err(|bad| Problem::bad_request(bad.to_string()))?;
+    Ok(Some(key))
+}
+
+/// Whether the request says that it has no body: the tutorial's way to ask.
+pub(crate) fn is_bare(request: &Request<Incoming>) -> bool {
+    request.body().is_end_stream() && !request.headers().contains_key(IDEMPOTENCY_KEY)
+}
+
+/// The attempt that a request stands for. `json_only` refuses a body that is something else, otherwise it is ignored.
+pub(crate) async fn attempt(
+    sale: SaleId,
+    request: Request<Incoming>,
+    options: &ServiceOptions,
+    json_only: bool,
+) -> Result<Attempt, Problem> {
+    let (head, body) = request.into_parts();
+    let key = idempotency_key(&head.headers)?;
+    let mut attempt = Attempt {
+        key,
+        ..Attempt::anonymous(sale)
+    };
+    if body.is_end_stream() {
+        return Ok(attempt);
+    }
+    check_length(&head.headers, options)?;
+    let json = is_json(&head.headers);
+    if json_only && json == Some(false) {
+        return Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "not-json",
+            "The body is not JSON",
+            "send the body as application/json",
+        ));
+    }
+    let body = read_body(body, options).await?;
+    if body.is_empty() || (!json_only && json != Some(true)) {
+        return Ok(attempt);
+    }
+    let wrong = |error| {
+        Problem::bad_request(format!(
+            "the body is not {{\"buyer\": \"…\", \"quantity\": 1}}, both optional: {error}"
+        ))
+    };
+    let order: OrderBody<'_> = serde_json::from_slice(&body).map_err(wrong)?;
+    attempt.quantity = order.quantity;
+    if let Some(buyer) = order.buyer {
+        attempt.buyer = Buyer::new(&buyer).map_err(|bad| Problem::bad_request(bad.to_string()))?;
+    }
+    Ok(attempt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::header::HeaderValue;
+
+    fn key_of(values: &[&str]) -> Result<Option<IdempotencyKey>, Problem> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(IDEMPOTENCY_KEY, HeaderValue::from_str(value).unwrap());
+        }
+        idempotency_key(&headers)
+    }
+
+    #[test]
+    fn a_key_is_the_same_bare_and_quoted() {
+        let key = |name| Some(IdempotencyKey::new(name).unwrap());
+        assert_eq!(key_of(&[]).unwrap(), None);
+        assert_eq!(key_of(&["8e03978e"]).unwrap(), key("8e03978e"));
+        assert_eq!(key_of(&["\"8e03978e\""]).unwrap(), key("8e03978e"));
+        assert_eq!(key_of(&["\"a\\\"b\""]).unwrap(), key("a\"b"));
+    }
+
+    #[test]
+    fn bad_keys_are_refused() {
+        assert!(key_of(&["a", "a"]).is_err());
+        assert!(key_of(&[""]).is_err());
+        assert!(key_of(&["two words"]).is_err());
+        assert!(key_of(&["k".repeat(10_000).as_str()]).is_err());
+    }
+}

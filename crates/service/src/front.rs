@@ -1,0 +1,147 @@
+//! The first look at a request: an attempt takes the short way, everything else goes to the pages.
+//! A no of a bare attempt is answered without a future, an allocation of our own, or a wait.
+
+use std::future::{Future, Ready, ready};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::Router;
+use axum::body::Body as PageBody;
+use bytes::Bytes;
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response};
+use seckill_sale::{Attempt, SaleId};
+use tower::ServiceExt;
+
+use crate::attempts::{Style, answer, decide};
+use crate::problem::Problem;
+use crate::{Service, admission, pages};
+
+pub(crate) type AnswerBody = Either<Full<Bytes>, PageBody>;
+type FrontAnswer = Result<Response<AnswerBody>, std::convert::Infallible>;
+
+/// An answer that is there, or one that is being made.
+pub(crate) enum FrontFuture {
+    Now(Ready<FrontAnswer>),
+    Later(Pin<Box<dyn Future<Output = FrontAnswer> + Send>>),
+}
+
+impl Future for FrontFuture {
+    type Output = FrontAnswer;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<FrontAnswer> {
+        match self.get_mut() {
+            Self::Now(answer) => Pin::new(answer).poll(context),
+            Self::Later(answer) => answer.as_mut().poll(context),
+        }
+    }
+}
+
+/// The service as hyper calls it.
+#[derive(Clone)]
+pub(crate) struct Front {
+    service: Arc<Service>,
+    pages: Router,
+}
+
+impl Front {
+    pub(crate) fn new(service: Arc<Service>) -> Self {
+        let pages = pages::router(Arc::clone(&service));
+        Self { service, pages }
+    }
+
+    fn attempt(&self, sale: SaleId, style: Style, request: Request<Incoming>) -> FrontFuture {
+        if admission::is_bare(&request) {
+            let attempt = Attempt::anonymous(sale);
+            if let Some(verdict) = self.service.engine.from_memory(&attempt) {
+                let said = answer(&self.service, style, Ok(verdict));
+                return FrontFuture::Now(ready(Ok(said.map(Either::Left))));
+            }
+            let service = Arc::clone(&self.service);
+            return later(async move {
+                let verdict = decide(&service, attempt).await;
+                answer(&service, style, verdict)
+            });
+        }
+        let service = Arc::clone(&self.service);
+        later(async move {
+            let json_only = style == Style::V1;
+            let admitted = admission::attempt(sale, request, &service.options, json_only).await;
+            let attempt = match admitted {
+                Ok(attempt) => attempt,
+                Err(problem) => return problem.answer(),
+            };
+            let verdict = match service.engine.from_memory(&attempt) {
+                Some(verdict) => Ok(verdict),
+                None => decide(&service, attempt).await,
+            };
+            answer(&service, style, verdict)
+        })
+    }
+
+    fn page(&self, request: Request<Incoming>) -> FrontFuture {
+        if let Err(problem) = admission::check_length(request.headers(), &self.service.options) {
+            return later(async move { problem.answer() });
+        }
+        let page = self.pages.clone().oneshot(request);
+        FrontFuture::Later(Box::pin(async move {
+            let Ok(page) = page.await;
+            Ok(page.map(Either::Right))
+        }))
+    }
+}
+
+fn later(answer: impl Future<Output = Response<Full<Bytes>>> + Send + 'static) -> FrontFuture {
+    FrontFuture::Later(Box::pin(async move { Ok(answer.await.map(Either::Left)) }))
+}
+
+/// The sale of a `/v1/sales/{sale}/orders` path.
+fn sale_of_path(path: &str) -> Option<&str> {
+    let sale = path.strip_prefix("/v1/sales/")?.strip_suffix("/orders")?;
+    (!sale.contains('/')).then_some(sale)
+}
+
+impl hyper::service::Service<Request<Incoming>> for Front {
+    type Response = Response<AnswerBody>;
+    type Error = std::convert::Infallible;
+    type Future = FrontFuture;
+
+    fn call(&self, request: Request<Incoming>) -> FrontFuture {
+        if request.method() != Method::POST {
+            return self.page(request);
+        }
+        let path = request.uri().path();
+        if path == "/seckill" {
+            let sale = self.service.options.default_sale.clone();
+            return self.attempt(sale, Style::Tutorial, request);
+        }
+        match sale_of_path(path).map(SaleId::new) {
+            Some(Ok(sale)) => self.attempt(sale, Style::V1, request),
+            Some(Err(bad)) => {
+                let problem = Problem::bad_request(bad.to_string());
+                later(async move { problem.answer() })
+            }
+            None => self.page(request),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_orders_of_a_sale_are_attempts() {
+        assert_eq!(sale_of_path("/v1/sales/phone/orders"), Some("phone"));
+        for path in [
+            "/v1/sales/orders",
+            "/v1/sales/a/b/orders",
+            "/v1/sales/a",
+            "/seckill",
+        ] {
+            assert_eq!(sale_of_path(path), None, "{path}");
+        }
+    }
+}

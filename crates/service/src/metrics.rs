@@ -1,0 +1,153 @@
+//! What is counted, and the metrics page. Counting an answer is one atomic addition.
+//! Names and meanings are part of the interface: docs/HTTP.md lists them.
+
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::registry::Registry;
+use seckill_engine::Engine;
+use seckill_sale::{No, Verdict};
+
+/// The kinds of answers to attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Said {
+    Won,
+    Repeat,
+    Pending,
+    SoldOut,
+    LimitReached,
+    NotOpen,
+    Closed,
+    Mismatch,
+    Invalid,
+    Fault,
+}
+
+impl Said {
+    const ALL: [(Self, &'static str); 10] = [
+        (Self::Won, "won"),
+        (Self::Repeat, "repeat"),
+        (Self::Pending, "pending"),
+        (Self::SoldOut, "sold_out"),
+        (Self::LimitReached, "limit_reached"),
+        (Self::NotOpen, "not_open"),
+        (Self::Closed, "closed"),
+        (Self::Mismatch, "mismatch"),
+        (Self::Invalid, "invalid"),
+        (Self::Fault, "fault"),
+    ];
+
+    pub(crate) fn of(verdict: &Verdict) -> Self {
+        match verdict {
+            Verdict::Claimed(_) => Self::Won,
+            Verdict::Repeat(_) => Self::Repeat,
+            Verdict::Pending(_) => Self::Pending,
+            Verdict::Mismatch => Self::Mismatch,
+            Verdict::Invalid(_) => Self::Invalid,
+            Verdict::No(No::SoldOut) => Self::SoldOut,
+            Verdict::No(No::LimitReached { .. }) => Self::LimitReached,
+            Verdict::No(No::NotOpen { .. }) => Self::NotOpen,
+            Verdict::No(No::Closed { .. }) => Self::Closed,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct AnswerLabels {
+    answer: &'static str,
+}
+
+/// The service's counts and the engine's readings.
+pub(crate) struct Metrics {
+    registry: Registry,
+    /// By [`Said`]; taken out of the family once, since a look-up takes a lock.
+    said: [Counter; Said::ALL.len()],
+    connections: Gauge,
+}
+
+impl Metrics {
+    pub(crate) fn new(engine: Arc<dyn Engine>) -> Self {
+        let mut registry = Registry::with_prefix("seckill");
+        let answers = Family::<AnswerLabels, Counter>::default();
+        let help = "Answers to attempts, by kind";
+        registry.register("answers", help, answers.clone());
+        let connections = Gauge::default();
+        let help = "Open connections";
+        registry.register("connections", help, connections.clone());
+        registry.register_collector(Box::new(EngineReadings(engine)));
+        Self {
+            registry,
+            said: Said::ALL
+                .map(|(_, answer)| answers.get_or_create_owned(&AnswerLabels { answer })),
+            connections,
+        }
+    }
+
+    pub(crate) fn said(&self, said: Said) {
+        self.said[said as usize].inc();
+    }
+
+    pub(crate) fn connections(&self) -> &Gauge {
+        &self.connections
+    }
+
+    /// The page, in the OpenMetrics text format.
+    pub(crate) fn page(&self) -> Result<String, std::fmt::Error> {
+        let mut page = String::new();
+        prometheus_client::encoding::text::encode(&mut page, &self.registry)?;
+        Ok(page)
+    }
+}
+
+struct EngineReadings(Arc<dyn Engine>);
+
+impl std::fmt::Debug for EngineReadings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("EngineReadings")
+    }
+}
+
+impl Collector for EngineReadings {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        for reading in self.0.readings() {
+            let (counter, gauge);
+            let metric: (&dyn Encode, _) = if reading.is_counter {
+                counter = ConstCounter::new(reading.value);
+                (&counter, counter.metric_type())
+            } else {
+                gauge = ConstGauge::new(reading.value);
+                (&gauge, gauge.metric_type())
+            };
+            let row = encoder.encode_descriptor(reading.name, reading.help, None, metric.1)?;
+            metric.0.encode_to(row)?;
+        }
+        Ok(())
+    }
+}
+
+/// [`EncodeMetric`] behind a pointer.
+trait Encode {
+    fn encode_to(&self, row: prometheus_client::encoding::MetricEncoder<'_>) -> std::fmt::Result;
+}
+
+impl<M: EncodeMetric> Encode for M {
+    fn encode_to(&self, row: prometheus_client::encoding::MetricEncoder<'_>) -> std::fmt::Result {
+        self.encode(row)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_answer_has_its_own_place() {
+        for (place, (said, _)) in Said::ALL.iter().enumerate() {
+            assert_eq!(*said as usize, place);
+        }
+    }
+}

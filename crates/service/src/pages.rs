@@ -1,0 +1,175 @@
+//! Everything but buying: orders, sales, probes, metrics. Rare beside attempts, so routed by axum.
+//! Whatever has no page here gets a problem, too.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::{Method, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use hyper::StatusCode;
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use seckill_engine::{Fault, OrderRefused, Outcome};
+use seckill_sale::{Order, OrderChange, OrderId, SaleId};
+use serde_json::json;
+
+use crate::Service;
+use crate::attempts::no_such_sale;
+use crate::problem::Problem;
+use crate::sales::{SaleView, now_ms};
+
+/// The router of all pages but the two ways to buy, whose paths are here for their wrong methods.
+pub(crate) fn router(service: Arc<Service>) -> Router {
+    Router::new()
+        .route("/seckill", post(unreachable_by_post))
+        .route("/v1/sales/{sale}/orders", post(unreachable_by_post))
+        .route("/v1/sales/{sale}", get(sale))
+        .route("/v1/orders/{order_id}", get(order))
+        .route("/v1/orders/{order_id}/cancel", post(cancel))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .fallback(no_such_page)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(service)
+}
+
+/// Attempts are answered in front of this router; only a path that is no sale's gets here.
+async fn unreachable_by_post() -> Problem {
+    no_such_sale()
+}
+
+async fn no_such_page(uri: Uri) -> Problem {
+    let detail = format!(
+        "there is no {}; buy with POST /seckill or POST /v1/sales/{{sale}}/orders",
+        uri.path().chars().take(100).collect::<String>()
+    );
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "no-such-page",
+        "There is no such page",
+        detail,
+    )
+}
+
+async fn wrong_method(method: Method) -> Problem {
+    let detail = format!("this page does not answer {method}; the Allow header names what it does");
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "wrong-method",
+        "The page has no such method",
+        detail,
+    )
+}
+
+impl Service {
+    fn fault(&self, fault: &Fault) -> Problem {
+        Problem::of_fault(fault, self.options.retry_after_s)
+    }
+}
+
+async fn sale(State(service): State<Arc<Service>>, Path(id): Path<String>) -> Response {
+    let Ok(id) = SaleId::new(&id) else {
+        return no_such_sale().into_response();
+    };
+    match service.engine.sale(&id).await {
+        Ok(Some(stock)) => fresh(Json(SaleView::new(&stock, now_ms()))),
+        Ok(None) => no_such_sale().into_response(),
+        Err(fault) => service.fault(&fault).into_response(),
+    }
+}
+
+async fn order(State(service): State<Arc<Service>>, Path(id): Path<String>) -> Response {
+    let Ok(id) = OrderId::new(&id) else {
+        return no_such_order().into_response();
+    };
+    match service.engine.order(&id).await {
+        Ok(Outcome::Order(order)) => shown(order),
+        Ok(Outcome::Pending) => pending(&service, &id),
+        Ok(Outcome::None) => no_such_order().into_response(),
+        Err(fault) => service.fault(&fault).into_response(),
+    }
+}
+
+async fn cancel(State(service): State<Arc<Service>>, Path(id): Path<String>) -> Response {
+    let Ok(id) = OrderId::new(&id) else {
+        return no_such_order().into_response();
+    };
+    match service.engine.change_order(&id, OrderChange::Cancel).await {
+        Ok(Ok(order)) => shown(order),
+        Ok(Err(OrderRefused::NoSuchOrder)) => no_such_order().into_response(),
+        Ok(Err(OrderRefused::Pending)) => pending(&service, &id),
+        Ok(Err(OrderRefused::NotAllowed(refused))) => {
+            let state = refused.state.as_str();
+            let detail = format!("an order that is {state} cannot be cancelled");
+            Problem::new(
+                StatusCode::CONFLICT,
+                "not-cancellable",
+                "The order cannot be cancelled",
+                detail,
+            )
+            .with("state", state)
+            .into_response()
+        }
+        Err(fault) => service.fault(&fault).into_response(),
+    }
+}
+
+fn no_such_order() -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "no-such-order",
+        "There is no such order",
+        "no order has this id, and no attempt of this id bought anything",
+    )
+}
+
+fn pending(service: &Service, id: &OrderId) -> Response {
+    let retry_after = service.options.retry_after_s.to_string();
+    let headers = [
+        (LOCATION, format!("/v1/orders/{id}")),
+        (RETRY_AFTER, retry_after),
+    ];
+    let body = Json(json!({"order_id": id, "state": "pending"}));
+    (StatusCode::ACCEPTED, headers, body).into_response()
+}
+
+fn shown(order: Order) -> Response {
+    fresh(Json(order))
+}
+
+fn fresh(body: impl IntoResponse) -> Response {
+    ([(CACHE_CONTROL, "no-store")], body).into_response()
+}
+
+async fn livez() -> &'static str {
+    "ok\n"
+}
+
+async fn readyz(State(service): State<Arc<Service>>) -> Response {
+    let parts = service.engine.parts();
+    let ready = parts.iter().all(|part| part.ready);
+    let shown: Vec<_> = parts
+        .iter()
+        .map(|part| json!({"part": part.name, "ready": part.ready, "detail": part.detail}))
+        .collect();
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, fresh(Json(json!({"ready": ready, "parts": shown})))).into_response()
+}
+
+async fn metrics(State(service): State<Arc<Service>>) -> Response {
+    const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    match service.metrics.page() {
+        Ok(page) => ([(CONTENT_TYPE, OPEN_METRICS)], page).into_response(),
+        Err(error) => {
+            let detail = format!("the metrics could not be written: {error}");
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            Problem::new(status, "no-metrics", "No metrics", detail).into_response()
+        }
+    }
+}

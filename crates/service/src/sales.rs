@@ -1,0 +1,82 @@
+//! A sale as clients and operators see it.
+
+use seckill_engine::SaleStock;
+use seckill_sale::{Sale, WindowState};
+use serde::{Deserialize, Serialize};
+
+use crate::attempts::time;
+
+/// What a sale does now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SaleStatus {
+    /// It has not opened.
+    NotOpen,
+    /// It sells.
+    Open,
+    /// It has no free unit now.
+    SoldOut,
+    /// It has closed.
+    Closed,
+}
+
+/// A sale's terms and what is left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SaleView {
+    /// Its name.
+    pub id: String,
+    /// What people call it.
+    pub title: String,
+    /// What it does now.
+    pub status: SaleStatus,
+    /// Units in all.
+    pub total: u32,
+    /// Units free.
+    pub remaining: u32,
+    /// Active orders that one buyer may hold.
+    pub buyer_limit: Option<u32>,
+    /// When it opens, RFC 3339.
+    pub opens_at: Option<String>,
+    /// When it closes, RFC 3339.
+    pub closes_at: Option<String>,
+    /// Grows by one with each change.
+    pub ver: u64,
+}
+
+impl SaleView {
+    /// The view of a sale at `now_ms`.
+    pub fn new(stock: &SaleStock, now_ms: i64) -> Self {
+        let SaleStock { sale, free } = stock;
+        let Sale {
+            id,
+            title,
+            total,
+            buyer_limit,
+            opens_at_ms,
+            closes_at_ms,
+            ver,
+        } = sale;
+        let status = match sale.window(now_ms) {
+            WindowState::NotOpen { .. } => SaleStatus::NotOpen,
+            WindowState::Closed { .. } => SaleStatus::Closed,
+            WindowState::Open if *free == 0 => SaleStatus::SoldOut,
+            WindowState::Open => SaleStatus::Open,
+        };
+        Self {
+            id: id.to_string(),
+            title: title.clone(),
+            status,
+            total: *total,
+            remaining: *free,
+            buyer_limit: *buyer_limit,
+            opens_at: opens_at_ms.map(time),
+            closes_at: closes_at_ms.map(time),
+            ver: *ver,
+        }
+    }
+}
+
+/// Unix milliseconds now, for what is shown; decisions use the engine's clock.
+pub(crate) fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
