@@ -1,2 +1,63 @@
-//! x
-fn main() {}
+//! The binary `seckill`: reads the command line, wires the parts together, and turns failures into a message and an exit
+//! code. What a command does stands in `commands`, a file each.
+
+mod cli;
+mod commands;
+mod configuration;
+mod control_client;
+mod open;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+
+/// Exit code of a command that ran and found something broken.
+const BROKEN: u8 = 1;
+/// Exit code of a command that could not do its work.
+const FAILED: u8 = 2;
+
+/// How a command ended that did its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Well,
+    /// What it checked is not as it should be.
+    Broken,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr();
+    match run(cli) {
+        Ok(Ended::Well) => ExitCode::SUCCESS,
+        Ok(Ended::Broken) => ExitCode::from(BROKEN),
+        Err(error) => {
+            eprintln!("seckill: {error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<Ended> {
+    match cli.command {
+        Command::Demo(args) => commands::demo::run(&args),
+        Command::Serve(args) => commands::serve::run(&args),
+        Command::Load(args) => commands::load::run(&args),
+        Command::Audit(args) => commands::audit::run(&args),
+        Command::Sale(args) => commands::sale::run(&args),
+        Command::Config(args) => commands::config::run(&args),
+    }
+}
+
+/// Logs go to standard error, results to standard output. `SECKILL_LOG=debug` shows more.
+fn log_to_stderr() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("SECKILL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+}

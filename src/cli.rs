@@ -1,0 +1,393 @@
+//! The command line: every flag with its meaning, unit and default. What a command does stands in its own file.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::configuration::{Flag, Loaded, load};
+
+/// A flash-sale engine: sells a fixed number of units to a crowd, never one too many, and never loses one it promised.
+#[derive(Debug, Parser)]
+#[command(name = "seckill", version, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  seckill demo                                   2,000 buyers fight over 100 units, and an audit checks it
+  seckill serve --units 500                      sell 500 units on http://127.0.0.1:3000
+  curl -X POST http://127.0.0.1:3000/seckill     buy one
+  seckill load --requests 10000 --connections 64
+  seckill audit                                  check every order against the invariants";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the whole experiment: serve, send the crowd, audit, and show what came of it
+    Demo(DemoArgs),
+    /// Serve sales over HTTP
+    Serve(ServeArgs),
+    /// Send requests to any HTTP target and show what came of them
+    Load(LoadArgs),
+    /// Check everything that is stored against the invariants
+    Audit(AuditArgs),
+    /// Make, show and change sales, also while a service runs
+    Sale(SaleArgs),
+    /// Show the configuration in effect, and where each value came from
+    Config(ConfigArgs),
+}
+
+/// What most commands need to know.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Configuration file [default: $SECKILL_CONFIG, or ./seckill.toml where it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Engine that decides: embedded [default: embedded]
+    #[arg(long, value_name = "NAME")]
+    engine: Option<String>,
+    /// Data folder of the embedded engine [default: seckill-data]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+impl Common {
+    /// The configuration, under these flags and those of a command.
+    pub(crate) fn load(&self, more: impl IntoIterator<Item = Flag>) -> anyhow::Result<Loaded> {
+        let mut flags: Vec<Flag> = more.into_iter().collect();
+        flags.extend(flag("--engine", "engine", self.engine.clone()));
+        let data = self.data.as_ref().map(|dir| dir.display().to_string());
+        flags.extend(flag("--data", "embedded.data", data));
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .filter(|(name, _)| name.starts_with("SECKILL_"))
+            .collect();
+        Ok(load(self.config.as_deref(), environment, flags)?)
+    }
+
+    pub(crate) fn data(&self) -> Option<&PathBuf> {
+        self.data.as_ref()
+    }
+}
+
+fn flag(name: &'static str, key: &'static str, value: Option<String>) -> Option<Flag> {
+    value.map(|value| Flag { name, key, value })
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  seckill demo
+  seckill demo --units 10 --requests 50000 --ramp 2s
+  seckill demo --keep          leave the service up to play with; Ctrl-C ends it")]
+pub(crate) struct DemoArgs {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Units on sale
+    #[arg(long, default_value_t = 100)]
+    pub(crate) units: u32,
+    /// Requests in all
+    #[arg(long, default_value_t = 2_000)]
+    pub(crate) requests: u64,
+    /// Time over which the requests are spread evenly; 0 sends them as fast as they are answered
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    pub(crate) ramp: Duration,
+    /// Print one JSON object instead of the table
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Leave the service up afterwards
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Address and port of the service [default: 127.0.0.1:3000, or a free port where that is taken]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  seckill serve
+  seckill serve --listen 0.0.0.0:8080 --data /var/lib/seckill --units 500")]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Address and port [default: 127.0.0.1:3000]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Units of the default sale when it is first made [default: 100]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    units: Option<String>,
+}
+
+impl ServeArgs {
+    pub(crate) fn flags(&self) -> Vec<Flag> {
+        let listen = flag("--listen", "service.listen", self.listen.clone());
+        let units = flag("--units", "sale.units", self.units.clone());
+        listen.into_iter().chain(units).collect()
+    }
+
+    pub(crate) fn names_units(&self) -> bool {
+        self.units.is_some()
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  seckill load                                                  the tutorial's 2,000 requests within 5 seconds
+  seckill load --requests 1000000 --ramp 0 --connections 64     as fast as they are answered
+  seckill load --requests 60000 --rate 2000                     2,000 a second, whatever the answers do
+  seckill load http://127.0.0.1:3000/v1/sales/phone/orders --buyers 5000 --keys 5 --requests 100000 --ramp 0
+
+With --ramp or --rate a latency counts from the moment that the request was to be sent, else from its sending.
+The exit code is 1 when a request got no answer.")]
+pub(crate) struct LoadArgs {
+    /// Target
+    #[arg(default_value = "http://127.0.0.1:3000/seckill")]
+    pub(crate) url: String,
+    /// HTTP method
+    #[arg(long, default_value = "POST", value_parser = method)]
+    pub(crate) method: String,
+    /// Requests in all
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) requests: u64,
+    /// Time over which the requests are spread evenly; 0 sends them as fast as they are answered
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    pub(crate) ramp: Duration,
+    /// Requests a second, instead of --ramp
+    #[arg(long, value_name = "N", conflicts_with = "ramp", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) rate: Option<u64>,
+    /// Connections at the most; they are opened as they are needed
+    #[arg(long, default_value_t = 256, value_parser = count)]
+    pub(crate) connections: usize,
+    /// Threads that send
+    #[arg(long, default_value_t = 1, value_parser = count)]
+    pub(crate) threads: usize,
+    /// Buyers: anonymous, unique, or a number of buyers that take turns
+    #[arg(long, default_value = "anonymous", value_parser = buyers)]
+    pub(crate) buyers: seckill_crowd::Buyers,
+    /// Idempotency keys: none, unique, or a number of keys that each buyer takes in turn
+    #[arg(long, default_value = "none", value_parser = keys)]
+    pub(crate) keys: seckill_crowd::Keys,
+    /// The longest wait for an answer, in milliseconds
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) timeout_ms: u64,
+    /// Write each yes to this file, a JSON line each, for `seckill audit --history`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) history: Option<PathBuf>,
+    /// Print one JSON object instead of the table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  seckill audit
+  seckill audit --data /var/lib/seckill --json
+  seckill load --history yeses.jsonl && seckill audit --history yeses.jsonl
+
+The exit code is 1 when an invariant is broken, 2 when the audit could not be made.
+A running service's file can be audited, too: the audit sees one moment of it.")]
+pub(crate) struct AuditArgs {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// The yeses that clients read, as `seckill load --history` writes them; each must have its order
+    #[arg(long, value_name = "FILE")]
+    pub(crate) history: Option<PathBuf>,
+    /// Print one JSON object instead of the table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  seckill sale create phone --units 500 --limit 2 --opens-at 2026-11-11T00:00:00+08:00
+  seckill sale change phone --add-units 100
+  seckill sale change phone --limit none --closes-at now
+  seckill sale list --json
+
+A running service sees a change at once; it has been stored when the command ends.")]
+pub(crate) struct SaleArgs {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) action: SaleAction,
+    /// Print JSON instead of a table
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SaleAction {
+    /// Make a sale
+    Create {
+        /// Its id: 1 to 64 of A-Z a-z 0-9 _ . -
+        id: String,
+        /// Units in all
+        #[arg(long)]
+        units: u32,
+        /// What people call it [default: its id]
+        #[arg(long)]
+        title: Option<String>,
+        /// Active orders that one buyer may hold, 1 to 64 [default: no limit]
+        #[arg(long, value_name = "N")]
+        limit: Option<u32>,
+        /// When it opens: RFC 3339 such as 2026-11-11T00:00:00+08:00, or now [default: open]
+        #[arg(long, value_name = "TIME", value_parser = moment)]
+        opens_at: Option<i64>,
+        /// When it closes: RFC 3339, or now [default: never]
+        #[arg(long, value_name = "TIME", value_parser = moment)]
+        closes_at: Option<i64>,
+    },
+    /// Show all sales
+    List,
+    /// Show one sale
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Change a sale: all of what is given, or nothing
+    Change {
+        /// Its id
+        id: String,
+        /// What people call it
+        #[arg(long)]
+        title: Option<String>,
+        /// Units to add to the total; it never shrinks
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        add_units: u32,
+        /// Active orders that one buyer may hold, 1 to 64, or none
+        #[arg(long, value_name = "N", value_parser = limit_or_none)]
+        limit: Option<LimitChange>,
+        /// When it opens: RFC 3339, now, or none
+        #[arg(long, value_name = "TIME", value_parser = moment_or_none)]
+        opens_at: Option<MomentChange>,
+        /// When it closes: RFC 3339, now, or none
+        #[arg(long, value_name = "TIME", value_parser = moment_or_none)]
+        closes_at: Option<MomentChange>,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  seckill config
+  seckill config --default > seckill.toml
+  SECKILL_SERVICE__LISTEN=0.0.0.0:3000 seckill config")]
+pub(crate) struct ConfigArgs {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Print the commented default file
+    #[arg(long)]
+    pub(crate) default: bool,
+    /// Print JSON instead of a table
+    #[arg(long, conflicts_with = "default")]
+    pub(crate) json: bool,
+}
+
+/// A limit to set, or its end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LimitChange(pub(crate) Option<u32>);
+
+/// A moment to set in Unix milliseconds, or its end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MomentChange(pub(crate) Option<i64>);
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let right = || "give a time such as 5s, 500ms or 2m; a bare number counts seconds".to_owned();
+    let seconds = text.parse::<f64>().ok();
+    let parsed = match seconds {
+        Some(seconds) => Duration::try_from_secs_f64(seconds).map_err(|_| right())?,
+        None => {
+            let span: jiff::SignedDuration = text.parse().map_err(|_| right())?;
+            Duration::try_from(span).map_err(|_| right())?
+        }
+    };
+    const MAX: Duration = Duration::from_secs(86_400);
+    if parsed > MAX {
+        return Err("at most a day".into());
+    }
+    Ok(parsed)
+}
+
+fn moment(text: &str) -> Result<i64, String> {
+    if text == "now" {
+        return Ok(jiff::Timestamp::now().as_millisecond());
+    }
+    let right = "give a time with its offset, such as 2026-11-11T00:00:00+08:00, or now";
+    let parsed: Result<jiff::Timestamp, _> = text.parse();
+    parsed
+        .map(jiff::Timestamp::as_millisecond)
+        .map_err(|_| right.into())
+}
+
+fn moment_or_none(text: &str) -> Result<MomentChange, String> {
+    match text {
+        "none" => Ok(MomentChange(None)),
+        _ => moment(text).map(|at_ms| MomentChange(Some(at_ms))),
+    }
+}
+
+fn limit_or_none(text: &str) -> Result<LimitChange, String> {
+    match text {
+        "none" => Ok(LimitChange(None)),
+        _ => match text.parse() {
+            Ok(limit) => Ok(LimitChange(Some(limit))),
+            Err(_) => Err("give a number from 1 to 64, or none".into()),
+        },
+    }
+}
+
+fn method(text: &str) -> Result<String, String> {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_uppercase()) {
+        return Err("give a method such as POST or GET".into());
+    }
+    Ok(text.to_owned())
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    const MAX: usize = 60_000;
+    match text.parse() {
+        Ok(count) if (1..=MAX).contains(&count) => Ok(count),
+        _ => Err(format!("give a number from 1 to {MAX}")),
+    }
+}
+
+fn buyers(text: &str) -> Result<seckill_crowd::Buyers, String> {
+    use seckill_crowd::Buyers;
+    match (text, text.parse()) {
+        ("anonymous", _) => Ok(Buyers::Anonymous),
+        ("unique", _) => Ok(Buyers::Unique),
+        (_, Ok(count)) if count > 0 => Ok(Buyers::Repeating(count)),
+        _ => Err("give anonymous, unique, or how many buyers take turns".into()),
+    }
+}
+
+fn keys(text: &str) -> Result<seckill_crowd::Keys, String> {
+    use seckill_crowd::Keys;
+    match (text, text.parse()) {
+        ("none", _) => Ok(Keys::None),
+        ("unique", _) => Ok(Keys::Unique),
+        (_, Ok(count)) if count > 0 => Ok(Keys::PerBuyer(count)),
+        _ => Err("give none, unique, or how many keys each buyer takes in turn".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(duration("0"), Ok(Duration::ZERO));
+        assert_eq!(duration("1.5"), Ok(Duration::from_millis(1_500)));
+        assert!(duration("soon").is_err() && duration("-1s").is_err() && duration("2d").is_err());
+        assert_eq!(moment("1970-01-01T08:00:01+08:00"), Ok(1_000));
+        assert!(moment("2026-11-11").is_err());
+    }
+}

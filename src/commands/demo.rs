@@ -1,0 +1,220 @@
+//! `seckill demo`: the tutorial's experiment in one go, over real HTTP, with an audit at the end.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use seckill_crowd::{Outcome, Pacing, Plan, Report, Target};
+use seckill_embedded::DATABASE_FILE;
+use seckill_sale::AuditReport;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use crate::Ended;
+use crate::cli::DemoArgs;
+use crate::commands::{audit, load};
+use crate::configuration::{Configuration, Flag};
+use crate::open;
+use crate::table::{self, grouped};
+
+/// Where the demo keeps its sale unless told otherwise; made anew each time.
+const DEMO_FOLDER: &str = "seckill-demo";
+/// Tells a folder that the demo made from one with somebody's sales in it.
+const MARK: &str = "made-by-seckill-demo";
+/// As many connections as the tutorial's load tool had threads, within reason.
+const CONNECTIONS_MAX: u64 = 2_000;
+
+pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<Ended> {
+    let dir = args
+        .common
+        .data()
+        .cloned()
+        .unwrap_or_else(|| PathBuf::from(DEMO_FOLDER));
+    let configuration = args.common.load(flags(args, &dir))?.configuration;
+    clear(&dir)?;
+    open::raise_file_limit();
+    let runtime = open::runtime(configuration.service.threads.get())?;
+    runtime.block_on(demo(args, &configuration, &dir))
+}
+
+fn flags(args: &DemoArgs, dir: &Path) -> Vec<Flag> {
+    let flag = |name, key, value: String| Flag { name, key, value };
+    vec![
+        flag("--units", "sale.units", args.units.to_string()),
+        flag("--data", "embedded.data", dir.display().to_string()),
+    ]
+}
+
+/// Makes the folder fresh. One that the demo did not make is left alone.
+fn clear(dir: &Path) -> anyhow::Result<()> {
+    let failed = || format!("the demo's folder {} cannot be made", dir.display());
+    if let Some(holder) = seckill_embedded::holder_of(dir) {
+        bail!(
+            "{} is in use by {holder}; end it, or give another folder with --data",
+            dir.display()
+        );
+    }
+    let is_empty = match std::fs::read_dir(dir) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
+        Err(error) => return Err(error).with_context(failed),
+    };
+    if !is_empty && !dir.join(MARK).exists() {
+        bail!(
+            "{} is not empty and was not made by the demo, which starts afresh each time; give another folder with --data",
+            dir.display()
+        );
+    }
+    if !is_empty {
+        std::fs::remove_dir_all(dir).with_context(failed)?;
+    }
+    std::fs::create_dir_all(dir).with_context(failed)?;
+    std::fs::write(
+        dir.join(MARK),
+        "The demo empties this folder each time it runs.\n",
+    )
+    .with_context(failed)
+}
+
+async fn demo(args: &DemoArgs, configuration: &Configuration, dir: &Path) -> anyhow::Result<Ended> {
+    let listener = listen(args, configuration).await?;
+    let running = open::serve(configuration, listener).await?;
+    let url = format!("http://{}/seckill", running.address);
+    if !args.json {
+        println!(
+            "{} units, {} requests in {:?}, {url}",
+            grouped(args.units.into()),
+            grouped(args.requests),
+            args.ramp
+        );
+    }
+    let pacing = if args.ramp.is_zero() {
+        Pacing::Closed
+    } else {
+        Pacing::Over(args.ramp)
+    };
+    let plan = Plan {
+        pacing,
+        connections: args.requests.clamp(1, CONNECTIONS_MAX) as usize,
+        keep_yeses: true,
+        ..Plan::new(Target::parse(&url)?, args.requests)
+    };
+    let report = tokio::task::block_in_place(|| load::send(&plan))?;
+    let history = serde_json::from_value(serde_json::to_value(&report.yeses)?)?;
+    let audited = running.engine.audit(history).await?;
+    let clean = is_clean(args, &report, &audited);
+    if args.json {
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&to_json(args, &report, &audited, clean)?)?
+        );
+    } else {
+        print!("{}", table::pairs(&rows(&report, &audited, clean)));
+        print!("{}", audit::broken(&audited));
+        print!("{}", next_steps(&running, dir, args.keep));
+    }
+    if args.keep {
+        tokio::signal::ctrl_c()
+            .await
+            .context("waiting for Ctrl-C")?;
+    }
+    running.end().await;
+    Ok(if clean { Ended::Well } else { Ended::Broken })
+}
+
+/// The address asked for; the usual one where it is free, else any.
+async fn listen(args: &DemoArgs, configuration: &Configuration) -> anyhow::Result<TcpListener> {
+    if let Some(address) = args.listen {
+        return open::listen(address).await;
+    }
+    match TcpListener::bind(configuration.service.listen).await {
+        Ok(listener) => Ok(listener),
+        Err(_) => open::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await,
+    }
+}
+
+/// Clean means more than the audit: every request was answered, with a yes or sold out, and the numbers add up.
+fn is_clean(args: &DemoArgs, report: &Report, audited: &AuditReport) -> bool {
+    let sold = u64::from(args.units).min(args.requests);
+    audited.is_clean()
+        && report.failed == 0
+        && report.count(Outcome::Won) == sold
+        && report.count(Outcome::SoldOut) == args.requests - sold
+        && audited.store_rows == sold
+        && audited.gate_left == u64::from(args.units) - sold
+}
+
+fn verdict(clean: bool) -> &'static str {
+    if clean { "clean" } else { "broken" }
+}
+
+fn to_json(
+    args: &DemoArgs,
+    report: &Report,
+    audited: &AuditReport,
+    clean: bool,
+) -> anyhow::Result<Value> {
+    Ok(json!({
+        "asked": report.asked,
+        "won": report.won,
+        "sold_out": report.sold_out,
+        "failed": report.failed,
+        "gate_left": audited.gate_left,
+        "log_records": audited.log_records,
+        "store_rows": audited.store_rows,
+        "oversold": audited.oversold,
+        "undersold": audited.undersold,
+        "duplicates": audited.duplicates,
+        "verdict": verdict(clean),
+        "units": args.units,
+        "elapsed_s": report.elapsed_s,
+        "latency": report.latency,
+        "outcomes": report.outcomes,
+        "audit": audit::to_json(audited)?,
+    }))
+}
+
+fn rows(report: &Report, audited: &AuditReport, clean: bool) -> Vec<(&'static str, String)> {
+    let mut rows = vec![
+        ("asked", grouped(report.asked)),
+        ("won", grouped(report.won)),
+        ("sold out", grouped(report.sold_out)),
+        ("failed", grouped(report.failed)),
+    ];
+    rows.extend(report.latency.iter().flat_map(load::latency_rows));
+    rows.extend([
+        (
+            "time",
+            format!(
+                "{:.2} s",
+                Duration::from_secs_f64(report.elapsed_s).as_secs_f64()
+            ),
+        ),
+        ("units left", grouped(audited.gate_left)),
+        ("rows in the order store", grouped(audited.store_rows)),
+        ("oversold", grouped(audited.oversold)),
+        ("undersold", grouped(audited.undersold)),
+        ("duplicates", grouped(audited.duplicates)),
+        ("verdict", verdict(clean).into()),
+    ]);
+    rows
+}
+
+fn next_steps(running: &open::Running, dir: &Path, keep: bool) -> String {
+    let database = dir.join(DATABASE_FILE);
+    let (database, dir) = (database.display(), dir.display());
+    let mut text = format!(
+        "\nTry next:\n  sqlite3 {database} 'select * from seckill limit 5'\n  seckill audit --data {dir}\n"
+    );
+    if keep {
+        let address = running.address;
+        text.push_str(&format!(
+            "  curl -X POST http://{address}/seckill\n  seckill sale change counter --add-units 1 --data {dir}\n\
+             \nThe service stays up on http://{address} until Ctrl-C.\n"
+        ));
+    } else {
+        text.push_str("  seckill demo --keep          the service stays up to play with\n  seckill serve --help\n");
+    }
+    text
+}

@@ -1,0 +1,8 @@
+//! The commands, a file each: what the user asked for, done through the port, and shown.
+
+pub(crate) mod audit;
+pub(crate) mod config;
+pub(crate) mod demo;
+pub(crate) mod load;
+pub(crate) mod sale;
+pub(crate) mod serve;

@@ -1,0 +1,55 @@
+//! `seckill serve`: the HTTP service, until Ctrl-C or SIGTERM.
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::Ended;
+use crate::cli::ServeArgs;
+use crate::configuration::Configuration;
+use crate::open;
+
+pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<Ended> {
+    let configuration = args.common.load(args.flags())?.configuration;
+    open::raise_file_limit();
+    let runtime = open::runtime(configuration.service.threads.get())?;
+    runtime.block_on(serve(&configuration, args.names_units()))?;
+    Ok(Ended::Well)
+}
+
+async fn serve(configuration: &Configuration, names_units: bool) -> anyhow::Result<()> {
+    // Before anything is opened: a signal in between must end the process in order, too.
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
+    let listener = open::listen(configuration.service.listen).await?;
+    let running = open::serve(configuration, listener).await?;
+    warn_of_other_units(&running, configuration, names_units).await?;
+    println!("seckill is listening on http://{}", running.address);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    tracing::info!("stopping: answering what is in flight");
+    running.end().await;
+    Ok(())
+}
+
+/// A number of units that was asked for and has no effect must not go unnoticed.
+async fn warn_of_other_units(
+    running: &open::Running,
+    configuration: &Configuration,
+    names_units: bool,
+) -> anyhow::Result<()> {
+    let id = &configuration.sale.id;
+    let units = configuration.units();
+    if let Some(stock) = running.engine.sale(id).await?
+        && names_units
+        && stock.sale.total != units
+    {
+        tracing::warn!(
+            "sale {id} exists with {} units, so --units {units} has no effect; `seckill sale change {id} --add-units N` adds some",
+            stock.sale.total
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,333 @@
+//! The layers, lowest first: defaults, file, environment, flags. The `config` crate merges them; who set a key is
+//! found by asking the layers from the top.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use config::{Config, Environment, File, FileFormat, Map, Value, ValueKind};
+
+use super::{Configuration, DEFAULT_FILE};
+
+/// Variables with our prefix that are not part of the configuration.
+const OTHER_VARIABLES: [&str; 2] = ["SECKILL_CONFIG", "SECKILL_LOG"];
+/// Read where no file is named.
+const USUAL_FILE: &str = "seckill.toml";
+
+/// A command-line flag that sets a key.
+#[derive(Debug, Clone)]
+pub(crate) struct Flag {
+    pub(crate) name: &'static str,
+    pub(crate) key: &'static str,
+    pub(crate) value: String,
+}
+
+/// What a configuration could not be made of.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BadConfiguration {
+    #[error("configuration file {}: {error}", path.display())]
+    File {
+        path: PathBuf,
+        error: config::ConfigError,
+    },
+    #[error("configuration key {key} = {value} (from {origin}): {error}")]
+    Value {
+        key: String,
+        value: String,
+        origin: String,
+        error: String,
+    },
+    #[error("configuration: {0}")]
+    Other(#[from] config::ConfigError),
+}
+
+struct Layer {
+    config: Config,
+    origin: Box<dyn Fn(&str) -> String>,
+}
+
+/// The configuration in effect, and its layers.
+pub(crate) struct Loaded {
+    pub(crate) configuration: Configuration,
+    merged: Config,
+    layers: Vec<Layer>,
+}
+
+/// Reads all layers. `environment` is the process's, given so that tests can have their own.
+pub(crate) fn load(
+    file: Option<&Path>,
+    environment: HashMap<String, String>,
+    flags: Vec<Flag>,
+) -> Result<Loaded, BadConfiguration> {
+    let mut layers = vec![Layer {
+        config: Config::builder()
+            .add_source(File::from_str(DEFAULT_FILE, FileFormat::Toml))
+            .build()?,
+        origin: Box::new(|_| "default".into()),
+    }];
+    let named = file.map(Path::to_owned);
+    let named = named.or_else(|| environment.get("SECKILL_CONFIG").map(PathBuf::from));
+    let path = named.or_else(|| Some(PathBuf::from(USUAL_FILE)).filter(|path| path.exists()));
+    if let Some(path) = path {
+        layers.push(file_layer(path)?);
+    }
+    layers.push(environment_layer(environment)?);
+    layers.push(flag_layer(flags)?);
+    let mut merged = Config::builder();
+    for layer in &layers {
+        merged = merged.add_source(layer.config.clone());
+    }
+    let merged = merged.build()?;
+    let configuration = serde_path_to_error::deserialize(merged.clone())
+        .map_err(|error| explain(&error, &merged, &layers))?;
+    Ok(Loaded {
+        configuration,
+        merged,
+        layers,
+    })
+}
+
+fn file_layer(path: PathBuf) -> Result<Layer, BadConfiguration> {
+    let source = File::from(path.clone()).format(FileFormat::Toml);
+    match Config::builder().add_source(source).build() {
+        Ok(config) => Ok(Layer {
+            config,
+            origin: Box::new(move |_| format!("file {}", path.display())),
+        }),
+        Err(error) => Err(BadConfiguration::File { path, error }),
+    }
+}
+
+fn environment_layer(environment: HashMap<String, String>) -> Result<Layer, BadConfiguration> {
+    let ours: Map<String, String> = environment
+        .into_iter()
+        .filter(|(name, _)| !OTHER_VARIABLES.contains(&name.as_str()))
+        .collect();
+    let source = Environment::with_prefix("SECKILL")
+        .prefix_separator("_")
+        .separator("__")
+        .source(Some(ours));
+    Ok(Layer {
+        config: Config::builder().add_source(source).build()?,
+        origin: Box::new(|key| format!("environment {}", variable(key))),
+    })
+}
+
+fn flag_layer(flags: Vec<Flag>) -> Result<Layer, BadConfiguration> {
+    let mut config = Config::builder();
+    for flag in &flags {
+        config = config.set_override(flag.key, flag.value.as_str())?;
+    }
+    Ok(Layer {
+        config: config.build()?,
+        origin: Box::new(move |key| {
+            let name = flags
+                .iter()
+                .find(|flag| flag.key == key)
+                .map(|flag| flag.name);
+            format!("flag {}", name.unwrap_or("?"))
+        }),
+    })
+}
+
+/// The variable that sets a key.
+fn variable(key: &str) -> String {
+    format!("SECKILL_{}", key.replace('.', "__").to_uppercase())
+}
+
+fn origin_of(key: &str, layers: &[Layer]) -> String {
+    let set = layers
+        .iter()
+        .rev()
+        .find(|layer| layer.config.get::<Value>(key).is_ok());
+    set.map_or_else(|| "nowhere".into(), |layer| (layer.origin)(key))
+}
+
+fn explain(
+    error: &serde_path_to_error::Error<config::ConfigError>,
+    merged: &Config,
+    layers: &[Layer],
+) -> BadConfiguration {
+    let (mut key, mut text) = (error.path().to_string(), cause(error.inner()));
+    // For an unknown key serde's path ends at its section; the key itself stands in the text.
+    if let Some(rest) = text.strip_prefix("unknown field `")
+        && let Some((name, known)) = rest.split_once('`')
+    {
+        let section = key.clone();
+        key = if section == "." {
+            name.to_owned()
+        } else {
+            format!("{section}.{name}")
+        };
+        text = format!("there is no such key{known}");
+    }
+    let value = merged
+        .get::<Value>(&key)
+        .map_or_else(|_| "?".into(), |value| shown(&value));
+    BadConfiguration::Value {
+        origin: origin_of(&key, layers),
+        key,
+        value,
+        error: text,
+    }
+}
+
+/// The innermost text: the crate wraps it in the key and the origin, which are told better here.
+fn cause(error: &config::ConfigError) -> String {
+    match error {
+        config::ConfigError::At { error, .. } => cause(error),
+        config::ConfigError::Message(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn shown(value: &Value) -> String {
+    match &value.kind {
+        ValueKind::String(text) => format!("{text:?}"),
+        _ => value.to_string(),
+    }
+}
+
+/// One line of `seckill config`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct Setting {
+    pub(crate) key: String,
+    pub(crate) value: String,
+    pub(crate) origin: String,
+}
+
+impl Loaded {
+    /// Every key in effect, sections together, in the order of names.
+    pub(crate) fn settings(&self) -> Vec<Setting> {
+        let mut settings = Vec::new();
+        self.collect("", &self.merged.cache, &mut settings);
+        settings.sort_by(|a, b| (a.key.contains('.'), &a.key).cmp(&(b.key.contains('.'), &b.key)));
+        settings
+    }
+
+    fn collect(&self, path: &str, value: &Value, into: &mut Vec<Setting>) {
+        let ValueKind::Table(members) = &value.kind else {
+            into.push(Setting {
+                key: path.to_owned(),
+                value: shown(value),
+                origin: origin_of(path, &self.layers),
+            });
+            return;
+        };
+        for (name, member) in members {
+            let path = if path.is_empty() {
+                name.clone()
+            } else {
+                format!("{path}.{name}")
+            };
+            self.collect(&path, member, into);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect()
+    }
+
+    fn flag(name: &'static str, key: &'static str, value: &str) -> Flag {
+        Flag {
+            name,
+            key,
+            value: value.into(),
+        }
+    }
+
+    fn refused(pairs: &[(&str, &str)]) -> String {
+        let loaded = load(None, environment(pairs), Vec::new());
+        loaded.map(|_| ()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_default_file_is_a_whole_configuration() {
+        let loaded = load(None, HashMap::new(), Vec::new()).unwrap();
+        assert_eq!(loaded.configuration.service.listen.port(), 3000);
+        assert_eq!(loaded.configuration.units(), 100);
+        assert!(
+            loaded
+                .settings()
+                .iter()
+                .all(|setting| setting.origin == "default")
+        );
+    }
+
+    #[test]
+    fn each_layer_overrides_the_one_below_and_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("shop.toml");
+        std::fs::write(
+            &path,
+            "[sale]\nunits = 7\n[service]\nlisten = '127.0.0.1:1'\n",
+        )
+        .unwrap();
+        let variables = environment(&[
+            ("SECKILL_SERVICE__LISTEN", "127.0.0.1:2"),
+            ("SECKILL_EMBEDDED__DATA", "from-environment"),
+            ("SECKILL_LOG", "debug"),
+        ]);
+        let flags = vec![flag("--data", "embedded.data", "from-flag")];
+        let loaded = load(Some(&path), variables, flags).unwrap();
+        let setting = |key: &str| {
+            let settings = loaded.settings();
+            settings
+                .into_iter()
+                .find(|setting| setting.key == key)
+                .unwrap()
+        };
+        assert_eq!(
+            setting("sale.units").origin,
+            format!("file {}", path.display())
+        );
+        assert_eq!(setting("service.listen").value, "\"127.0.0.1:2\"");
+        assert_eq!(
+            setting("service.listen").origin,
+            "environment SECKILL_SERVICE__LISTEN"
+        );
+        assert_eq!(setting("embedded.data").value, "\"from-flag\"");
+        assert_eq!(setting("embedded.data").origin, "flag --data");
+        assert_eq!(setting("embedded.batch_max").origin, "default");
+    }
+
+    #[test]
+    fn a_refusal_names_the_key_the_value_the_origin_and_what_would_be_right() {
+        let text = refused(&[("SECKILL_SERVICE__RETRY_AFTER_S", "0")]);
+        for part in [
+            "service.retry_after_s",
+            "\"0\"",
+            "SECKILL_SERVICE__RETRY_AFTER_S",
+            "from 1 to 3600",
+        ] {
+            assert!(text.contains(part), "{part:?} is not in {text:?}");
+        }
+        assert!(refused(&[("SECKILL_SERVICE__LISTEN", "3000")]).contains("such as 127.0.0.1:3000"));
+        assert!(refused(&[("SECKILL_SALE__UNITS", "-1")]).contains("from 0 to 1000000000"));
+        assert!(refused(&[("SECKILL_ENGINE", "magic")]).contains("embedded"));
+        let unknown = refused(&[("SECKILL_SERVICE__LISTENN", "x")]);
+        assert!(
+            unknown.contains("service.listenn") && unknown.contains("`listen`"),
+            "{unknown}"
+        );
+    }
+
+    #[test]
+    fn a_missing_or_broken_file_is_named() {
+        let missing = load(Some(Path::new("/nowhere.toml")), HashMap::new(), Vec::new());
+        assert!(
+            missing
+                .map(|_| ())
+                .unwrap_err()
+                .to_string()
+                .contains("/nowhere.toml")
+        );
+    }
+}

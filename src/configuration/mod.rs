@@ -1,0 +1,109 @@
+//! The configuration: one TOML file, the environment over it, flags over both; each value with where it came from.
+//! Whatever is not understood is refused here, before anything starts.
+
+mod layers;
+mod values;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use seckill_embedded::{EmbeddedOptions, Holder};
+use seckill_sale::{SALE_TOTAL_MAX, SaleId};
+use seckill_service::ServiceOptions;
+use serde::Deserialize;
+
+pub(crate) use layers::{Flag, Loaded, load};
+use values::{Between, address};
+
+/// The default file, with a comment on every key.
+pub(crate) const DEFAULT_FILE: &str = include_str!("default.toml");
+
+/// The engines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum EngineKind {
+    Embedded,
+}
+
+/// Everything that can be configured.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Configuration {
+    pub(crate) engine: EngineKind,
+    pub(crate) service: ServiceSection,
+    pub(crate) sale: SaleSection,
+    pub(crate) embedded: EmbeddedSection,
+}
+
+const HOUR_MS: u64 = 3_600_000;
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ServiceSection {
+    #[serde(deserialize_with = "address")]
+    pub(crate) listen: SocketAddr,
+    pub(crate) threads: Between<0, 1_024>,
+    max_connections: Between<1, 1_000_000>,
+    head_max_bytes: Between<8_192, 1_048_576>,
+    body_max_bytes: Between<256, 1_048_576>,
+    head_wait_ms: Between<10, HOUR_MS>,
+    body_wait_ms: Between<10, HOUR_MS>,
+    shutdown_wait_ms: Between<0, HOUR_MS>,
+    retry_after_s: Between<1, 3_600>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SaleSection {
+    pub(crate) id: SaleId,
+    units: Between<0, { SALE_TOTAL_MAX as u64 }>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EmbeddedSection {
+    pub(crate) data: PathBuf,
+    queue_max: Between<1, 10_000_000>,
+    batch_max: Between<1, 100_000>,
+    answer_wait_ms: Between<10, HOUR_MS>,
+    busy_wait_ms: Between<0, 60_000>,
+    rebuild_pause_max_ms: Between<50, HOUR_MS>,
+    cache_kib: Between<1_024, 67_108_864>,
+    checkpoint_pages: Between<16, 1_000_000>,
+}
+
+impl Configuration {
+    pub(crate) fn units(&self) -> u32 {
+        // Bounded by SALE_TOTAL_MAX, which is a u32.
+        self.sale.units.get() as u32
+    }
+
+    pub(crate) fn service_options(&self) -> ServiceOptions {
+        let service = &self.service;
+        ServiceOptions {
+            default_sale: self.sale.id.clone(),
+            max_connections: service.max_connections.get() as usize,
+            head_max_bytes: service.head_max_bytes.get() as usize,
+            head_wait_ms: service.head_wait_ms.get(),
+            body_max_bytes: service.body_max_bytes.get() as usize,
+            body_wait_ms: service.body_wait_ms.get(),
+            shutdown_wait_ms: service.shutdown_wait_ms.get(),
+            retry_after_s: service.retry_after_s.get() as u32,
+        }
+    }
+
+    pub(crate) fn embedded_options(&self, holder: Holder) -> EmbeddedOptions {
+        let embedded = &self.embedded;
+        EmbeddedOptions {
+            holder,
+            queue_max: embedded.queue_max.get() as usize,
+            batch_max: embedded.batch_max.get() as usize,
+            answer_wait_ms: embedded.answer_wait_ms.get(),
+            busy_wait_ms: embedded.busy_wait_ms.get() as u32,
+            rebuild_pause_max_ms: embedded.rebuild_pause_max_ms.get(),
+            cache_kib: embedded.cache_kib.get() as u32,
+            checkpoint_pages: embedded.checkpoint_pages.get() as u32,
+            ..EmbeddedOptions::new(&embedded.data)
+        }
+    }
+}
