@@ -8,6 +8,7 @@ mod control_client;
 mod open;
 mod table;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -29,7 +30,9 @@ pub(crate) enum Ended {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    log_to_stderr();
+    // A demo speaks through its table.
+    let quiet = matches!(cli.command, Command::Demo(_));
+    log_to_stderr(if quiet { "warn" } else { "info" });
     match run(cli) {
         Ok(Ended::Well) => ExitCode::SUCCESS,
         Ok(Ended::Broken) => ExitCode::from(BROKEN),
@@ -52,12 +55,13 @@ fn run(cli: Cli) -> anyhow::Result<Ended> {
 }
 
 /// Logs go to standard error, results to standard output. `SECKILL_LOG=debug` shows more.
-fn log_to_stderr() {
+fn log_to_stderr(default: &str) {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("SECKILL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("SECKILL_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
 }

@@ -20,9 +20,20 @@ pub(crate) const DEFAULT_FILE: &str = include_str!("default.toml");
 
 /// The engines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(try_from = "String")]
 pub(crate) enum EngineKind {
     Embedded,
+}
+
+impl TryFrom<String> for EngineKind {
+    type Error = &'static str;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        match name.as_str() {
+            "embedded" => Ok(Self::Embedded),
+            _ => Err("it must be the name of an engine: embedded"),
+        }
+    }
 }
 
 /// Everything that can be configured.

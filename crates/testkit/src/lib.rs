@@ -1,1 +1,10 @@
-//! x
+//! The product's processes as a user has them: started, asked, killed. For the tests, the bench and the fault runs.
+//! Nothing here looks inside the product; it knows the binary, its output and its HTTP answers.
+
+mod http;
+mod kill_rounds;
+mod process;
+
+pub use http::{Answer, exchange, get, post, raw};
+pub use kill_rounds::{KillPlan, KillSummary, kill_rounds};
+pub use process::{Served, run};

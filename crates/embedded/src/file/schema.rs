@@ -12,7 +12,8 @@ const APPLICATION_ID: i64 = 0x7365_634b;
 /// One script for each schema version, the first making version 1. Released scripts never change.
 const MIGRATIONS: [&str; 1] = [VERSION_1];
 
-// `id` is SQLite's rowid: it grows by one with each row, and no row is ever deleted.
+// `id` is SQLite's rowid: it grows by one with each row, and no row is ever deleted. The states are checked by OR, since a
+// list of four behind IN becomes a temporary table at every INSERT.
 const VERSION_1: &str = "
 CREATE TABLE seckill_sale (
     id          TEXT PRIMARY KEY,
@@ -32,7 +33,7 @@ CREATE TABLE seckill (
     unit        INTEGER NOT NULL CHECK (unit >= 1),
     generation  INTEGER NOT NULL CHECK (generation >= 1),
     buyer       TEXT NOT NULL,
-    state       TEXT NOT NULL CHECK (state IN ('reserved', 'paid', 'expired', 'cancelled')),
+    state       TEXT NOT NULL CHECK (state = 'reserved' OR state = 'paid' OR state = 'expired' OR state = 'cancelled'),
     slot        INTEGER CHECK (slot BETWEEN 1 AND 64),
     idem_key    TEXT,
     fingerprint INTEGER,
@@ -42,10 +43,10 @@ CREATE TABLE seckill (
 
 CREATE UNIQUE INDEX seckill_order_id ON seckill (order_id);
 CREATE UNIQUE INDEX seckill_generation ON seckill (sale, unit, generation);
-CREATE UNIQUE INDEX seckill_active_unit ON seckill (sale, unit) WHERE state IN ('reserved', 'paid');
+CREATE UNIQUE INDEX seckill_active_unit ON seckill (sale, unit) WHERE state = 'reserved' OR state = 'paid';
 CREATE UNIQUE INDEX seckill_key ON seckill (sale, buyer, idem_key) WHERE idem_key IS NOT NULL;
 CREATE UNIQUE INDEX seckill_active_slot ON seckill (sale, buyer, slot)
-    WHERE slot IS NOT NULL AND state IN ('reserved', 'paid');
+    WHERE slot IS NOT NULL AND (state = 'reserved' OR state = 'paid');
 ";
 
 /// How a connection is set up.

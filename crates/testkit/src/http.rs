@@ -1,0 +1,110 @@
+//! One HTTP exchange over a plain socket, byte by byte as a test wants it: also what no client library would send.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::Context;
+
+const WAIT: Duration = Duration::from_secs(30);
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The status code; 0 where the connection was closed without an answer.
+    pub status: u16,
+    /// The head as it was sent.
+    pub head: String,
+    /// The body.
+    pub body: String,
+}
+
+impl Answer {
+    /// The body as JSON; `null` where it is none.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_default()
+    }
+
+    /// A header's value.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().skip(1);
+        let mut pairs = lines.filter_map(|line| line.split_once(':'));
+        pairs
+            .find(|(found, _)| found.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.trim())
+    }
+
+    /// The last part of a problem's type, such as `sold-out`.
+    pub fn problem(&self) -> String {
+        let json = self.json();
+        let problem = json["type"].as_str().unwrap_or_default();
+        problem
+            .strip_prefix("urn:seckill:problem:")
+            .unwrap_or_default()
+            .to_owned()
+    }
+}
+
+/// Sends these bytes and reads until the other side closes.
+pub fn raw(address: SocketAddr, bytes: &[u8]) -> anyhow::Result<Answer> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(WAIT))?;
+    stream.set_write_timeout(Some(WAIT))?;
+    // A service that refuses early may close before everything was sent; its answer is what counts.
+    let sent = stream.write_all(bytes);
+    let mut answer = Vec::new();
+    let mut part = [0; 4_096];
+    loop {
+        match stream.read(&mut part) {
+            Ok(0) => break,
+            Ok(count) => answer.extend_from_slice(&part[..count]),
+            Err(_) if sent.is_err() || !answer.is_empty() => break,
+            Err(error) => return Err(error).context("no answer"),
+        }
+    }
+    // The other side has closed already.
+    drop(stream.shutdown(Shutdown::Both));
+    Ok(parse(&String::from_utf8_lossy(&answer)))
+}
+
+fn parse(text: &str) -> Answer {
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    Answer {
+        status: status.unwrap_or(0),
+        head: head.to_owned(),
+        body: body.to_owned(),
+    }
+}
+
+/// One request with these headers and body, on a connection of its own.
+pub fn exchange(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> anyhow::Result<Answer> {
+    let mut request = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if !body.is_empty() || method == "POST" {
+        request.push_str(&format!("Content-Length: {}\r\n", body.len()));
+    }
+    request.push_str("\r\n");
+    request.push_str(body);
+    raw(address, request.as_bytes())
+}
+
+/// A GET.
+pub fn get(address: SocketAddr, path: &str) -> anyhow::Result<Answer> {
+    exchange(address, "GET", path, &[], "")
+}
+
+/// A POST of JSON, or of nothing.
+pub fn post(address: SocketAddr, path: &str, body: &str) -> anyhow::Result<Answer> {
+    let json = [("Content-Type", "application/json")];
+    let headers = if body.is_empty() { &[][..] } else { &json[..] };
+    exchange(address, "POST", path, headers, body)
+}

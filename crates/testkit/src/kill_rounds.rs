@@ -1,0 +1,179 @@
+//! SIGKILL under load, again and again: each round sells one sale over two lives of the service.
+//! What clients read before the kill must be true after it, and the rest must sell.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use seckill_crowd::{Buyers, Keys, Outcome, Plan, Progress, Report, Target, Yes};
+
+use crate::process::{Served, run};
+
+/// What the rounds are made of.
+#[derive(Debug, Clone)]
+pub struct KillPlan {
+    /// The binary.
+    pub binary: PathBuf,
+    /// An empty folder to work in.
+    pub dir: PathBuf,
+    /// How many times to kill.
+    pub rounds: u32,
+    /// Units of each round's sale.
+    pub units: u32,
+    /// The latest moment of the kill after the load began, in milliseconds.
+    pub kill_within_ms: u64,
+    /// Where the random moments begin.
+    pub seed: u64,
+}
+
+/// What came of the rounds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KillSummary {
+    /// Rounds that held.
+    pub rounds: u32,
+    /// Rounds whose kill came while units were being sold.
+    pub killed_while_selling: u32,
+    /// Yeses that clients read before a kill; each has its order.
+    pub yeses_before_kills: u64,
+    /// Attempts whose answer was cut off by a kill.
+    pub cut_off: u64,
+}
+
+/// Runs the rounds; the first thing that does not hold ends them with an error that names it.
+pub fn kill_rounds(plan: &KillPlan) -> anyhow::Result<KillSummary> {
+    let data = plan.dir.join("data");
+    let mut random = plan.seed.max(1);
+    let mut summary = KillSummary::default();
+    let mut history = std::fs::File::create(plan.dir.join("history.jsonl"))?;
+    for round in 0..plan.rounds {
+        let place = || format!("round {round} of seed {}", plan.seed);
+        let sale = format!("round-{round}");
+        let wait = Duration::from_millis(next(&mut random) % plan.kill_within_ms.max(1));
+        let before = first_life(plan, &data, &sale, wait).with_context(place)?;
+        summary.yeses_before_kills += before.yeses.len() as u64;
+        summary.cut_off += before.failed;
+        let sold = before.count(Outcome::Won);
+        summary.killed_while_selling += u32::from(sold > 0 && sold < plan.units.into());
+        write(&mut history, &before.yeses)?;
+        // Every yes must stand in the file as the kill left it.
+        audit(plan, &data).with_context(place)?;
+        let after = second_life(plan, &data, &sale).with_context(place)?;
+        write(&mut history, &after.yeses)?;
+        audit(plan, &data).with_context(place)?;
+        compare(&before.yeses, &after.yeses).with_context(place)?;
+        summary.rounds += 1;
+    }
+    Ok(summary)
+}
+
+/// xorshift64 (Marsaglia 2003): the moments need variety, not secrecy.
+fn next(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+/// Twice as many buyers as units, one unit each, all with a key that they try again with.
+fn crowd(plan: &KillPlan, served: &Served, sale: &str, requests: u64) -> anyhow::Result<Plan> {
+    let target = Target::parse(&served.url(&format!("/v1/sales/{sale}/orders")))?;
+    Ok(Plan {
+        buyers: Buyers::Repeating(2 * u64::from(plan.units)),
+        keys: Keys::PerBuyer(1),
+        keep_yeses: true,
+        ..Plan::new(target, requests)
+    })
+}
+
+fn first_life(plan: &KillPlan, data: &Path, sale: &str, wait: Duration) -> anyhow::Result<Report> {
+    let served = Served::start(&plan.binary, data, &[], &["--units", "0"])?;
+    let (units, folder) = (plan.units.to_string(), data.display().to_string());
+    let create = [
+        "sale", "create", sale, "--units", &units, "--limit", "1", "--data", &folder,
+    ];
+    let made = run(&plan.binary, &create)?;
+    ensure!(
+        made.status.success(),
+        "no sale: {}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+    let requests = 8 * u64::from(plan.units);
+    let crowd = crowd(plan, &served, sale, requests)?;
+    let progress = Progress::default();
+    std::thread::scope(|scope| {
+        let load = scope.spawn(|| seckill_crowd::run(&crowd, &progress));
+        let began = Instant::now();
+        // The moment counts from the first answer, so that a slow start does not move every kill before the sale.
+        while progress.counts().answered == 0 && began.elapsed() < Duration::from_secs(10) {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(wait);
+        served.kill()?;
+        progress.stop();
+        let report = load
+            .join()
+            .map_err(|_| anyhow::anyhow!("the load panicked"))?;
+        Ok(report?)
+    })
+}
+
+fn second_life(plan: &KillPlan, data: &Path, sale: &str) -> anyhow::Result<Report> {
+    let served = Served::start(&plan.binary, data, &[], &["--units", "0"])?;
+    let crowd = crowd(plan, &served, sale, 4 * u64::from(plan.units))?;
+    let report = seckill_crowd::run(&crowd, &Progress::default())?;
+    ensure!(
+        report.failed == 0,
+        "{} attempts failed without a fault",
+        report.failed
+    );
+    let shown = crate::get(served.address, &format!("/v1/sales/{sale}"))?.json();
+    ensure!(shown["remaining"] == 0, "units are left of {sale}: {shown}");
+    served.kill()?;
+    Ok(report)
+}
+
+fn write(history: &mut std::fs::File, yeses: &[Yes]) -> anyhow::Result<()> {
+    for yes in yeses {
+        writeln!(history, "{}", serde_json::to_string(yes)?)?;
+    }
+    Ok(())
+}
+
+fn audit(plan: &KillPlan, data: &Path) -> anyhow::Result<()> {
+    let (data, history) = (data.display().to_string(), plan.dir.join("history.jsonl"));
+    let history = history.display().to_string();
+    let audited = run(
+        &plan.binary,
+        &["audit", "--data", &data, "--history", &history],
+    )?;
+    if !audited.status.success() {
+        bail!(
+            "the audit says: {}{}",
+            String::from_utf8_lossy(&audited.stdout),
+            String::from_utf8_lossy(&audited.stderr)
+        );
+    }
+    Ok(())
+}
+
+/// A key that had a claim before the kill must have got the same after it.
+fn compare(before: &[Yes], after: &[Yes]) -> anyhow::Result<()> {
+    let name = |yes: &Yes| (yes.buyer.clone(), yes.key.clone());
+    let first: HashMap<_, &str> = before
+        .iter()
+        .map(|yes| (name(yes), yes.order_id.as_str()))
+        .collect();
+    for yes in after {
+        if let Some(order_id) = first.get(&name(yes)) {
+            ensure!(
+                *order_id == yes.order_id,
+                "{order_id} became {} for {:?}",
+                yes.order_id,
+                name(yes)
+            );
+        }
+    }
+    Ok(())
+}
