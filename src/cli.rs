@@ -17,7 +17,7 @@ pub(crate) struct Cli {
 }
 
 const EXAMPLES: &str = "Examples:
-  seckill demo                                   2,000 buyers fight over 100 units, and an audit checks it
+  seckill demo                                   2,000 buyers fight over 100 units
   seckill serve --units 500                      sell 500 units on http://127.0.0.1:3000
   curl -X POST http://127.0.0.1:3000/seckill     buy one
   seckill load --requests 10000 --connections 64

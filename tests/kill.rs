@@ -17,6 +17,12 @@ fn every_yes_survives_sigkill_and_the_rest_sells() {
     };
     let summary = kill_rounds(&plan).unwrap();
     assert_eq!(summary.rounds, 12);
-    assert!(summary.killed_while_selling > 0, "no kill came while selling: {summary:?}");
-    assert!(summary.yeses_before_kills > 0 && summary.cut_off > 0, "{summary:?}");
+    assert!(
+        summary.killed_while_selling > 0,
+        "no kill came while selling: {summary:?}"
+    );
+    assert!(
+        summary.yeses_before_kills > 0 && summary.cut_off > 0,
+        "{summary:?}"
+    );
 }

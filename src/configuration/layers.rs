@@ -147,17 +147,10 @@ fn explain(
     merged: &Config,
     layers: &[Layer],
 ) -> BadConfiguration {
-    let (mut key, mut text) = (error.path().to_string(), cause(error.inner()));
-    // For an unknown key serde's path ends at its section; the key itself stands in the text.
-    if let Some(rest) = text.strip_prefix("unknown field `")
-        && let Some((name, known)) = rest.split_once('`')
-    {
-        let section = key.clone();
-        key = if section == "." {
-            name.to_owned()
-        } else {
-            format!("{section}.{name}")
-        };
+    let (key, mut text) = (error.path().to_string(), cause(error.inner()));
+    // The text of an unknown key says what it might have been.
+    let unknown = text.strip_prefix("unknown field `");
+    if let Some((_, known)) = unknown.and_then(|rest| rest.split_once('`')) {
         text = format!("there is no such key{known}");
     }
     let value = merged
@@ -313,10 +306,9 @@ mod tests {
         assert!(refused(&[("SECKILL_SALE__UNITS", "-1")]).contains("from 0 to 1000000000"));
         assert!(refused(&[("SECKILL_ENGINE", "magic")]).contains("embedded"));
         let unknown = refused(&[("SECKILL_SERVICE__LISTENN", "x")]);
-        assert!(
-            unknown.contains("service.listenn") && unknown.contains("`listen`"),
-            "{unknown}"
-        );
+        assert!(unknown.contains("key service.listenn = \"x\""), "{unknown}");
+        assert!(unknown.contains("SECKILL_SERVICE__LISTENN") && unknown.contains("`listen`"));
+        assert!(refused(&[("SECKILL_LISTEN", "x")]).contains("key listen = \"x\""));
     }
 
     #[test]

@@ -138,12 +138,16 @@ pub(crate) async fn attempt(
     if body.is_empty() || (!json_only && json != Some(true)) {
         return Ok(attempt);
     }
-    let wrong = |error| {
+    let wrong = |what: &dyn std::fmt::Display| {
         Problem::bad_request(format!(
-            "the body is not {{\"buyer\": \"…\", \"quantity\": 1}}, both optional: {error}"
+            "the body is not {{\"buyer\": \"…\", \"quantity\": 1}}, both optional: {what}"
         ))
     };
-    let order: OrderBody<'_> = serde_json::from_slice(&body).map_err(wrong)?;
+    // serde also reads a struct from an array; a client that sends one means something else.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(wrong(&"it is no JSON object"));
+    }
+    let order: OrderBody<'_> = serde_json::from_slice(&body).map_err(|error| wrong(&error))?;
     attempt.quantity = order.quantity;
     if let Some(buyer) = order.buyer {
         attempt.buyer = Buyer::new(&buyer).map_err(|bad| Problem::bad_request(bad.to_string()))?;

@@ -7,4 +7,4 @@ mod process;
 
 pub use http::{Answer, exchange, get, post, raw};
 pub use kill_rounds::{KillPlan, KillSummary, kill_rounds};
-pub use process::{Served, run};
+pub use process::{Served, raise_file_limit, run};

@@ -125,3 +125,15 @@ pub fn run(binary: &Path, arguments: &[&str]) -> anyhow::Result<Output> {
         .output()
         .with_context(|| format!("{} cannot be started", binary.display()))
 }
+
+/// Lets this test have as many open connections as the system allows.
+pub fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    // Where it is refused, the connections themselves will fail and say why.
+    drop(setrlimit(Resource::Nofile, raised));
+}

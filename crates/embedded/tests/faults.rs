@@ -1,0 +1,239 @@
+//! Faults at named places, and what is said of them: never a no for what may have happened, and selling goes on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fail_parallel::FailPointRegistry;
+use seckill_embedded::{EmbeddedEngine, EmbeddedOptions};
+use seckill_engine::{Cause, Effect, Engine, Outcome};
+use seckill_sale::{
+    Attempt, Buyer, HistoryYes, IdempotencyKey, NewSale, No, OrderChange, SaleChange, SaleId,
+    Verdict,
+};
+use tempfile::TempDir;
+
+struct Stage {
+    dir: TempDir,
+    engine: EmbeddedEngine,
+    failpoints: Arc<FailPointRegistry>,
+}
+
+fn sale() -> SaleId {
+    SaleId::new("s").unwrap()
+}
+
+fn keyed(key: &str) -> Attempt {
+    Attempt {
+        buyer: Buyer::new("ann").unwrap(),
+        key: Some(IdempotencyKey::new(key).unwrap()),
+        ..Attempt::anonymous(sale())
+    }
+}
+
+async fn stage(units: u32) -> Stage {
+    let dir = TempDir::new().unwrap();
+    let failpoints = Arc::new(FailPointRegistry::new());
+    let engine = EmbeddedEngine::open(EmbeddedOptions {
+        failpoints: Arc::clone(&failpoints),
+        ..EmbeddedOptions::new(dir.path())
+    });
+    let engine = engine.unwrap();
+    engine
+        .create_sale(NewSale::units(sale(), units))
+        .await
+        .unwrap()
+        .unwrap();
+    Stage {
+        dir,
+        engine,
+        failpoints,
+    }
+}
+
+impl Stage {
+    async fn decide(&self, attempt: Attempt) -> Result<Verdict, seckill_engine::Fault> {
+        self.engine.decide(vec![attempt]).await.pop().unwrap()
+    }
+
+    fn fail_once(&self, place: &str) {
+        let registry = Arc::clone(&self.failpoints);
+        fail_parallel::cfg(registry, place, "1*return").unwrap();
+    }
+
+    async fn ready(&self) {
+        while !self.engine.parts().iter().all(|part| part.ready) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    async fn audited(&self, history: Vec<HistoryYes>, rows: u64) {
+        let report = self.engine.audit(history).await.unwrap();
+        assert!(report.is_clean(), "{:#?}", report.violations);
+        assert_eq!(report.store_rows, rows);
+    }
+}
+
+/// The commit never reached the file: the claim is pending, then it is known not to be, and the unit is free.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_failed_before_it_was_stored() {
+    let stage = stage(1).await;
+    stage.fail_once("before-commit");
+    let verdict = stage.decide(keyed("k")).await;
+    let Ok(Verdict::Pending(order_id)) = verdict else {
+        panic!("{verdict:?}");
+    };
+    stage.ready().await;
+    assert_eq!(stage.engine.order(&order_id).await, Ok(Outcome::None));
+    let again = stage.decide(keyed("k")).await;
+    assert!(matches!(again, Ok(Verdict::Claimed(_))), "{again:?}");
+    stage.audited(Vec::new(), 1).await;
+}
+
+/// The commit was stored and only its answer failed: the claim is pending, then it is an order, and the key repeats it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_failed_after_it_was_stored() {
+    let stage = stage(1).await;
+    stage.fail_once("after-commit");
+    let verdict = stage.decide(keyed("k")).await;
+    let Ok(Verdict::Pending(order_id)) = verdict else {
+        panic!("{verdict:?}");
+    };
+    stage.ready().await;
+    let Ok(Outcome::Order(order)) = stage.engine.order(&order_id).await else {
+        panic!("no order");
+    };
+    let again = stage.decide(keyed("k")).await;
+    assert!(matches!(again, Ok(Verdict::Repeat(claim)) if claim.order_id == order_id));
+    let no = stage.decide(Attempt::anonymous(sale())).await;
+    assert_eq!(no, Ok(Verdict::No(No::SoldOut)));
+    let yes = HistoryYes {
+        order_id,
+        sale: "s".into(),
+        unit: order.unit.number,
+    };
+    stage.audited(vec![yes], 1).await;
+}
+
+/// A no that rests on a claim of the batch that failed is not said; nor is one said while the file is read again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_no_that_rests_on_an_undecided_claim_is_not_said() {
+    for place in ["before-commit", "after-commit"] {
+        let stage = stage(1).await;
+        stage.fail_once(place);
+        let verdicts = stage
+            .engine
+            .decide(vec![keyed("a"), keyed("b"), keyed("a")])
+            .await;
+        assert!(
+            matches!(verdicts[0], Ok(Verdict::Pending(_))),
+            "{verdicts:?}"
+        );
+        for verdict in &verdicts[1..] {
+            let fault = verdict.as_ref().unwrap_err();
+            assert_eq!((fault.effect, fault.cause), (Effect::None, Cause::Store));
+        }
+        stage.ready().await;
+    }
+}
+
+/// Changes say that their effect is unknown; asked again, they are what they should be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_whose_commit_failed_is_unknown() {
+    for place in ["before-commit", "after-commit"] {
+        let stage = stage(1).await;
+        let Ok(Verdict::Claimed(claim)) = stage.decide(keyed("k")).await else {
+            panic!("no claim");
+        };
+        stage.fail_once(place);
+        let cancelled = stage
+            .engine
+            .change_order(&claim.order_id, OrderChange::Cancel)
+            .await;
+        assert_eq!(cancelled.unwrap_err().effect, Effect::Unknown);
+        stage.ready().await;
+        let more = SaleChange {
+            add_units: 1,
+            ..SaleChange::default()
+        };
+        stage.fail_once(place);
+        let changed = stage.engine.change_sale(&sale(), more).await;
+        assert_eq!(changed.unwrap_err().effect, Effect::Unknown);
+        stage.ready().await;
+        let cancelled = stage
+            .engine
+            .change_order(&claim.order_id, OrderChange::Cancel)
+            .await;
+        assert!(matches!(cancelled, Ok(Ok(_))), "{cancelled:?}");
+        stage.audited(Vec::new(), 1).await;
+    }
+}
+
+/// While another program holds the file locked, attempts get a fault without effect; then selling goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_file() {
+    let stage = stage(5).await;
+    let path = stage.dir.path().join(seckill_embedded::DATABASE_FILE);
+    let other = rusqlite::Connection::open(path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let fault = stage.decide(keyed("k")).await.unwrap_err();
+    assert_eq!((fault.effect, fault.cause), (Effect::None, Cause::Store));
+    assert!(fault.detail.contains("locked"), "{fault}");
+    other.execute_batch("ROLLBACK").unwrap();
+    let again = stage.decide(keyed("k")).await;
+    assert!(matches!(again, Ok(Verdict::Claimed(_))), "{again:?}");
+    stage.audited(Vec::new(), 1).await;
+}
+
+/// More calls than the queue takes are refused without effect, and the rest are answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue() {
+    let dir = TempDir::new().unwrap();
+    let engine = EmbeddedEngine::open(EmbeddedOptions {
+        queue_max: 2,
+        ..EmbeddedOptions::new(dir.path())
+    });
+    let engine: Arc<dyn Engine> = Arc::new(engine.unwrap());
+    engine
+        .create_sale(NewSale::units(sale(), 1_000))
+        .await
+        .unwrap()
+        .unwrap();
+    let tasks: Vec<_> = (0..500)
+        .map(|_| {
+            let engine = Arc::clone(&engine);
+            tokio::spawn(async move { engine.decide(vec![Attempt::anonymous(sale())]).await })
+        })
+        .collect();
+    let (mut claims, mut refused) = (0, 0);
+    for task in tasks {
+        match task.await.unwrap().pop().unwrap() {
+            Ok(Verdict::Claimed(_)) => claims += 1,
+            Err(fault) => {
+                assert_eq!(
+                    (fault.effect, fault.cause),
+                    (Effect::None, Cause::Overloaded)
+                );
+                refused += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(claims + refused, 500);
+    let report = engine.audit(Vec::new()).await.unwrap();
+    assert_eq!((report.store_rows, report.is_clean()), (claims, true));
+}
+
+/// What was taken before the end is answered, what comes after is refused, and the folder is free again.
+#[tokio::test(flavor = "multi_thread")]
+async fn closing_in_order() {
+    let stage = stage(5).await;
+    let claimed = stage.decide(keyed("k")).await;
+    assert!(matches!(claimed, Ok(Verdict::Claimed(_))));
+    stage.engine.close().await;
+    let fault = stage.decide(keyed("l")).await.unwrap_err();
+    assert_eq!((fault.effect, fault.cause), (Effect::None, Cause::Stopping));
+    assert_eq!(stage.engine.from_memory(&keyed("k")), None);
+    let Stage { dir, engine, .. } = stage;
+    drop(engine);
+    assert_eq!(seckill_embedded::holder_of(dir.path()), None);
+}

@@ -1,0 +1,60 @@
+//! A crowd that tries again and again: nobody above the limit, and no key with two outcomes.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use seckill_crowd::{Buyers, Keys, Outcome, Plan, Progress, Target};
+use seckill_testkit::{Served, run};
+use tempfile::TempDir;
+
+/// 5,000 buyers with 20 tries each under 4 keys each, at a limit of 2.
+#[test]
+fn nobody_gets_more_than_the_limit_however_often_they_try() {
+    const BUYERS: u64 = 5_000;
+    let dir = TempDir::new().unwrap();
+    let data = dir.path().join("data");
+    let binary = Path::new(env!("CARGO_BIN_EXE_seckill"));
+    let served = Served::start(binary, &data, &[], &["--units", "0"]).unwrap();
+    let data = data.display().to_string();
+    let create = [
+        "sale", "create", "s", "--units", "20000", "--limit", "2", "--data", &data,
+    ];
+    assert!(run(binary, &create).unwrap().status.success());
+    let target = Target::parse(&served.url("/v1/sales/s/orders")).unwrap();
+    let plan = Plan {
+        buyers: Buyers::Repeating(BUYERS),
+        keys: Keys::PerBuyer(4),
+        connections: 256,
+        keep_yeses: true,
+        ..Plan::new(target, 20 * BUYERS)
+    };
+    let report = seckill_crowd::run(&plan, &Progress::default()).unwrap();
+    assert_eq!((report.answered, report.failed), (20 * BUYERS, 0));
+    // Two of each buyer's keys get a unit; the others meet the limit each time.
+    assert_eq!(report.count(Outcome::Won), 2 * BUYERS);
+    assert_eq!(
+        report.count(Outcome::Won) + report.count(Outcome::Repeat),
+        10 * BUYERS
+    );
+    assert_eq!(report.count(Outcome::LimitReached), 10 * BUYERS);
+    let mut of_buyer: HashMap<_, HashSet<&str>> = HashMap::new();
+    let mut of_key: HashMap<_, &str> = HashMap::new();
+    for yes in &report.yeses {
+        of_buyer
+            .entry(&yes.buyer)
+            .or_default()
+            .insert(&yes.order_id);
+        let first = of_key
+            .entry((&yes.buyer, &yes.key))
+            .or_insert(&yes.order_id);
+        assert_eq!(*first, yes.order_id);
+    }
+    assert_eq!(of_buyer.len() as u64, BUYERS);
+    assert!(of_buyer.values().all(|orders| orders.len() == 2));
+    let audit = run(binary, &["audit", "--data", &data, "--json"]).unwrap();
+    let audit: serde_json::Value = serde_json::from_slice(&audit.stdout).unwrap();
+    assert_eq!(
+        (&audit["store_rows"], &audit["verdict"]),
+        (&10_000.into(), &"clean".into())
+    );
+}
