@@ -168,6 +168,9 @@ pub(crate) struct LoadArgs {
     /// Idempotency keys: none, unique, or a number of keys that each buyer takes in turn
     #[arg(long, default_value = "none", value_parser = keys)]
     pub(crate) keys: seckill_crowd::Keys,
+    /// How many sales the requests take in turn: {} in the target becomes 0 up to this number
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) paths: u64,
     /// The longest wait for an answer, in milliseconds
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) timeout_ms: u64,

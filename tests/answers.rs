@@ -1,5 +1,7 @@
 //! What the service answers, over real HTTP, endpoint by endpoint.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
+
 use std::net::SocketAddr;
 use std::path::Path;
 

@@ -1,5 +1,7 @@
 //! What bad days get: a message that names the cause and the next step, and no loss.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
+
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::Output;

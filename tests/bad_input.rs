@@ -1,5 +1,7 @@
 //! What bad input gets: a status that names the cause, no panic, no hang, no effect on others.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;

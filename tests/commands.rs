@@ -1,5 +1,7 @@
 //! The commands as a user types them: what they print, and their exit codes.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
+
 use std::path::Path;
 
 use assert_cmd::Command;

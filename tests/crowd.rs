@@ -1,5 +1,7 @@
 //! A crowd that tries again and again: nobody above the limit, and no key with two outcomes.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
+
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 

@@ -1,5 +1,7 @@
 //! SIGKILL under load; longer runs: `cargo xtask faults kill`.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
+
 use std::path::PathBuf;
 
 use seckill_testkit::{KillPlan, kill_rounds};

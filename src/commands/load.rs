@@ -31,6 +31,7 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<Ended> {
         threads: args.threads,
         buyers: args.buyers,
         keys: args.keys,
+        paths: args.paths,
         timeout_ms: args.timeout_ms,
         keep_yeses: args.history.is_some(),
         ..Plan::new(Target::parse(&args.url)?, args.requests)

@@ -1,2 +1,54 @@
-//! x
-fn main() {}
+//! The project's own tasks, as `cargo xtask …`. They build and drive the product; nothing here ships with it.
+
+mod bench;
+mod build;
+mod faults;
+mod readme;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The project's own tasks.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Run every test, the documents' commands included
+    Test,
+    /// Measure the product against its baselines, interleaved in one run
+    Bench(bench::BenchArgs),
+    /// Longer runs under faults than the tests have
+    Faults {
+        #[command(subcommand)]
+        fault: faults::Fault,
+    },
+    /// A part of the bench in a process of its own
+    #[command(hide = true)]
+    BenchPart {
+        #[command(subcommand)]
+        part: bench::Part,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().task {
+        Task::Test => test::run(),
+        Task::Bench(args) => bench::run(&args),
+        Task::Faults { fault } => faults::run(&fault),
+        Task::BenchPart { part } => bench::run_part(&part),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -121,6 +121,8 @@ pub struct Plan {
     pub buyers: Buyers,
     /// Under which keys.
     pub keys: Keys,
+    /// `{}` in the target's path becomes 0 up to this, one after the other, again and again.
+    pub paths: u64,
     /// The longest wait for an answer, in milliseconds.
     pub timeout_ms: u64,
     /// Whether every yes is kept, for an audit.
@@ -139,6 +141,7 @@ impl Plan {
             threads: 1,
             buyers: Buyers::Anonymous,
             keys: Keys::None,
+            paths: 1,
             timeout_ms: 10_000,
             keep_yeses: false,
         }
@@ -176,7 +179,7 @@ impl Plan {
 
     /// Whether every request is the same, to the byte.
     pub(crate) fn is_uniform(&self) -> bool {
-        self.buyers == Buyers::Anonymous && self.keys == Keys::None
+        self.buyers == Buyers::Anonymous && self.keys == Keys::None && self.paths == 1
     }
 
     /// Writes request `index`, behind what `into` holds.
@@ -189,7 +192,14 @@ impl Plan {
             .key(index)
             .map(|key| format!("Idempotency-Key: {key}\r\n"));
         let key = key.unwrap_or_default();
-        let (path, host) = (&target.path, &target.host);
+        let path = match self.paths {
+            0 | 1 => std::borrow::Cow::Borrowed(target.path.as_str()),
+            paths => target
+                .path
+                .replace("{}", &(index % paths).to_string())
+                .into(),
+        };
+        let host = &target.host;
         let written = match body {
             Some(body) => write!(
                 into,

@@ -262,7 +262,7 @@ async fn send_answers(mut answered: mpsc::UnboundedReceiver<Vec<writer::Answer>>
 }
 
 impl Engine for EmbeddedEngine {
-    fn from_memory(&self, attempt: &Attempt) -> Option<Verdict> {
+    fn answer_from_memory(&self, attempt: &Attempt) -> Option<Verdict> {
         if !self.shared.is_ready() {
             return None;
         }

@@ -218,7 +218,8 @@ impl Writer {
         };
         let mut ops = ops;
         while let Some(op) = ops.next() {
-            if let Err((error, op)) = step(&mut batch, op, &mut answers) {
+            if let Err(failed) = step(&mut batch, op, &mut answers) {
+                let (error, op) = *failed;
                 batch.undo();
                 roll_back(&self.conn);
                 let rest = std::iter::once(op).chain(ops).collect();
@@ -295,7 +296,11 @@ impl Writer {
 }
 
 /// Decides one operation; gives it back with the error where it could not be stored.
-fn step(batch: &mut Batch<'_>, op: Op, answers: &mut Vec<Answer>) -> Result<(), (StepError, Op)> {
+fn step(
+    batch: &mut Batch<'_>,
+    op: Op,
+    answers: &mut Vec<Answer>,
+) -> Result<(), Box<(StepError, Op)>> {
     answers.push(match op {
         // The client has gone: it would never learn of a claim.
         Op::Decide(_, to) if to.is_closed() => return Ok(()),
@@ -306,20 +311,20 @@ fn step(batch: &mut Batch<'_>, op: Op, answers: &mut Vec<Answer>) -> Result<(), 
                 .collect();
             match decided {
                 Ok(verdicts) => Answer::Decide(verdicts, to),
-                Err(error) => return Err((error, Op::Decide(attempts, to))),
+                Err(error) => return Err(Box::new((error, Op::Decide(attempts, to)))),
             }
         }
         Op::ChangeOrder(order_id, change, to) => match batch.change_order(&order_id, change) {
             Ok(answer) => Answer::ChangeOrder(answer, to),
-            Err(error) => return Err((error, Op::ChangeOrder(order_id, change, to))),
+            Err(error) => return Err(Box::new((error, Op::ChangeOrder(order_id, change, to)))),
         },
         Op::CreateSale(new, to) => match batch.create_sale(new.clone()) {
             Ok(answer) => Answer::Sale(answer, to),
-            Err(error) => return Err((error, Op::CreateSale(new, to))),
+            Err(error) => return Err(Box::new((error, Op::CreateSale(new, to)))),
         },
         Op::ChangeSale(id, change, to) => match batch.change_sale(&id, &change) {
             Ok(answer) => Answer::Sale(answer, to),
-            Err(error) => return Err((error, Op::ChangeSale(id, change, to))),
+            Err(error) => return Err(Box::new((error, Op::ChangeSale(id, change, to)))),
         },
         Op::Barrier(to) => Answer::Barrier(to),
         Op::View(to) => Answer::ViewWanted(to),

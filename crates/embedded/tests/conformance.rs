@@ -1,5 +1,7 @@
 //! The embedded engine under the suite that binds every engine.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
+
 use std::sync::{Arc, Mutex};
 
 use seckill_embedded::{EmbeddedEngine, EmbeddedOptions};

@@ -1,5 +1,7 @@
 //! Faults at named places, and what is said of them: never a no for what may have happened, and selling goes on.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -232,7 +234,7 @@ async fn closing_in_order() {
     stage.engine.close().await;
     let fault = stage.decide(keyed("l")).await.unwrap_err();
     assert_eq!((fault.effect, fault.cause), (Effect::None, Cause::Stopping));
-    assert_eq!(stage.engine.from_memory(&keyed("k")), None);
+    assert_eq!(stage.engine.answer_from_memory(&keyed("k")), None);
     let Stage { dir, engine, .. } = stage;
     drop(engine);
     assert_eq!(seckill_embedded::holder_of(dir.path()), None);

@@ -99,7 +99,7 @@ pub struct Reading {
 pub trait Engine: Send + Sync {
     /// Answers an attempt from memory alone: no I/O, no waiting, no lock that a claim can hold. `None` means that it has to
     /// be decided. A no is only given if it rests on durable claims; a repeat only if its claim is durable.
-    fn from_memory(&self, attempt: &Attempt) -> Option<Verdict>;
+    fn answer_from_memory(&self, attempt: &Attempt) -> Option<Verdict>;
 
     /// Decides up to [`DECIDE_MAX`] attempts, in their order, and answers when the claims among them are durable. Each
     /// attempt has its own answer; a fault tells whether it had an effect, and [`Verdict::Pending`] is what is said

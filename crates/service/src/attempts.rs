@@ -1,6 +1,8 @@
 //! The two ways to buy, `POST /seckill` and `POST /v1/sales/{sale}/orders`, and how each verdict is said there.
 //! Both take the same path through the engine.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
@@ -11,7 +13,7 @@ use serde_json::json;
 
 use crate::Service;
 use crate::metrics::Said;
-use crate::problem::Problem;
+use crate::problem::{PROBLEM_JSON, Problem};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const SOLD_OUT: &[u8] = br#"{"result":"sold_out"}"#;
@@ -53,7 +55,7 @@ pub(crate) fn answer(
     };
     service.metrics.said(Said::of(&verdict));
     match verdict {
-        Verdict::No(No::SoldOut) if style == Style::Tutorial => sold_out(),
+        Verdict::No(No::SoldOut) => sold_out(style),
         Verdict::Claimed(claim) => won(style, &claim),
         Verdict::Repeat(claim) => {
             let mut answer = won(style, &claim);
@@ -75,9 +77,15 @@ pub(crate) fn answer(
 }
 
 /// The answer that there are most of: its bytes are made once, for all.
-fn sold_out() -> Response<Full<Bytes>> {
-    let mut answer = Response::new(Full::new(Bytes::from_static(SOLD_OUT)));
-    answer.headers_mut().insert(CONTENT_TYPE, JSON);
+fn sold_out(style: Style) -> Response<Full<Bytes>> {
+    static PROBLEM: LazyLock<Bytes> = LazyLock::new(|| refused(No::SoldOut).to_json().into());
+    let (status, content_type, body) = match style {
+        Style::Tutorial => (StatusCode::OK, JSON, Bytes::from_static(SOLD_OUT)),
+        Style::V1 => (StatusCode::CONFLICT, PROBLEM_JSON, PROBLEM.clone()),
+    };
+    let mut answer = Response::new(Full::new(body));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, content_type);
     answer
 }
 

@@ -55,7 +55,7 @@ impl Front {
     fn attempt(&self, sale: SaleId, style: Style, request: Request<Incoming>) -> FrontFuture {
         if admission::is_bare(&request) {
             let attempt = Attempt::anonymous(sale);
-            if let Some(verdict) = self.service.engine.from_memory(&attempt) {
+            if let Some(verdict) = self.service.engine.answer_from_memory(&attempt) {
                 let said = answer(&self.service, style, Ok(verdict));
                 return FrontFuture::Now(ready(Ok(said.map(Either::Left))));
             }
@@ -73,7 +73,7 @@ impl Front {
                 Ok(attempt) => attempt,
                 Err(problem) => return problem.answer(),
             };
-            let verdict = match service.engine.from_memory(&attempt) {
+            let verdict = match service.engine.answer_from_memory(&attempt) {
                 Some(verdict) => Ok(verdict),
                 None => decide(&service, attempt).await,
             };

@@ -12,6 +12,8 @@ use serde_json::{Map, Value, json};
 /// What every problem's `type` begins with.
 pub const PROBLEM_TYPE_PREFIX: &str = "urn:seckill:problem:";
 
+pub(crate) const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+
 /// One problem.
 #[derive(Debug, Clone)]
 pub struct Problem {
@@ -89,7 +91,7 @@ impl Problem {
         .retry_after(retry_after_s)
     }
 
-    fn to_json(&self) -> Vec<u8> {
+    pub(crate) fn to_json(&self) -> Vec<u8> {
         let mut members = json!({
             "type": format!("{PROBLEM_TYPE_PREFIX}{}", self.name),
             "title": self.title,

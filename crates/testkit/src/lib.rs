@@ -4,7 +4,9 @@
 mod http;
 mod kill_rounds;
 mod process;
+mod sales;
 
 pub use http::{Answer, exchange, get, post, raw};
 pub use kill_rounds::{KillPlan, KillSummary, kill_rounds};
 pub use process::{Served, raise_file_limit, run};
+pub use sales::create_sales;

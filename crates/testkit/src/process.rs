@@ -32,23 +32,28 @@ impl Served {
         more: &[&str],
     ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir)?;
-        // Beside the folder, since the folder is the product's.
-        let log = dir.with_extension("log");
-        let mut words = prefix
-            .iter()
-            .map(|word| (*word).into())
-            .chain([binary.into()]);
-        let program: std::ffi::OsString = words.next().unwrap_or_default();
+        let (binary, data) = (binary.display().to_string(), dir.display().to_string());
+        let words = [prefix, &[binary.as_str()]].concat();
+        let arguments = ["serve", "--listen", "127.0.0.1:0", "--data", &data];
+        // The log lies beside the folder, since the folder is the product's.
+        Self::spawn(
+            &words,
+            &[&arguments, more].concat(),
+            &dir.with_extension("log"),
+        )
+    }
+
+    /// Starts any program that prints the line of `serve` once it listens.
+    pub fn spawn(words: &[&str], arguments: &[&str], log: &Path) -> anyhow::Result<Self> {
+        let (program, words) = words.split_first().context("no program")?;
         let mut child = Command::new(program)
             .args(words)
-            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
-            .arg(dir)
-            .args(more)
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(std::fs::File::create(&log)?)
+            .stderr(std::fs::File::create(log)?)
             .spawn()
-            .with_context(|| format!("{} cannot be started", binary.display()))?;
+            .with_context(|| format!("{program} cannot be started"))?;
         let mut first = String::new();
         if let Some(output) = child.stdout.take() {
             BufReader::new(output).read_line(&mut first)?;
@@ -56,15 +61,15 @@ impl Served {
         let Some(address) = first.trim().strip_prefix(LISTENING) else {
             let status = child.wait()?;
             bail!(
-                "serve ended with {status}: {}",
-                std::fs::read_to_string(&log)?
+                "{program} ended with {status}: {}",
+                std::fs::read_to_string(log)?
             );
         };
         let address = address.parse()?;
         Ok(Self {
             child,
             address,
-            log,
+            log: log.to_owned(),
         })
     }
 
@@ -135,5 +140,5 @@ pub fn raise_file_limit() {
         maximum,
     };
     // Where it is refused, the connections themselves will fail and say why.
-    drop(setrlimit(Resource::Nofile, raised));
+    let _ = setrlimit(Resource::Nofile, raised);
 }

@@ -57,7 +57,7 @@ pub async fn sells_each_unit_once_to_a_crowd<W: World>(stage: Stage<W>) {
     assert_eq!((claims.len(), distinct_units(&claims)), (100, 100));
     assert_eq!(count(&verdicts, &Verdict::No(No::SoldOut)), 400);
     assert_eq!(
-        engine.from_memory(&anyone()),
+        engine.answer_from_memory(&anyone()),
         Some(Verdict::No(No::SoldOut))
     );
     let report = audited(&engine, &claims).await;
@@ -167,7 +167,7 @@ pub async fn holds_the_limit_against_parallel_attempts<W: World>(stage: Stage<W>
     assert_eq!(claims.len(), 20);
     let no = Verdict::No(No::LimitReached { limit: 2 });
     assert_eq!(count(&verdicts, &no), 180);
-    assert_eq!(engine.from_memory(&by("b0")), Some(no));
+    assert_eq!(engine.answer_from_memory(&by("b0")), Some(no));
     audited(&engine, &claims).await;
 }
 

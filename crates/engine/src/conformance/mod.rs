@@ -158,7 +158,7 @@ async fn change(engine: &Arc<dyn Engine>, change: SaleChange) -> Sale {
 
 /// Asks as the service does: memory first, then the decision; and waits out what is pending.
 async fn ask(engine: &Arc<dyn Engine>, attempt: Attempt) -> Verdict {
-    if let Some(verdict) = engine.from_memory(&attempt) {
+    if let Some(verdict) = engine.answer_from_memory(&attempt) {
         return verdict;
     }
     let mut verdicts = engine.decide(vec![attempt]).await;

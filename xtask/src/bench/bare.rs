@@ -1,0 +1,144 @@
+//! The baselines: what the libraries underneath do when nothing of the product is in the way.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::ensure;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use seckill_embedded::{EmbeddedEngine, EmbeddedOptions};
+use seckill_engine::Engine;
+use seckill_sale::{Attempt, NewSale, SaleId, Verdict};
+use serde_json::json;
+use tokio::net::TcpListener;
+
+/// hyper alone, with the very bytes of the product's most frequent answer.
+pub(crate) fn http() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        // The line that the product prints, so that both are started alike.
+        println!("seckill is listening on http://{}", listener.local_addr()?);
+        loop {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            tokio::spawn(async move {
+                let connection = http1::Builder::new();
+                let served =
+                    connection.serve_connection(TokioIo::new(stream), service_fn(sold_out));
+                // A client that goes away ends its connection, as it should.
+                let _ = served.await;
+            });
+        }
+    })
+}
+
+async fn sold_out(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
+    let body = Full::new(Bytes::from_static(br#"{"result":"sold_out"}"#));
+    let mut answer = Response::new(body);
+    let json = HeaderValue::from_static("application/json");
+    answer.headers_mut().insert(CONTENT_TYPE, json);
+    Ok(answer)
+}
+
+/// The engine's claims and a bare loop's inserts, in turns, in batches of the same size.
+pub(crate) fn claims(rows: u32, batch: u32, rounds: u32, dir: &Path) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let (mut engine_per_s, mut bare_per_s) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let place = dir.join(format!("engine-{round}"));
+        engine_per_s.push(runtime.block_on(engine_claims(&place, rows, batch))?);
+        // The bare loop writes the rows that the engine wrote, into the schema that it made.
+        let orders = place.join(seckill_embedded::DATABASE_FILE);
+        bare_per_s.push(bare_commits(
+            &orders,
+            &dir.join(format!("bare-{round}.db")),
+            batch,
+        )?);
+    }
+    println!(
+        "{}",
+        json!({"engine_per_s": engine_per_s, "bare_per_s": bare_per_s})
+    );
+    Ok(())
+}
+
+async fn engine_claims(dir: &Path, rows: u32, batch: u32) -> anyhow::Result<f64> {
+    let engine = EmbeddedEngine::open(EmbeddedOptions::new(dir))?;
+    let sale = SaleId::new("counter")?;
+    engine
+        .create_sale(NewSale::units(sale.clone(), rows))
+        .await??;
+    let began = Instant::now();
+    let mut claims = 0;
+    while claims < rows {
+        let attempts = vec![Attempt::anonymous(sale.clone()); batch.min(rows - claims) as usize];
+        for verdict in engine.decide(attempts).await {
+            ensure!(
+                matches!(verdict, Ok(Verdict::Claimed(_))),
+                "no claim: {verdict:?}"
+            );
+            claims += 1;
+        }
+    }
+    let per_s = f64::from(rows) / began.elapsed().as_secs_f64();
+    engine.close().await;
+    Ok(per_s)
+}
+
+struct BareRow {
+    date: String,
+    order_id: String,
+    sale: String,
+    unit: u32,
+    checksum: i64,
+}
+
+fn bare_commits(orders: &Path, bare: &Path, batch: u32) -> anyhow::Result<f64> {
+    let source = rusqlite::Connection::open(orders)?;
+    let target = rusqlite::Connection::open(bare)?;
+    target.pragma_update(None, "journal_mode", "WAL")?;
+    target.pragma_update(None, "synchronous", "FULL")?;
+    target.pragma_update(None, "cache_size", -65_536)?;
+    target.pragma_update(None, "wal_autocheckpoint", 4_096)?;
+    let mut schema =
+        source.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid")?;
+    for sql in schema.query_map((), |row| row.get::<_, String>(0))? {
+        target.execute_batch(&sql?)?;
+    }
+    let mut read =
+        source.prepare("SELECT date, order_id, sale, unit, checksum FROM seckill ORDER BY id")?;
+    let rows = read.query_map((), |row| {
+        Ok(BareRow {
+            date: row.get(0)?,
+            order_id: row.get(1)?,
+            sale: row.get(2)?,
+            unit: row.get(3)?,
+            checksum: row.get(4)?,
+        })
+    })?;
+    let rows: Vec<BareRow> = rows.collect::<Result<_, _>>()?;
+    let began = Instant::now();
+    let mut insert = target.prepare(
+        "INSERT INTO seckill (date, order_id, sale, unit, generation, buyer, state, slot, idem_key, fingerprint, \
+         checksum) VALUES (?1, ?2, ?3, ?4, 1, '', 'reserved', NULL, NULL, NULL, ?5)",
+    )?;
+    for part in rows.chunks(batch as usize) {
+        target.execute_batch("BEGIN IMMEDIATE")?;
+        for row in part {
+            insert.execute((&row.date, &row.order_id, &row.sale, row.unit, row.checksum))?;
+        }
+        target.execute_batch("COMMIT")?;
+    }
+    Ok(rows.len() as f64 / began.elapsed().as_secs_f64())
+}

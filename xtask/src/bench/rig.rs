@@ -1,0 +1,216 @@
+//! What the cases stand on: servers and load on separate cores, and the CPU time that each took.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, ensure};
+use seckill_testkit::{Served, run};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::build;
+
+/// The core of whatever is measured.
+const SERVER: [&str; 3] = ["taskset", "-c", "0"];
+/// The core of the load.
+const LOAD: [&str; 3] = ["taskset", "-c", "1"];
+/// Clock ticks of /proc/PID/stat: `getconf CLK_TCK` is 100 on every Linux that we know.
+const TICKS_PER_S: f64 = 100.0;
+
+pub(crate) struct Rig {
+    pub(crate) rounds: u32,
+    pub(crate) binary: PathBuf,
+    xtask: PathBuf,
+    scratch: TempDir,
+}
+
+/// A server under load: answers, time, and its CPU time.
+#[derive(Debug, Clone)]
+pub(crate) struct Run {
+    pub(crate) report: Value,
+    pub(crate) cpu_s: f64,
+    /// The load's own CPU time.
+    pub(crate) load_cpu_s: f64,
+}
+
+impl Run {
+    pub(crate) fn count(&self, key: &str) -> u64 {
+        self.report[key].as_u64().unwrap_or(0)
+    }
+
+    pub(crate) fn per_s(&self) -> f64 {
+        self.report["answers_per_s"].as_f64().unwrap_or(0.0)
+    }
+
+    pub(crate) fn cpu_us(&self) -> f64 {
+        self.cpu_s * 1e6 / self.count("answered").max(1) as f64
+    }
+
+    pub(crate) fn latency_ms(&self, percentile: &str) -> f64 {
+        self.report["latency"][percentile].as_f64().unwrap_or(0.0) / 1e3
+    }
+}
+
+impl Rig {
+    pub(crate) fn new(rounds: u32) -> anyhow::Result<Self> {
+        let cores = std::thread::available_parallelism()?.get();
+        ensure!(
+            cores >= 2,
+            "the bench needs two cores, one for the server and one for the load"
+        );
+        Ok(Self {
+            rounds,
+            binary: build::release("seckill", "seckill")?,
+            xtask: build::release("xtask", "xtask")?,
+            scratch: tempfile::tempdir_in(build::target())?,
+        })
+    }
+
+    /// A fresh folder on the disk that is built on.
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    /// The product on its core.
+    pub(crate) fn product(&self, folder: &Path, units: u32) -> anyhow::Result<Served> {
+        Served::start(
+            &self.binary,
+            folder,
+            &SERVER,
+            &["--units", &units.to_string()],
+        )
+    }
+
+    /// A part of the bench on the server's core, as a server.
+    pub(crate) fn bare_http(&self) -> anyhow::Result<Served> {
+        let mut words = SERVER.to_vec();
+        let xtask = self.xtask.display().to_string();
+        words.push(&xtask);
+        Served::spawn(&words, &["bench-part", "http"], &self.folder("bare.log"))
+    }
+
+    /// A part of the bench on the server's core, to its end; its standard output as JSON.
+    pub(crate) fn part(&self, arguments: &[&str]) -> anyhow::Result<Value> {
+        let done = Command::new(SERVER[0])
+            .args(&SERVER[1..])
+            .arg(&self.xtask)
+            .arg("bench-part")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()?;
+        ensure!(
+            done.status.success(),
+            "{}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+        Ok(serde_json::from_slice(&done.stdout)?)
+    }
+
+    /// Loads a server from the other core.
+    pub(crate) fn load(&self, served: &Served, path: &str, more: &[&str]) -> anyhow::Result<Run> {
+        let url = served.url(path);
+        let before = cpu_s(served.pid())?;
+        let children = children_cpu_s();
+        let done = Command::new(LOAD[0])
+            .args(&LOAD[1..])
+            .arg(&self.binary)
+            .args(["load", &url, "--ramp", "0", "--json"])
+            .args(more)
+            .stdin(Stdio::null())
+            .output()?;
+        let load_cpu_s = children_cpu_s() - children;
+        let cpu_s = cpu_s(served.pid())? - before;
+        ensure!(
+            done.status.success(),
+            "{}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+        Ok(Run {
+            report: serde_json::from_slice(&done.stdout)?,
+            cpu_s,
+            load_cpu_s,
+        })
+    }
+
+    /// wrk from the load's core, where it is installed: its requests and its CPU time.
+    pub(crate) fn wrk(
+        &self,
+        served: &Served,
+        connections: u32,
+    ) -> anyhow::Result<Option<(u64, f64)>> {
+        let script = self.folder("post.lua");
+        std::fs::write(&script, "wrk.method = 'POST'\n")?;
+        let children = children_cpu_s();
+        let done = Command::new(LOAD[0])
+            .args(&LOAD[1..])
+            .args([
+                "wrk",
+                "-t",
+                "1",
+                "-d",
+                "3",
+                "-c",
+                &connections.to_string(),
+                "-s",
+            ])
+            .arg(&script)
+            .arg(served.url("/seckill"))
+            .stdin(Stdio::null())
+            .output()?;
+        if !done.status.success() {
+            return Ok(None);
+        }
+        let text = String::from_utf8_lossy(&done.stdout);
+        let requests = text
+            .lines()
+            .find_map(|line| line.trim().split_once(" requests in "));
+        let requests = requests
+            .and_then(|(count, _)| count.parse().ok())
+            .context("wrk's output")?;
+        Ok(Some((requests, children_cpu_s() - children)))
+    }
+
+    /// A command of the product to its end.
+    pub(crate) fn command(&self, arguments: &[&str]) -> anyhow::Result<Value> {
+        let done = run(&self.binary, arguments)?;
+        ensure!(
+            done.status.success(),
+            "{}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+        Ok(serde_json::from_slice(&done.stdout).unwrap_or_default())
+    }
+}
+
+/// User and system time of a process, in seconds.
+fn cpu_s(pid: u32) -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // Behind the name in parentheses, which may hold spaces, utime and stime are the 12th and 13th field.
+    let behind = stat.rsplit_once(')').context("/proc/PID/stat")?.1;
+    let fields: Vec<&str> = behind.split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok());
+    let both = ticks(11).zip(ticks(12)).context("/proc/PID/stat")?;
+    Ok((both.0 + both.1) / TICKS_PER_S)
+}
+
+/// User and system time of this process's ended children, in seconds.
+fn children_cpu_s() -> f64 {
+    let usage = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let behind = usage.rsplit_once(')').map_or("", |(_, behind)| behind);
+    let fields: Vec<f64> = behind
+        .split_whitespace()
+        .map(|f| f.parse().unwrap_or(0.0))
+        .collect();
+    // cutime and cstime.
+    (fields.get(13).unwrap_or(&0.0) + fields.get(14).unwrap_or(&0.0)) / TICKS_PER_S
+}
+
+/// A line of /proc/PID/status, in KiB.
+pub(crate) fn memory_kib(pid: u32, line: &str) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let found = status
+        .lines()
+        .find_map(|l| l.strip_prefix(line)?.strip_prefix(':'));
+    let found = found.with_context(|| format!("no {line} in /proc/{pid}/status"))?;
+    Ok(found.trim().trim_end_matches(" kB").parse()?)
+}

@@ -1,0 +1,112 @@
+//! The cases of growth: an attempt costs the same among many sales and many buyers as among few.
+
+use anyhow::ensure;
+
+use super::report::Line;
+use super::rig::Rig;
+
+const REQUESTS: &str = "200000";
+
+/// A no and a yes among 10,000 sales against one sale.
+pub(crate) fn sales(rig: &Rig) -> anyhow::Result<Vec<Line>> {
+    const SALES: u32 = 10_000;
+    let (mut noes, mut yeses) = (Vec::new(), Vec::new());
+    for round in 0..rig.rounds {
+        let folder = rig.folder(&format!("sales-{round}"));
+        let product = rig.product(&folder, 0)?;
+        seckill_testkit::create_sales(&folder, SALES, "s", 10)?;
+        seckill_testkit::create_sales(&folder, 1, "one", 100_000)?;
+        let one = [
+            "--requests",
+            "100000",
+            "--connections",
+            "256",
+            "--paths",
+            "2",
+        ];
+        let many = [
+            "--requests",
+            "100000",
+            "--connections",
+            "256",
+            "--paths",
+            "10000",
+        ];
+        // `one-{}` with two names: the second does not exist in the first run, so both paths name the same sale.
+        let few = rig.load(&product, "/v1/sales/one-0/orders?{}", &one)?;
+        let spread = rig.load(&product, "/v1/sales/s-{}/orders", &many)?;
+        ensure!(
+            few.count("won") == 100_000 && spread.count("won") == 100_000,
+            "not all were won"
+        );
+        yeses.push(spread.cpu_us() / few.cpu_us());
+        let one = [
+            "--requests",
+            REQUESTS,
+            "--connections",
+            "256",
+            "--paths",
+            "2",
+        ];
+        let many = [
+            "--requests",
+            REQUESTS,
+            "--connections",
+            "256",
+            "--paths",
+            "10000",
+        ];
+        let few = rig.load(&product, "/v1/sales/one-0/orders?{}", &one)?;
+        let spread = rig.load(&product, "/v1/sales/s-{}/orders", &many)?;
+        ensure!(
+            few.count("won") + spread.count("won") == 0,
+            "something was left"
+        );
+        noes.push(spread.cpu_us() / few.cpu_us());
+    }
+    Ok(vec![
+        Line::of("CPU of a no among 10,000 sales ÷ in one", "", &noes).within(0.9, 1.1),
+        Line::of("CPU of a yes among 10,000 sales ÷ in one", "", &yeses).within(0.9, 1.1),
+    ])
+}
+
+/// A no to 10,000,000 buyers against 1,000 of them.
+pub(crate) fn buyers(rig: &Rig) -> anyhow::Result<Vec<Line>> {
+    let folder = rig.folder("buyers");
+    let product = rig.product(&folder, 0)?;
+    let data = folder.display().to_string();
+    let create = [
+        "sale", "create", "s", "--units", "1000", "--limit", "2", "--data", &data, "--json",
+    ];
+    rig.command(&create)?;
+    let orders = "/v1/sales/s/orders";
+    let load = |buyers: &str, requests: &str| {
+        rig.load(
+            &product,
+            orders,
+            &[
+                "--requests",
+                requests,
+                "--connections",
+                "256",
+                "--buyers",
+                buyers,
+            ],
+        )
+    };
+    // The units go first; from then on everybody gets a no.
+    load("unique", "2000")?;
+    let mut ratios = Vec::new();
+    for _ in 0..rig.rounds {
+        let few = load("1000", REQUESTS)?;
+        let many = load("10000000", "2000000")?;
+        ratios.push(many.cpu_us() / few.cpu_us());
+    }
+    // The longest run meets each of the ten million once.
+    let few = load("1000", REQUESTS)?;
+    let all = load("10000000", "10000000")?;
+    ratios.push(all.cpu_us() / few.cpu_us());
+    Ok(vec![
+        Line::of("CPU of a no to 10,000,000 buyers ÷ to 1,000", "", &ratios).within(0.9, 1.1),
+    ])
+}
