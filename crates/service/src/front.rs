@@ -1,31 +1,36 @@
 //! The first look at a request: an attempt takes the short way, everything else goes to the pages.
 //! A no of a bare attempt is answered without a future, an allocation of our own, or a wait.
 
-use std::future::{Future, Ready, ready};
+use std::future::{Future, Ready};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use axum::Router;
 use axum::body::Body as PageBody;
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::{Method, Request, Response};
 use seckill_sale::{Attempt, SaleId};
 use tower::ServiceExt;
 
 use crate::attempts::{Style, answer, decide};
+use crate::connections::Watch;
 use crate::problem::Problem;
-use crate::{Service, admission, pages};
+use crate::{Service, admission};
 
 pub(crate) type AnswerBody = Either<Full<Bytes>, PageBody>;
 type FrontAnswer = Result<Response<AnswerBody>, std::convert::Infallible>;
 
-/// An answer that is there, or one that is being made.
+/// An answer that is there, or one that is being made while its connection is marked so.
 pub(crate) enum FrontFuture {
     Now(Ready<FrontAnswer>),
-    Later(Pin<Box<dyn Future<Output = FrontAnswer> + Send>>),
+    Later(
+        Pin<Box<dyn Future<Output = FrontAnswer> + Send>>,
+        Arc<Watch>,
+    ),
 }
 
 impl Future for FrontFuture {
@@ -34,39 +39,59 @@ impl Future for FrontFuture {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<FrontAnswer> {
         match self.get_mut() {
             Self::Now(answer) => Pin::new(answer).poll(context),
-            Self::Later(answer) => answer.as_mut().poll(context),
+            Self::Later(answer, watch) => {
+                let mut answer = ready!(answer.as_mut().poll(context));
+                watch.waiting();
+                if let Ok(answer) = &mut answer {
+                    end_if_stopping(watch, answer);
+                }
+                Poll::Ready(answer)
+            }
         }
     }
 }
 
-/// The service as hyper calls it.
-#[derive(Clone)]
+/// Says that the connection ends with this answer, where the service is stopping.
+fn end_if_stopping(watch: &Watch, answer: &mut Response<AnswerBody>) {
+    if watch.is_stopping() {
+        let close = HeaderValue::from_static("close");
+        answer.headers_mut().insert(CONNECTION, close);
+    }
+}
+
+/// The service as hyper calls it, on one connection.
 pub(crate) struct Front {
     service: Arc<Service>,
     pages: Router,
+    watch: Arc<Watch>,
 }
 
 impl Front {
-    pub(crate) fn new(service: Arc<Service>) -> Self {
-        let pages = pages::router(Arc::clone(&service));
-        Self { service, pages }
+    pub(crate) fn new(service: Arc<Service>, pages: Router, watch: Arc<Watch>) -> Self {
+        Self {
+            service,
+            pages,
+            watch,
+        }
     }
 
     fn attempt(&self, sale: SaleId, style: Style, request: Request<Incoming>) -> FrontFuture {
         if admission::is_bare(&request) {
             let attempt = Attempt::anonymous(sale);
             if let Some(verdict) = self.service.engine.answer_from_memory(&attempt) {
-                let said = answer(&self.service, style, Ok(verdict));
-                return FrontFuture::Now(ready(Ok(said.map(Either::Left))));
+                let mut said = answer(&self.service, style, Ok(verdict)).map(Either::Left);
+                self.watch.waiting();
+                end_if_stopping(&self.watch, &mut said);
+                return FrontFuture::Now(std::future::ready(Ok(said)));
             }
             let service = Arc::clone(&self.service);
-            return later(async move {
+            return self.later(async move {
                 let verdict = decide(&service, attempt).await;
                 answer(&service, style, verdict)
             });
         }
         let service = Arc::clone(&self.service);
-        later(async move {
+        self.later(async move {
             let json_only = style == Style::V1;
             let admitted = admission::attempt(sale, request, &service.options, json_only).await;
             let attempt = match admitted {
@@ -83,18 +108,25 @@ impl Front {
 
     fn page(&self, request: Request<Incoming>) -> FrontFuture {
         if let Err(problem) = admission::check_length(request.headers(), &self.service.options) {
-            return later(async move { problem.answer() });
+            return self.later(async move { problem.answer() });
         }
         let page = self.pages.clone().oneshot(request);
-        FrontFuture::Later(Box::pin(async move {
+        self.watch.answering();
+        let page = async move {
             let Ok(page) = page.await;
             Ok(page.map(Either::Right))
-        }))
+        };
+        FrontFuture::Later(Box::pin(page), Arc::clone(&self.watch))
     }
-}
 
-fn later(answer: impl Future<Output = Response<Full<Bytes>>> + Send + 'static) -> FrontFuture {
-    FrontFuture::Later(Box::pin(async move { Ok(answer.await.map(Either::Left)) }))
+    fn later(
+        &self,
+        answer: impl Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    ) -> FrontFuture {
+        self.watch.answering();
+        let answer = async move { Ok(answer.await.map(Either::Left)) };
+        FrontFuture::Later(Box::pin(answer), Arc::clone(&self.watch))
+    }
 }
 
 /// The sale of a `/v1/sales/{sale}/orders` path.
@@ -121,7 +153,7 @@ impl hyper::service::Service<Request<Incoming>> for Front {
             Some(Ok(sale)) => self.attempt(sale, Style::V1, request),
             Some(Err(bad)) => {
                 let problem = Problem::bad_request(bad.to_string());
-                later(async move { problem.answer() })
+                self.later(async move { problem.answer() })
             }
             None => self.page(request),
         }

@@ -3,6 +3,7 @@
 
 mod admission;
 mod attempts;
+mod connections;
 mod control;
 mod front;
 mod listen;
