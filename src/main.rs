@@ -15,6 +15,10 @@ use clap::Parser;
 
 use crate::cli::{Cli, Command};
 
+/// An attempt's pieces are made on one thread and freed on another, which the system's allocator does slowly.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Exit code of a command that ran and found something broken.
 const BROKEN: u8 = 1;
 /// Exit code of a command that could not do its work.

@@ -254,6 +254,11 @@ impl Drop for EmbeddedEngine {
     }
 }
 
+fn no_random_bytes(error: &getrandom::Error) -> Fault {
+    let detail = format!("the system gives no random bytes: {error}");
+    Fault::without_effect(Cause::Store, detail)
+}
+
 /// Sends answers from inside the runtime, where waking a request costs no system call.
 async fn send_answers(mut answered: mpsc::UnboundedReceiver<Vec<writer::Answer>>) {
     while let Some(answers) = answered.recv().await {
@@ -288,10 +293,7 @@ impl Engine for EmbeddedEngine {
                 .collect();
             let named = match named {
                 Ok(named) => named,
-                Err(error) => {
-                    let detail = format!("the system gives no random bytes: {error}");
-                    return all(&Fault::without_effect(Cause::Store, detail));
-                }
+                Err(error) => return all(&no_random_bytes(&error)),
             };
             let orders: Vec<u128> = named.iter().map(|(order, _)| *order).collect();
             let pending = |&order: &u128| Ok(Verdict::Pending(order_id::to_text(order)));
@@ -302,6 +304,19 @@ impl Engine for EmbeddedEngine {
                 )
                 .await;
             asked.unwrap_or_else(|fault| all(&fault))
+        })
+    }
+
+    fn decide_one(&self, attempt: Attempt) -> Answer<'_, Result<Verdict, Fault>> {
+        Box::pin(async move {
+            let now_ms = self.shared.clock.now_ms();
+            let order = self
+                .ids
+                .next(now_ms)
+                .map_err(|error| no_random_bytes(&error))?;
+            let pending = |_| Ok(Verdict::Pending(order_id::to_text(order)));
+            let asked = self.ask(|to| Op::DecideOne(order, attempt, to), pending);
+            asked.await?
         })
     }
 

@@ -27,6 +27,8 @@ pub(crate) type Verdicts = Vec<Result<Verdict, Fault>>;
 
 /// What the writer is asked for.
 pub(crate) enum Op {
+    /// One attempt, without the lists that several need.
+    DecideOne(u128, Attempt, Reply<Verdict>),
     Decide(Vec<(u128, Attempt)>, oneshot::Sender<Verdicts>),
     ChangeOrder(OrderId, OrderChange, Reply<Result<Order, OrderRefused>>),
     CreateSale(NewSale, Reply<Result<Sale, SaleRefused>>),
@@ -51,6 +53,7 @@ impl Op {
             Self::Decide(attempts, to) => {
                 drop(to.send(attempts.iter().map(|_| Err(fault())).collect()));
             }
+            Self::DecideOne(_, _, to) => drop(to.send(Err(fault()))),
             Self::ChangeOrder(_, _, to) => drop(to.send(Err(fault()))),
             Self::CreateSale(_, to) | Self::ChangeSale(_, _, to) => drop(to.send(Err(fault()))),
             Self::Barrier(to) => drop(to.send(())),
@@ -61,6 +64,7 @@ impl Op {
 
 /// An answer that waits for its batch to become durable.
 pub(crate) enum Answer {
+    DecideOne(Verdict, Reply<Verdict>),
     Decide(Verdicts, oneshot::Sender<Verdicts>),
     ChangeOrder(
         Result<Order, OrderRefused>,
@@ -76,6 +80,7 @@ impl Answer {
     /// Sends it. That nobody waits any more is nobody's fault.
     pub(crate) fn send(self) {
         match self {
+            Self::DecideOne(verdict, to) => drop(to.send(Ok(verdict))),
             Self::Decide(verdicts, to) => drop(to.send(verdicts)),
             Self::ChangeOrder(answer, to) => drop(to.send(Ok(answer))),
             Self::Sale(answer, to) => drop(to.send(Ok(answer))),
@@ -88,16 +93,15 @@ impl Answer {
 
     /// Sends what is true after the batch failed: that nothing was done where that is known, else that it is unknown.
     fn send_failed(self, fault: &Fault) {
+        let after = |verdict: Result<Verdict, Fault>| match (verdict, fault.effect) {
+            // The client can ask by id what became of it.
+            (Ok(Verdict::Claimed(claim)), Effect::Unknown) => Ok(Verdict::Pending(claim.order_id)),
+            // A no or a repeat may rest on a claim of this very batch: it is not said.
+            _ => Err(Fault::without_effect(fault.cause, fault.detail.clone())),
+        };
         match self {
+            Self::DecideOne(verdict, to) => drop(to.send(after(Ok(verdict)))),
             Self::Decide(verdicts, to) => {
-                let after = |verdict: Result<Verdict, Fault>| match (verdict, fault.effect) {
-                    // The client can ask by id what became of it.
-                    (Ok(Verdict::Claimed(claim)), Effect::Unknown) => {
-                        Ok(Verdict::Pending(claim.order_id))
-                    }
-                    // A no or a repeat may rest on a claim of this very batch: it is not said.
-                    _ => Err(Fault::without_effect(fault.cause, fault.detail.clone())),
-                };
                 drop(to.send(verdicts.into_iter().map(after).collect()));
             }
             Self::ChangeOrder(_, to) => drop(to.send(Err(fault.clone()))),
@@ -303,7 +307,12 @@ fn step(
 ) -> Result<(), Box<(StepError, Op)>> {
     answers.push(match op {
         // The client has gone: it would never learn of a claim.
+        Op::DecideOne(_, _, to) if to.is_closed() => return Ok(()),
         Op::Decide(_, to) if to.is_closed() => return Ok(()),
+        Op::DecideOne(order, attempt, to) => match batch.attempt(order, &attempt) {
+            Ok(verdict) => Answer::DecideOne(verdict, to),
+            Err(error) => return Err(Box::new((error, Op::DecideOne(order, attempt, to)))),
+        },
         Op::Decide(attempts, to) => {
             let decided = attempts
                 .iter()

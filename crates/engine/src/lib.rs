@@ -106,6 +106,15 @@ pub trait Engine: Send + Sync {
     /// when that is unknown. Bounded by the engine's own deadline.
     fn decide(&self, attempts: Vec<Attempt>) -> Answer<'_, Vec<Result<Verdict, Fault>>>;
 
+    /// [`Engine::decide`] of a single attempt, as each HTTP request brings one.
+    fn decide_one(&self, attempt: Attempt) -> Answer<'_, Result<Verdict, Fault>> {
+        Box::pin(async move {
+            let verdict = self.decide(vec![attempt]).await.pop();
+            verdict
+                .unwrap_or_else(|| Err(Fault::unknown(Cause::Store, "the engine gave no verdict")))
+        })
+    }
+
     /// What became of a claim.
     fn order<'a>(&'a self, order_id: &'a OrderId) -> Answer<'a, Result<Outcome, Fault>>;
 

@@ -8,7 +8,7 @@ use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use seckill_engine::Fault;
-use seckill_sale::{Attempt, Claim, Invalid, No, OrderId, Verdict};
+use seckill_sale::{Claim, Invalid, No, OrderId, Verdict};
 use serde_json::json;
 
 use crate::Service;
@@ -27,16 +27,6 @@ pub(crate) enum Style {
     Tutorial,
     /// Status codes that tell the verdict.
     V1,
-}
-
-/// Decides an attempt that memory could not answer.
-pub(crate) async fn decide(service: &Service, attempt: Attempt) -> Result<Verdict, Fault> {
-    let mut verdicts = service.engine.decide(vec![attempt]).await;
-    let none = || {
-        let detail = "the engine gave no verdict";
-        Err(Fault::unknown(seckill_engine::Cause::Store, detail))
-    };
-    verdicts.pop().unwrap_or_else(none)
 }
 
 /// The answer to an attempt.

@@ -16,7 +16,7 @@ use hyper::{Method, Request, Response};
 use seckill_sale::{Attempt, SaleId};
 use tower::ServiceExt;
 
-use crate::attempts::{Style, answer, decide};
+use crate::attempts::{Style, answer};
 use crate::connections::Watch;
 use crate::problem::Problem;
 use crate::{Service, admission};
@@ -86,7 +86,7 @@ impl Front {
             }
             let service = Arc::clone(&self.service);
             return self.later(async move {
-                let verdict = decide(&service, attempt).await;
+                let verdict = service.engine.decide_one(attempt).await;
                 answer(&service, style, verdict)
             });
         }
@@ -100,7 +100,7 @@ impl Front {
             };
             let verdict = match service.engine.answer_from_memory(&attempt) {
                 Some(verdict) => Ok(verdict),
-                None => decide(&service, attempt).await,
+                None => service.engine.decide_one(attempt).await,
             };
             answer(&service, style, verdict)
         })
