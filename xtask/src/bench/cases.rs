@@ -29,7 +29,7 @@ fn no(rig: &Rig) -> anyhow::Result<Vec<Line>> {
     let product = rig.product(&rig.folder("no"), 0)?;
     let bare = rig.bare_http()?;
     let mut lines = Vec::new();
-    for connections in ["64", "512"] {
+    for connections in ["64", "512", "4096"] {
         let (mut ratios, mut per_s, mut cpu_us, mut p99) = (vec![], vec![], vec![], vec![]);
         for _ in 0..rig.rounds {
             let load = ["--requests", NO_REQUESTS, "--connections", connections];
