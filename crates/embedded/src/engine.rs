@@ -25,6 +25,7 @@ use crate::file::{DATABASE_FILE, FileError, Holder, rows};
 use crate::load;
 use crate::memory::Digester;
 use crate::order_id::{self, OrderIds};
+use crate::readers::Readers;
 use crate::shared::{Condition, Shared};
 use crate::writer::{self, Bounds, Op, Writer};
 
@@ -76,8 +77,7 @@ pub struct EmbeddedEngine {
     shared: Arc<Shared>,
     ids: OrderIds,
     started_ms: i64,
-    path: PathBuf,
-    tuning: Tuning,
+    readers: Readers,
     answer_wait: Duration,
     queue: Mutex<Option<mpsc::Sender<Op>>>,
     /// The same queue without the lock, for the way of an attempt; gone weak when the engine closes.
@@ -105,6 +105,7 @@ impl EmbeddedEngine {
         let sqlite = |error| FileError::from_sqlite(&path, error);
         let data_version = writer::data_version(&conn).map_err(sqlite)?;
         let loaded = load::load(&conn, &path, digester)?;
+        let answer_wait = Duration::from_millis(options.answer_wait_ms);
         let shared = Arc::new(Shared::new(loaded.memory));
         let (queue, waiting) = mpsc::channel(options.queue_max);
         let (answers, answered) = mpsc::unbounded_channel();
@@ -131,9 +132,8 @@ impl EmbeddedEngine {
             started_ms: shared.clock.now_ms(),
             shared,
             ids: OrderIds::new(),
-            path,
-            tuning,
-            answer_wait: Duration::from_millis(options.answer_wait_ms),
+            readers: Readers::new(path, tuning, answer_wait),
+            answer_wait,
             weak_queue: queue.downgrade(),
             queue: Mutex::new(Some(queue)),
             writer: Mutex::new(Some(writer)),
@@ -191,16 +191,14 @@ impl EmbeddedEngine {
 
     /// What the file says of an order, read beside the writer.
     async fn read_order(&self, text: &str) -> Result<Option<Order>, Fault> {
-        let (path, tuning, text) = (self.path.clone(), self.tuning, text.to_owned());
-        let read = move || {
-            let store = |detail: String| Fault::without_effect(Cause::Store, detail);
-            let conn = schema::open_reader(&path, tuning).map_err(|e| store(e.to_string()))?;
-            let found = rows::order_by_id(&conn, &text).map_err(|e| store(e.to_string()))?;
-            let order = found.transpose().map_err(store)?;
-            Ok(order.map(|(order, _)| order))
-        };
-        let stopped = |_| Fault::without_effect(Cause::Stopping, "the service is stopping");
-        tokio::task::spawn_blocking(read).await.map_err(stopped)?
+        let text = text.to_owned();
+        let found = self
+            .readers
+            .ask(move |conn| rows::order_by_id(conn, &text))
+            .await?;
+        let damaged = |detail| Fault::without_effect(Cause::Store, detail);
+        let order = found.transpose().map_err(damaged)?;
+        Ok(order.map(|(order, _)| order))
     }
 
     async fn outcome(&self, order_id: &OrderId) -> Result<Outcome, Fault> {

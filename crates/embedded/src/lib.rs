@@ -8,6 +8,7 @@ mod file;
 mod load;
 mod memory;
 mod order_id;
+mod readers;
 mod shared;
 mod writer;
 

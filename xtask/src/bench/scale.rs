@@ -99,7 +99,7 @@ pub(crate) fn buyers(rig: &Rig) -> anyhow::Result<Vec<Line>> {
     let mut ratios = Vec::new();
     for _ in 0..rig.rounds {
         let few = load("1000", REQUESTS)?;
-        let many = load("10000000", "2000000")?;
+        let many = load("10000000", "500000")?;
         ratios.push(many.cpu_us() / few.cpu_us());
     }
     // The longest run meets each of the ten million once.
