@@ -10,7 +10,7 @@ use seckill_embedded::{EmbeddedEngine, Holder};
 use seckill_engine::{Engine, SaleRefused};
 use seckill_sale::NewSale;
 use seckill_service::{ControlSocket, Service};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -124,14 +124,28 @@ impl Running {
     }
 }
 
-/// Takes an address, or says who might have it.
-pub(crate) async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
+/// Takes an address, or says who might have it. `backlog` connections may wait to be accepted: a crowd comes all at once,
+/// and one that finds no place there tries again only after a second. The system caps it (net.core.somaxconn).
+pub(crate) fn listen(address: SocketAddr, backlog: u32) -> anyhow::Result<TcpListener> {
+    try_listen(address, backlog).with_context(|| {
         format!(
             "cannot listen on {address}; is another service there? Give another address with --listen, \
              such as 127.0.0.1:0 for any free port"
         )
     })
+}
+
+/// Takes an address.
+pub(crate) fn try_listen(address: SocketAddr, backlog: u32) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    // A restart must not wait for the last connections of the run before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(backlog)
 }
 
 async fn make_default_sale(

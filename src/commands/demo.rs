@@ -78,7 +78,7 @@ fn clear(dir: &Path) -> anyhow::Result<()> {
 }
 
 async fn demo(args: &DemoArgs, configuration: &Configuration, dir: &Path) -> anyhow::Result<Ended> {
-    let listener = listen(args, configuration).await?;
+    let listener = listen(args, configuration)?;
     let running = open::serve(configuration, listener).await?;
     let url = format!("http://{}/seckill", running.address);
     if !args.json {
@@ -124,14 +124,13 @@ async fn demo(args: &DemoArgs, configuration: &Configuration, dir: &Path) -> any
 }
 
 /// The address asked for; the usual one where it is free, else any.
-async fn listen(args: &DemoArgs, configuration: &Configuration) -> anyhow::Result<TcpListener> {
+fn listen(args: &DemoArgs, configuration: &Configuration) -> anyhow::Result<TcpListener> {
+    let backlog = configuration.backlog();
     if let Some(address) = args.listen {
-        return open::listen(address).await;
+        return open::listen(address, backlog);
     }
-    match TcpListener::bind(configuration.service.listen).await {
-        Ok(listener) => Ok(listener),
-        Err(_) => open::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await,
-    }
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    open::try_listen(configuration.service.listen, backlog).or_else(|_| open::listen(any, backlog))
 }
 
 /// Clean means more than the audit: every request was answered, with a yes or sold out, and the numbers add up.

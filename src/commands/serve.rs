@@ -21,7 +21,7 @@ async fn serve(configuration: &Configuration, names_units: bool) -> anyhow::Resu
         signal(SignalKind::interrupt())?,
         signal(SignalKind::terminate())?,
     );
-    let listener = open::listen(configuration.service.listen).await?;
+    let listener = open::listen(configuration.service.listen, configuration.backlog())?;
     let running = open::serve(configuration, listener).await?;
     warn_of_other_units(&running, configuration, names_units).await?;
     println!("seckill is listening on http://{}", running.address);

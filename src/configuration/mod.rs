@@ -55,6 +55,7 @@ pub(crate) struct ServiceSection {
     pub(crate) listen: SocketAddr,
     pub(crate) threads: Between<0, 1_024>,
     max_connections: Between<1, 1_000_000>,
+    backlog: Between<1, 65_535>,
     head_max_bytes: Between<8_192, 1_048_576>,
     body_max_bytes: Between<256, 1_048_576>,
     head_wait_ms: Between<10, HOUR_MS>,
@@ -87,6 +88,11 @@ impl Configuration {
     pub(crate) fn units(&self) -> u32 {
         // Bounded by SALE_TOTAL_MAX, which is a u32.
         self.sale.units.get() as u32
+    }
+
+    pub(crate) fn backlog(&self) -> u32 {
+        // Bounded by 65,535.
+        self.service.backlog.get() as u32
     }
 
     pub(crate) fn service_options(&self) -> ServiceOptions {

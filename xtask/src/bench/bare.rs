@@ -17,7 +17,7 @@ use seckill_embedded::{EmbeddedEngine, EmbeddedOptions};
 use seckill_engine::Engine;
 use seckill_sale::{Attempt, NewSale, SaleId, Verdict};
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 
 /// hyper alone, with the very bytes of the product's most frequent answer.
 pub(crate) fn http() -> anyhow::Result<()> {
@@ -25,7 +25,9 @@ pub(crate) fn http() -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let socket = TcpSocket::new_v4()?;
+        socket.bind("127.0.0.1:0".parse()?)?;
+        let listener = socket.listen(65_535)?;
         // The line that the product prints, so that both are started alike.
         println!("seckill is listening on http://{}", listener.local_addr()?);
         loop {
