@@ -134,6 +134,13 @@ fn the_demo_leaves_other_folders_alone() {
 #[test]
 fn sales_are_made_and_changed_with_and_without_a_service() {
     let dir = TempDir::new().unwrap();
+    let (code, _, error) = said(seckill(&dir).args(["sale", "list"]));
+    assert_eq!(code, 2);
+    assert!(
+        error.contains("there is no seckill-data/seckill.db"),
+        "{error}"
+    );
+    assert!(!dir.path().join("seckill-data").exists());
     let create = [
         "sale", "create", "phone", "--units", "5", "--limit", "2", "--title", "手机", "--json",
     ];

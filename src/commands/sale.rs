@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use hyper::Method;
+use seckill_embedded::DATABASE_FILE;
 use seckill_engine::{Engine, SaleStock};
 use seckill_sale::{NewSale, SaleChange, SaleId};
 use seckill_service::{CONTROL_SALES_PATH, SaleView};
@@ -27,7 +28,7 @@ pub(crate) fn run(args: &SaleArgs) -> anyhow::Result<Ended> {
     let action = Action::new(&args.action)?;
     let runtime = open::runtime(configuration.service.threads.get())?;
     let views = runtime.block_on(async {
-        let sales = find(&configuration)?;
+        let sales = find(&configuration, &action)?;
         let views = sales.carry_out(&action).await;
         if let Sales::Here(engine) = sales {
             engine.close().await;
@@ -96,7 +97,7 @@ impl Action {
     }
 }
 
-fn find(configuration: &Configuration) -> anyhow::Result<Sales> {
+fn find(configuration: &Configuration, action: &Action) -> anyhow::Result<Sales> {
     match configuration.engine {
         EngineKind::Embedded => {
             let data: &Path = &configuration.embedded.data;
@@ -108,6 +109,14 @@ fn find(configuration: &Configuration) -> anyhow::Result<Sales> {
                         data.display()
                     ),
                 };
+            }
+            let database = data.join(DATABASE_FILE);
+            // Only making a sale may make a database; a mistyped folder must not become one.
+            if !matches!(action, Action::Create(_)) && !database.exists() {
+                bail!(
+                    "there is no {}; `seckill serve` or `seckill sale create` makes one",
+                    database.display()
+                );
             }
             Ok(Sales::Here(open::engine(
                 configuration,

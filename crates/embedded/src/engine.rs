@@ -119,6 +119,7 @@ impl EmbeddedEngine {
             conn,
             books: loaded.books,
             data_version,
+            is_trusted: true,
             shared: Arc::clone(&shared),
             failpoints: options.failpoints,
             answers,

@@ -138,6 +138,8 @@ pub(crate) struct Writer {
     pub(crate) conn: Connection,
     pub(crate) books: Books,
     pub(crate) data_version: i64,
+    /// Whether connection and books are what the file says; not so from a failure until it was read again.
+    pub(crate) is_trusted: bool,
     pub(crate) shared: Arc<Shared>,
     pub(crate) failpoints: Arc<FailPointRegistry>,
     pub(crate) answers: mpsc::UnboundedSender<Vec<Answer>>,
@@ -149,6 +151,13 @@ impl Writer {
         let mut ops = Vec::with_capacity(self.bounds.batch_max);
         while waiting.blocking_recv_many(&mut ops, self.bounds.batch_max) > 0 {
             self.take_what_comes(&mut waiting, &mut ops);
+            if !self.is_trusted {
+                self.refuse(
+                    ops.drain(..),
+                    "the engine stopped before its file could be read again",
+                );
+                continue;
+            }
             if let Err(reason) = self.notice_other_writers() {
                 self.refuse(ops.drain(..), &reason);
                 self.rebuild(&waiting, &reason);
@@ -272,6 +281,7 @@ impl Writer {
     /// Reads the file until that works, and can be written to. Meanwhile every attempt gets a 503, never a no.
     fn rebuild(&mut self, waiting: &mpsc::Receiver<Op>, reason: &str) {
         const FIRST_PAUSE_MS: u64 = 50;
+        self.is_trusted = false;
         self.shared
             .set_condition(Condition::Rebuilding(reason.to_owned()));
         self.shared.counts.rebuilds.fetch_add(1, Ordering::Relaxed);
@@ -280,6 +290,7 @@ impl Writer {
         while !waiting.is_closed() {
             match self.read_again() {
                 Ok(()) => {
+                    self.is_trusted = true;
                     tracing::info!("the file was read again; selling goes on");
                     self.shared.set_condition(Condition::Ready);
                     return;
