@@ -142,6 +142,7 @@ impl Report {
         for line in &self.lines {
             text.push_str(&format!("| {} |\n", line.cells().join(" | ")));
         }
+        text.push_str(include_str!("performance-tail.md"));
         text
     }
 }
