@@ -257,6 +257,65 @@ fn somebody_elses_write_is_noticed_while_it_runs() {
 }
 
 #[test]
+fn a_sold_out_sale_notices_that_somebody_gave_a_unit_back() {
+    let dir = TempDir::new().unwrap();
+    let served = Served::start(binary(), &data(&dir), &[], &["--units", "1"]).unwrap();
+    let won = post(served.address, "/seckill", "").unwrap().json();
+    let sold_out = post(served.address, "/seckill", "").unwrap().json();
+    assert_eq!(sold_out["result"], "sold_out");
+    let other = rusqlite::Connection::open(database(&dir)).unwrap();
+    let cancel = "UPDATE seckill SET state = 'cancelled' WHERE order_id = ?1";
+    let order_id = won["order_id"].as_str().unwrap();
+    assert_eq!(other.execute(cancel, [order_id]).unwrap(), 1);
+    let asked = std::time::Instant::now();
+    while post(served.address, "/seckill", "").unwrap().json()["result"] != "won" {
+        assert!(asked.elapsed().as_secs() < 60, "it never noticed");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_file_that_was_taken_away_is_no_shop_without_sales() {
+    let dir = TempDir::new().unwrap();
+    let served = serve(&dir);
+    let won = post(served.address, "/seckill", "").unwrap().json();
+    // A write that is no order makes the service read the file again, and then it is gone.
+    let other = rusqlite::Connection::open(database(&dir)).unwrap();
+    other
+        .execute("UPDATE seckill SET state = 'nonsense' WHERE 1 = 0", ())
+        .unwrap();
+    other.pragma_update(None, "user_version", 1).unwrap();
+    let away = dir.path().join("away");
+    std::fs::create_dir(&away).unwrap();
+    for name in ["seckill.db", "seckill.db-wal", "seckill.db-shm"] {
+        std::fs::rename(data(&dir).join(name), away.join(name)).unwrap();
+    }
+    let asked = std::time::Instant::now();
+    while get(served.address, "/readyz").unwrap().status != 503 {
+        assert!(asked.elapsed().as_secs() < 60, "it never noticed");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let refused = post(served.address, "/seckill", "").unwrap();
+    assert_eq!(
+        (refused.status, refused.problem()),
+        (503, "rebuilding".into())
+    );
+    assert!(!database(&dir).exists());
+    for name in ["seckill.db-wal", "seckill.db-shm", "seckill.db"] {
+        std::fs::rename(away.join(name), data(&dir).join(name)).unwrap();
+    }
+    while get(served.address, "/readyz").unwrap().status != 200 {
+        assert!(asked.elapsed().as_secs() < 60, "it never came back");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let order = format!("/v1/orders/{}", won["order_id"].as_str().unwrap());
+    assert_eq!(
+        get(served.address, &order).unwrap().json()["unit"],
+        won["unit"]
+    );
+}
+
+#[test]
 fn audits_beside_a_running_service() {
     let dir = TempDir::new().unwrap();
     let served = serve(&dir);

@@ -132,6 +132,47 @@ fn the_demo_leaves_other_folders_alone() {
 }
 
 #[test]
+fn the_demo_leaves_alone_what_somebody_made_of_its_folder() {
+    let dir = TempDir::new().unwrap();
+    let demo = [
+        "demo",
+        "--json",
+        "--ramp",
+        "0",
+        "--requests",
+        "10",
+        "--units",
+        "5",
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    // A shop's own default sale does not get in the demo's way.
+    std::fs::write(dir.path().join("seckill.toml"), "[sale]\nid = 'phone'\n").unwrap();
+    json(seckill(&dir).args(demo));
+    std::fs::remove_file(dir.path().join("seckill.toml")).unwrap();
+    std::fs::write(dir.path().join("seckill-demo/notes"), "mine").unwrap();
+    let refused = |part: &str| {
+        let (code, _, error) = said(seckill(&dir).args(demo));
+        assert_eq!(code, 2, "{error}");
+        assert!(error.contains(part), "{error}");
+    };
+    refused("not made by the demo");
+    std::fs::remove_file(dir.path().join("seckill-demo/notes")).unwrap();
+    json(seckill(&dir).args(demo));
+    let create = [
+        "sale",
+        "create",
+        "real",
+        "--units",
+        "5",
+        "--data",
+        "seckill-demo",
+    ];
+    assert_eq!(said(seckill(&dir).args(create)).0, 0);
+    refused("not made by the demo");
+}
+
+#[test]
 fn sales_are_made_and_changed_with_and_without_a_service() {
     let dir = TempDir::new().unwrap();
     let (code, _, error) = said(seckill(&dir).args(["sale", "list"]));

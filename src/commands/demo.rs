@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use seckill_crowd::{Outcome, Pacing, Plan, Report, Target};
 use seckill_embedded::DATABASE_FILE;
-use seckill_sale::AuditReport;
+use seckill_sale::{AuditReport, DEFAULT_SALE_ID};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -22,6 +22,15 @@ use crate::table::{self, grouped};
 const DEMO_FOLDER: &str = "seckill-demo";
 /// Tells a folder that the demo made from one with somebody's sales in it.
 const MARK: &str = "made-by-seckill-demo";
+/// Everything that a demo leaves in its folder.
+const OURS: [&str; 6] = [
+    MARK,
+    DATABASE_FILE,
+    "seckill.db-wal",
+    "seckill.db-shm",
+    "seckill.lock",
+    "seckill.sock",
+];
 /// As many connections as the tutorial's load tool had threads, within reason.
 const CONNECTIONS_MAX: u64 = 2_000;
 
@@ -32,7 +41,6 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<Ended> {
         .cloned()
         .unwrap_or_else(|| PathBuf::from(DEMO_FOLDER));
     let configuration = args.common.load(flags(args, &dir))?.configuration;
-    clear(&dir)?;
     open::raise_file_limit();
     let runtime = open::runtime(configuration.service.threads.get())?;
     runtime.block_on(demo(args, &configuration, &dir))
@@ -42,11 +50,12 @@ fn flags(args: &DemoArgs, dir: &Path) -> Vec<Flag> {
     let flag = |name, key, value: String| Flag { name, key, value };
     vec![
         flag("--units", "sale.units", args.units.to_string()),
+        flag("demo", "sale.id", DEFAULT_SALE_ID.to_owned()),
         flag("--data", "embedded.data", dir.display().to_string()),
     ]
 }
 
-/// Makes the folder fresh. One that the demo did not make is left alone.
+/// Makes the folder fresh. Only what the demo made is taken away, and only while nobody else has used it.
 fn clear(dir: &Path) -> anyhow::Result<()> {
     let failed = || format!("the demo's folder {} cannot be made", dir.display());
     if let Some(holder) = seckill_embedded::holder_of(dir) {
@@ -55,21 +64,22 @@ fn clear(dir: &Path) -> anyhow::Result<()> {
             dir.display()
         );
     }
-    let is_empty = match std::fs::read_dir(dir) {
-        Ok(mut entries) => entries.next().is_none(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
-        Err(error) => return Err(error).with_context(failed),
-    };
-    if !is_empty && !dir.join(MARK).exists() {
+    std::fs::create_dir_all(dir).with_context(failed)?;
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).with_context(failed)? {
+        found.push(entry.with_context(failed)?.file_name());
+    }
+    let is_ours = |name: &std::ffi::OsString| OURS.iter().any(|ours| name == ours);
+    let is_demo = found.iter().any(|name| name == MARK) && found.iter().all(is_ours);
+    if !found.is_empty() && !is_demo {
         bail!(
             "{} is not empty and was not made by the demo, which starts afresh each time; give another folder with --data",
             dir.display()
         );
     }
-    if !is_empty {
-        std::fs::remove_dir_all(dir).with_context(failed)?;
+    for name in found {
+        std::fs::remove_file(dir.join(name)).with_context(failed)?;
     }
-    std::fs::create_dir_all(dir).with_context(failed)?;
     std::fs::write(
         dir.join(MARK),
         "The demo empties this folder each time it runs.\n",
@@ -77,8 +87,19 @@ fn clear(dir: &Path) -> anyhow::Result<()> {
     .with_context(failed)
 }
 
+/// Makes the folder somebody's own: no later demo will empty it.
+pub(crate) fn keep(dir: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_file(dir.join(MARK)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{} cannot be written", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 async fn demo(args: &DemoArgs, configuration: &Configuration, dir: &Path) -> anyhow::Result<Ended> {
     let listener = listen(args, configuration)?;
+    clear(dir)?;
     let running = open::serve(configuration, listener).await?;
     let url = format!("http://{}/seckill", running.address);
     if !args.json {

@@ -11,6 +11,7 @@ use seckill_service::{CONTROL_SALES_PATH, SaleView};
 
 use crate::Ended;
 use crate::cli::{SaleAction, SaleArgs};
+use crate::commands::demo;
 use crate::configuration::{Configuration, EngineKind};
 use crate::table::{self, grouped};
 use crate::{control_client, open};
@@ -30,6 +31,7 @@ pub(crate) fn run(args: &SaleArgs) -> anyhow::Result<Ended> {
     let views = runtime.block_on(async {
         let sales = find(&configuration, &action)?;
         let views = sales.carry_out(&action).await;
+        demo::keep(&configuration.embedded.data)?;
         if let Sales::Here(engine) = sales {
             engine.close().await;
         }

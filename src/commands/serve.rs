@@ -4,6 +4,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::Ended;
 use crate::cli::ServeArgs;
+use crate::commands::demo;
 use crate::configuration::Configuration;
 use crate::open;
 
@@ -23,6 +24,7 @@ async fn serve(configuration: &Configuration, names_units: bool) -> anyhow::Resu
     );
     let listener = open::listen(configuration.service.listen, configuration.backlog())?;
     let running = open::serve(configuration, listener).await?;
+    demo::keep(&configuration.embedded.data)?;
     warn_of_other_units(&running, configuration, names_units).await?;
     println!("seckill is listening on http://{}", running.address);
     tokio::select! {

@@ -62,11 +62,9 @@ impl Target {
         })
     }
 
-    /// The sale that is bought from, as far as the path says; else the service's default.
-    pub fn sale(&self) -> &str {
-        let sale = self.path.strip_prefix("/v1/sales/");
-        sale.and_then(|rest| rest.split('/').next())
-            .unwrap_or("counter")
+    /// The sale that is bought from, where the path says.
+    pub fn sale(&self) -> Option<&str> {
+        self.path.strip_prefix("/v1/sales/")?.split('/').next()
     }
 }
 
@@ -233,7 +231,7 @@ mod tests {
 
     #[test]
     fn targets_are_read_from_urls() {
-        assert_eq!(plan(1).target.sale(), "phone");
+        assert_eq!(plan(1).target.sale(), Some("phone"));
         let bare = Target::parse("http://127.0.0.1").unwrap();
         assert_eq!((bare.address.port(), bare.path.as_str()), (80, "/"));
         for bad in [

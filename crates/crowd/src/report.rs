@@ -17,8 +17,9 @@ const LATENCY_MAX_US: u64 = 600_000_000;
 pub struct Yes {
     /// The order.
     pub order_id: String,
-    /// The sale.
-    pub sale: String,
+    /// The sale, where the request named one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sale: Option<String>,
     /// The unit.
     pub unit: u32,
     /// The buyer, where one was named.

@@ -77,7 +77,7 @@ impl<'a> Worker<'a> {
             }
             for event in &events {
                 if event.token() != WAKE {
-                    self.ready(event.token().0);
+                    self.ready(event.token().0, event.is_read_closed());
                 }
             }
             if swept.elapsed() >= sweep {
@@ -208,7 +208,8 @@ impl<'a> Worker<'a> {
         Ok(Connection::new(stream))
     }
 
-    fn ready(&mut self, place: usize) {
+    /// Takes in what an event brought. `is_ended` says that the other side sends nothing more, which no later event repeats.
+    fn ready(&mut self, place: usize, is_ended: bool) {
         let Some(connection) = self.connections.get_mut(place).and_then(Option::as_mut) else {
             return;
         };
@@ -232,18 +233,21 @@ impl<'a> Worker<'a> {
         }
         match connection.receive() {
             Ok(Received::Nothing) => {}
-            Ok(Received::Some) => self.look(place),
+            Ok(Received::Some) => self.look(place, is_ended),
             Err(failure) => self.fail(place, failure),
         }
     }
 
     /// Looks whether the response is whole, and begins the next request at once if one is due.
-    fn look(&mut self, place: usize) {
+    fn look(&mut self, place: usize, is_ended: bool) {
         let Some(connection) = &mut self.connections[place] else {
             return;
         };
         let parsed = match parse(&connection.received) {
             response::Progress::Whole(parsed) => parsed,
+            response::Progress::Partial if is_ended => {
+                return self.fail(place, Failure::BrokenOff);
+            }
             response::Progress::Partial => return,
             response::Progress::NotHttp => return self.fail(place, Failure::NotHttp),
         };
@@ -270,7 +274,7 @@ impl<'a> Worker<'a> {
         }
         let (keep_alive, length) = (parsed.keep_alive, parsed.length);
         connection.received.drain(..length);
-        if !keep_alive {
+        if !keep_alive || is_ended {
             self.connections[place] = None;
         }
         self.busy -= 1;
@@ -314,9 +318,10 @@ fn read_yes(plan: &Plan, index: u64, body: &[u8]) -> Option<Yes> {
         unit: u32,
     }
     let won: Won = serde_json::from_slice(body).ok()?;
+    let path = (index % plan.paths.max(1)).to_string();
     Some(Yes {
         order_id: won.order_id,
-        sale: plan.target.sale().to_owned(),
+        sale: plan.target.sale().map(|sale| sale.replace("{}", &path)),
         unit: won.unit,
         buyer: plan.buyer(index),
         key: plan.key(index),

@@ -8,6 +8,8 @@ use seckill_sale::{AuditReport, Auditor, HistoryYes, Invariant, SaleId, Violatio
 
 use crate::file::schema::{self, Tuning};
 use crate::file::{DATABASE_FILE, FileError, rows};
+use crate::load::load;
+use crate::memory::Digester;
 
 /// Audits the file in a data folder. What the gate offers is taken to be what a restart would rebuild from it.
 pub fn audit_file(dir: &Path, history: &[HistoryYes]) -> Result<AuditReport, FileError> {
@@ -21,7 +23,17 @@ pub fn audit_file(dir: &Path, history: &[HistoryYes]) -> Result<AuditReport, Fil
     let sqlite = |error| FileError::from_sqlite(&path, error);
     // One transaction: a running service goes on writing, the audit sees one moment.
     conn.execute_batch("BEGIN").map_err(sqlite)?;
-    audit_view(&conn, &[], history).map_err(sqlite)
+    // A file that cannot be rebuilt from offers nothing to compare; its rows say why.
+    let free = Digester::new()
+        .ok()
+        .and_then(|digester| load(&conn, &path, digester).ok());
+    let free: Vec<_> = free.map_or_else(Vec::new, |loaded| {
+        let books = loaded.books.into_values();
+        books
+            .map(|book| (book.sale.id, book.stock.free()))
+            .collect()
+    });
+    audit_view(&conn, &free, history).map_err(sqlite)
 }
 
 /// Audits what a reading transaction sees, against what the gate offered at the same moment.
@@ -43,7 +55,7 @@ pub(crate) fn audit_view(
         auditor.gate_left(sale.as_str(), *units);
     }
     for yes in history {
-        auditor.promise(yes.order_id.as_str(), &yes.sale, yes.unit);
+        auditor.promise(yes.order_id.as_str(), yes.sale.as_deref(), yes.unit);
     }
     let read = rows::each_order(conn, None, |stored| {
         auditor.order(&stored.facts());

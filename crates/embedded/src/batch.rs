@@ -219,8 +219,10 @@ impl<'a> Batch<'a> {
             return Ok(Err(SaleRefused::NoSuchSale(id.clone())));
         };
         let before = book.sale.clone();
-        let most_held = match change.buyer_limit {
-            Some(Some(_)) => rows::most_held(self.conn, id)?,
+        // Counting reads every order of the sale, so not where a limit is only raised.
+        let most_held = match (before.buyer_limit, change.buyer_limit) {
+            (Some(old), Some(Some(new))) if new >= old => 0,
+            (_, Some(Some(_))) => rows::most_held(self.conn, id)?,
             _ => 0,
         };
         let changed = match change.apply(&before, most_held) {

@@ -29,6 +29,9 @@ use crate::readers::Readers;
 use crate::shared::{Condition, Shared};
 use crate::writer::{self, Bounds, Op, Writer};
 
+/// How often the writer looks whether another program wrote to the file.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// How an engine is set up. Each bound is named as in the configuration file.
 #[derive(Debug, Clone)]
 pub struct EmbeddedOptions {
@@ -126,9 +129,16 @@ impl EmbeddedEngine {
         };
         let writer = std::thread::Builder::new()
             .name("seckill-writer".into())
-            .spawn(move || writer.run(waiting))
+            .spawn({
+                let end = WriterEnd(Arc::clone(&shared));
+                move || {
+                    let _said_however_it_ends = end;
+                    writer.run(waiting);
+                }
+            })
             .map_err(system)?;
         tokio::spawn(send_answers(answered));
+        tokio::spawn(look_regularly(queue.downgrade()));
         Ok(Self {
             started_ms: shared.clock.now_ms(),
             shared,
@@ -217,8 +227,10 @@ impl EmbeddedEngine {
         if !self.shared.is_ready() {
             return Ok(Outcome::Pending);
         }
-        let passed = self.ask(Op::Barrier, |_| ());
-        passed.await?;
+        // Only a barrier that was passed proves anything: after a deadline or a failed batch nobody knows yet.
+        if self.ask(Op::Barrier, Err).await?.is_err() {
+            return Ok(Outcome::Pending);
+        }
         match self.read_order(order_id.as_str()).await? {
             Some(order) => Ok(Outcome::Order(order)),
             None => Ok(Outcome::None),
@@ -256,6 +268,29 @@ impl Drop for EmbeddedEngine {
 fn no_random_bytes(error: &getrandom::Error) -> Fault {
     let detail = format!("the system gives no random bytes: {error}");
     Fault::without_effect(Cause::Store, detail)
+}
+
+/// Says that the writer has ended, also where it panicked: nothing can be sold without it.
+struct WriterEnd(Arc<Shared>);
+
+impl Drop for WriterEnd {
+    fn drop(&mut self) {
+        let reason = "the writer ended; restart the service".to_owned();
+        self.0.set_condition(Condition::Rebuilding(reason));
+    }
+}
+
+/// Has the writer look at the file when no attempt does: a sold-out sale is answered from memory, and must notice that
+/// somebody else gave a unit back.
+async fn look_regularly(queue: mpsc::WeakSender<Op>) {
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    loop {
+        looks.tick().await;
+        let Some(queue) = queue.upgrade() else { return };
+        let (to, _nobody_waits) = oneshot::channel();
+        // A full queue means that the writer is looking anyway.
+        let _ = queue.try_send(Op::Barrier(to));
+    }
 }
 
 /// Sends answers from inside the runtime, where waking a request costs no system call.
@@ -330,7 +365,7 @@ impl Engine for EmbeddedEngine {
         key: &'a IdempotencyKey,
     ) -> Answer<'a, Result<Outcome, Fault>> {
         Box::pin(async move {
-            self.ask(Op::Barrier, |_| ()).await?;
+            self.ask(Op::Barrier, Err).await??;
             let claim = self.shared.memory.load().claim_of_key(sale, buyer, key);
             match claim {
                 Some(claim) => self.outcome(&order_id::to_text(claim.order)).await,

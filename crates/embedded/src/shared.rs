@@ -65,9 +65,14 @@ impl Shared {
         self.condition.load_full()
     }
 
+    /// Sets the condition; one that is stopping stays so.
     pub(crate) fn set_condition(&self, condition: Condition) {
-        let ready = condition == Condition::Ready;
-        self.condition.store(Arc::new(condition));
-        self.is_ready.store(ready, Ordering::Release);
+        let next = Arc::new(condition);
+        self.condition.rcu(|now| match **now {
+            Condition::Stopping => Arc::clone(now),
+            _ => Arc::clone(&next),
+        });
+        let is_ready = *self.condition() == Condition::Ready;
+        self.is_ready.store(is_ready, Ordering::Release);
     }
 }

@@ -34,7 +34,7 @@ pub(crate) enum Op {
     CreateSale(NewSale, Reply<Result<Sale, SaleRefused>>),
     ChangeSale(SaleId, SaleChange, Reply<Result<Sale, SaleRefused>>),
     /// Answers once everything asked before has been.
-    Barrier(oneshot::Sender<()>),
+    Barrier(Reply<()>),
     /// A view of the file and the gate at one moment between two batches.
     View(Reply<View>),
 }
@@ -56,7 +56,7 @@ impl Op {
             Self::DecideOne(_, _, to) => drop(to.send(Err(fault()))),
             Self::ChangeOrder(_, _, to) => drop(to.send(Err(fault()))),
             Self::CreateSale(_, to) | Self::ChangeSale(_, _, to) => drop(to.send(Err(fault()))),
-            Self::Barrier(to) => drop(to.send(())),
+            Self::Barrier(to) => drop(to.send(Err(fault()))),
             Self::View(to) => drop(to.send(Err(fault()))),
         }
     }
@@ -71,7 +71,7 @@ pub(crate) enum Answer {
         Reply<Result<Order, OrderRefused>>,
     ),
     Sale(Result<Sale, SaleRefused>, Reply<Result<Sale, SaleRefused>>),
-    Barrier(oneshot::Sender<()>),
+    Barrier(Reply<()>),
     ViewWanted(Reply<View>),
     View(Box<Result<View, Fault>>, Reply<View>),
 }
@@ -84,7 +84,7 @@ impl Answer {
             Self::Decide(verdicts, to) => drop(to.send(verdicts)),
             Self::ChangeOrder(answer, to) => drop(to.send(Ok(answer))),
             Self::Sale(answer, to) => drop(to.send(Ok(answer))),
-            Self::Barrier(to) => drop(to.send(())),
+            Self::Barrier(to) => drop(to.send(Ok(()))),
             Self::View(answer, to) => drop(to.send(*answer)),
             // Dropping the sender says that the engine went away; a view is made before it is sent.
             Self::ViewWanted(to) => drop(to),
@@ -95,8 +95,11 @@ impl Answer {
     fn send_failed(self, fault: &Fault) {
         let after = |verdict: Result<Verdict, Fault>| match (verdict, fault.effect) {
             // The client can ask by id what became of it.
-            (Ok(Verdict::Claimed(claim)), Effect::Unknown) => Ok(Verdict::Pending(claim.order_id)),
-            // A no or a repeat may rest on a claim of this very batch: it is not said.
+            (Ok(Verdict::Claimed(claim) | Verdict::Repeat(claim)), Effect::Unknown) => {
+                Ok(Verdict::Pending(claim.order_id))
+            }
+            (Ok(Verdict::Mismatch), Effect::Unknown) => Err(fault.clone()),
+            // A no may rest on a claim of this very batch: it is not said.
             _ => Err(Fault::without_effect(fault.cause, fault.detail.clone())),
         };
         match self {
@@ -106,7 +109,7 @@ impl Answer {
             }
             Self::ChangeOrder(_, to) => drop(to.send(Err(fault.clone()))),
             Self::Sale(_, to) => drop(to.send(Err(fault.clone()))),
-            Self::Barrier(to) => drop(to.send(())),
+            Self::Barrier(to) => drop(to.send(Err(fault.clone()))),
             Self::View(_, to) | Self::ViewWanted(to) => drop(to.send(Err(fault.clone()))),
         }
     }
@@ -300,7 +303,10 @@ impl Writer {
                     self.shared.set_condition(Condition::Rebuilding(error));
                 }
             }
-            std::thread::sleep(Duration::from_millis(pause_ms));
+            let until = Instant::now() + Duration::from_millis(pause_ms);
+            while Instant::now() < until && !waiting.is_closed() {
+                std::thread::sleep(Duration::from_millis(FIRST_PAUSE_MS));
+            }
             pause_ms = (pause_ms * 2).min(self.bounds.rebuild_pause_max_ms);
         }
     }
@@ -308,7 +314,7 @@ impl Writer {
     fn read_again(&mut self) -> Result<(), String> {
         // A fresh connection: after a failed sync the old one may hold pages that the disk does not.
         let conn =
-            schema::open_writer(&self.path, self.bounds.tuning).map_err(|e| e.to_string())?;
+            schema::reopen_writer(&self.path, self.bounds.tuning).map_err(|e| e.to_string())?;
         prove_writable(&conn)
             .map_err(|e| format!("{} cannot be written: {e}", self.path.display()))?;
         let version = data_version(&conn).map_err(|e| e.to_string())?;

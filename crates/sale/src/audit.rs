@@ -156,7 +156,8 @@ struct SaleAudit {
 
 #[derive(Debug)]
 struct Promise {
-    sale: Box<str>,
+    /// None where the client did not name one: it bought from the service's default sale.
+    sale: Option<Box<str>>,
     unit: u32,
     kept: bool,
 }
@@ -213,21 +214,22 @@ impl Auditor {
     }
 
     /// A yes that a client read. To be told before the orders are.
-    pub fn promise(&mut self, order_id: &str, sale: &str, unit: u32) {
+    pub fn promise(&mut self, order_id: &str, sale: Option<&str>, unit: u32) {
         self.report.promises_checked += 1;
         let promise = Promise {
-            sale: sale.into(),
+            sale: sale.map(Into::into),
             unit,
             kept: false,
         };
         // A repeat of the same yes is the same promise; the same name for another unit is one too many.
         if let Some(first) = self.promises.insert(order_id.into(), promise)
-            && (&*first.sale, first.unit) != (sale, unit)
+            && (first.sale.as_deref(), first.unit) != (sale, unit)
         {
             let detail = format!(
                 "clients read it for unit {} and for unit {unit}",
                 first.unit
             );
+            let sale = sale.unwrap_or_default();
             self.broken(Invariant::YesIsKept, sale, Some(unit), &[order_id], detail);
         }
     }
@@ -279,11 +281,9 @@ impl Auditor {
             return;
         };
         promise.kept = true;
-        if (&*promise.sale, promise.unit) != (order.sale, order.unit.number) {
-            let detail = format!(
-                "a client read it for unit {} of sale {}",
-                promise.unit, promise.sale
-            );
+        let sale = promise.sale.as_deref().unwrap_or(order.sale);
+        if (sale, promise.unit) != (order.sale, order.unit.number) {
+            let detail = format!("a client read it for unit {} of sale {sale}", promise.unit);
             let unit = Some(order.unit.number);
             self.broken(
                 Invariant::YesIsKept,
@@ -306,7 +306,7 @@ impl Auditor {
             let unit = Some(promise.unit);
             self.broken(
                 Invariant::YesIsKept,
-                &promise.sale,
+                promise.sale.as_deref().unwrap_or_default(),
                 unit,
                 &[&order_id],
                 detail,
@@ -422,8 +422,9 @@ impl SaleAudit {
 pub struct HistoryYes {
     /// The order's name.
     pub order_id: OrderId,
-    /// The sale.
-    pub sale: String,
+    /// The sale; none where the request did not name one, so that it was the service's default.
+    #[serde(default)]
+    pub sale: Option<String>,
     /// The unit.
     pub unit: u32,
 }
@@ -458,7 +459,7 @@ mod tests {
     #[test]
     fn a_sound_store_is_clean() {
         let mut audit = auditor(3);
-        audit.promise("a", "s", 1);
+        audit.promise("a", Some("s"), 1);
         audit.gate_left("s", 1);
         audit.order(&OrderFacts {
             state: Some(OrderState::Cancelled),
@@ -484,8 +485,8 @@ mod tests {
 
         let mut audit = auditor(2);
         audit.gate_left("s", 0);
-        audit.promise("lost", "s", 2);
-        audit.promise("a", "s", 2);
+        audit.promise("lost", None, 2);
+        audit.promise("a", Some("s"), 2);
         audit.order(&order("a", 1, 1));
         audit.order(&OrderFacts {
             intact: false,

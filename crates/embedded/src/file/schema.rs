@@ -66,40 +66,65 @@ pub(crate) struct Tuning {
 pub(crate) fn open_writer(path: &Path, tuning: Tuning) -> Result<Connection, FileError> {
     let sqlite = |error| FileError::from_sqlite(path, error);
     let mut conn = Connection::open(path).map_err(sqlite)?;
-    let busy = std::time::Duration::from_millis(tuning.busy_wait_ms.into());
-    conn.busy_timeout(busy).map_err(sqlite)?;
-    let version = recognise(&conn, path)?;
-    conn.pragma_update(None, "journal_mode", "WAL")
-        .map_err(sqlite)?;
-    conn.pragma_update(None, "synchronous", "FULL")
-        .map_err(sqlite)?;
-    let cache = -i64::from(tuning.cache_kib);
-    conn.pragma_update(None, "cache_size", cache)
-        .map_err(sqlite)?;
-    let pages = tuning.checkpoint_pages;
-    conn.pragma_update(None, "wal_autocheckpoint", pages)
-        .map_err(sqlite)?;
+    let version = set_up(&conn, path, tuning)?;
     migrate(&mut conn, version).map_err(sqlite)?;
     Ok(conn)
+}
+
+/// Opens the file again. One that is gone or empty meanwhile, as while a backup is put in its place, is an error: it must not
+/// be taken for a shop without sales.
+pub(crate) fn reopen_writer(path: &Path, tuning: Tuning) -> Result<Connection, FileError> {
+    let sqlite = |error| FileError::from_sqlite(path, error);
+    if !path.exists() {
+        return Err(missing(path));
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+    if set_up(&conn, path, tuning)? == 0 {
+        return Err(empty(path));
+    }
+    Ok(conn)
+}
+
+fn missing(path: &Path) -> FileError {
+    FileError::Missing {
+        path: path.to_owned(),
+    }
+}
+
+fn empty(path: &Path) -> FileError {
+    FileError::NotOurs {
+        path: path.to_owned(),
+        found: "it is empty".into(),
+    }
+}
+
+/// Sets how a writer's connection works, once the file is known to be ours; returns its schema version.
+fn set_up(conn: &Connection, path: &Path, tuning: Tuning) -> Result<i64, FileError> {
+    let sqlite = |error| FileError::from_sqlite(path, error);
+    let busy = std::time::Duration::from_millis(tuning.busy_wait_ms.into());
+    conn.busy_timeout(busy).map_err(sqlite)?;
+    let version = recognise(conn, path)?;
+    let set = |name, value: &dyn rusqlite::ToSql| conn.pragma_update(None, name, value);
+    set("journal_mode", &"WAL").map_err(sqlite)?;
+    set("synchronous", &"FULL").map_err(sqlite)?;
+    set("cache_size", &-i64::from(tuning.cache_kib)).map_err(sqlite)?;
+    set("wal_autocheckpoint", &tuning.checkpoint_pages).map_err(sqlite)?;
+    Ok(version)
 }
 
 /// Opens the file for reading alone, beside the writer or without one.
 pub(crate) fn open_reader(path: &Path, tuning: Tuning) -> Result<Connection, FileError> {
     let sqlite = |error| FileError::from_sqlite(path, error);
     if !path.exists() {
-        return Err(FileError::Missing {
-            path: path.to_owned(),
-        });
+        return Err(missing(path));
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(sqlite)?;
     let busy = std::time::Duration::from_millis(tuning.busy_wait_ms.into());
     conn.busy_timeout(busy).map_err(sqlite)?;
     if recognise(&conn, path)? == 0 {
-        return Err(FileError::NotOurs {
-            path: path.to_owned(),
-            found: "it is empty".into(),
-        });
+        return Err(empty(path));
     }
     Ok(conn)
 }

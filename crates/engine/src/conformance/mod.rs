@@ -204,7 +204,7 @@ async fn stored(engine: &Arc<dyn Engine>, order_id: &OrderId) -> Order {
 fn promise(claim: &Claim) -> HistoryYes {
     HistoryYes {
         order_id: claim.order_id.clone(),
-        sale: "s".into(),
+        sale: Some("s".into()),
         unit: claim.unit.number,
     }
 }
