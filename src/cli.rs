@@ -208,7 +208,8 @@ pub(crate) struct AuditArgs {
   seckill sale change phone --limit none --closes-at now
   seckill sale list --json
 
-A running service sees a change at once; it has been stored when the command ends.")]
+A running service sees a change at once; it has been stored when the command ends. Setting a limit on a sale
+that had none, lowering it, or lifting it reads every order of the sale, and holds up claims for as long.")]
 pub(crate) struct SaleArgs {
     #[command(flatten)]
     pub(crate) common: Common,

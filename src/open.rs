@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use seckill_embedded::{EmbeddedEngine, Holder};
@@ -69,7 +70,8 @@ pub(crate) struct Running {
     pub(crate) engine: Arc<dyn Engine>,
     stop: oneshot::Sender<()>,
     served: JoinHandle<()>,
-    control: Option<JoinHandle<()>>,
+    control: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    shutdown_wait: Duration,
 }
 
 /// Takes the port, opens the engine, makes the default sale where it is missing, and serves.
@@ -87,14 +89,22 @@ pub(crate) async fn serve(
     make_default_sale(engine.as_ref(), configuration).await?;
     let control = ControlSocket::bind(&socket);
     let control = match control {
-        Ok(control) => Some(tokio::spawn(control.serve(Arc::clone(&engine)))),
+        Ok(control) => {
+            let (stop, stopped) = oneshot::channel::<()>();
+            let serving = control.serve(Arc::clone(&engine), async {
+                // A sender that is gone asks for the same.
+                let _ = stopped.await;
+            });
+            Some((stop, tokio::spawn(serving)))
+        }
         Err(error) => {
             let path = socket.display();
             tracing::warn!(%error, %path, "no socket for `seckill sale`: sales change only after a stop");
             None
         }
     };
-    let service = Service::new(Arc::clone(&engine), configuration.service_options());
+    let options = configuration.service_options();
+    let service = Service::new(Arc::clone(&engine), options.clone());
     let (stop, stopped) = oneshot::channel();
     let served = tokio::spawn(seckill_service::serve(listener, Arc::new(service), async {
         // A sender that is gone asks for the same.
@@ -106,6 +116,7 @@ pub(crate) async fn serve(
         stop,
         served,
         control,
+        shutdown_wait: Duration::from_millis(options.shutdown_wait_ms),
     })
 }
 
@@ -117,8 +128,15 @@ impl Running {
         if let Err(error) = self.served.await {
             tracing::error!(%error, "the service ended badly");
         }
-        if let Some(control) = self.control {
-            control.abort();
+        if let Some((stop, control)) = self.control {
+            // What an operator has asked for is answered before the engine goes.
+            let _ = stop.send(());
+            if tokio::time::timeout(self.shutdown_wait, control)
+                .await
+                .is_err()
+            {
+                tracing::warn!("an operator's request was still open at the end");
+            }
         }
         self.engine.close().await;
     }

@@ -54,14 +54,19 @@ impl ControlSocket {
         })
     }
 
-    /// Answers until it is dropped.
-    pub async fn serve(self, engine: Arc<dyn Engine>) {
+    /// Answers until `stop` ends, and then what is under way.
+    pub async fn serve(
+        self,
+        engine: Arc<dyn Engine>,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) {
         let Self { listener, path } = self;
         let sales = Router::new()
             .route(CONTROL_SALES_PATH, get(list).post(create))
             .route("/sales/{sale}", get(show).patch(change))
             .with_state(engine);
-        if let Err(error) = axum::serve(listener, sales).await {
+        let serving = axum::serve(listener, sales).with_graceful_shutdown(stop);
+        if let Err(error) = serving.await {
             tracing::error!(%error, path = %path.0.display(), "the control socket failed");
         }
     }

@@ -5,12 +5,16 @@ use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::FileError;
 
 const LOCK_FILE: &str = "seckill.lock";
+/// Tries to take the lock, and the pause between two: whoever asks for the holder has it for a moment, too.
+const TRIES: u32 = 5;
+const TRY_AGAIN: Duration = Duration::from_millis(20);
 /// A holder's text is far shorter; more is not ours and is not read.
 const HOLDER_MAX_BYTES: u64 = 4_096;
 
@@ -55,15 +59,20 @@ impl FolderLock {
             .truncate(false)
             .open(dir.join(LOCK_FILE))
             .map_err(folder)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(FileError::Held {
-                    path: dir.to_owned(),
-                    holder: Box::new(read_holder(&mut file).unwrap_or_default()),
-                });
+        let mut tries = 1;
+        while let Err(refused) = file.try_lock() {
+            match refused {
+                TryLockError::WouldBlock if tries < TRIES => {}
+                TryLockError::WouldBlock => {
+                    return Err(FileError::Held {
+                        path: dir.to_owned(),
+                        holder: Box::new(read_holder(&mut file).unwrap_or_default()),
+                    });
+                }
+                TryLockError::Error(error) => return Err(folder(error)),
             }
-            Err(TryLockError::Error(error)) => return Err(folder(error)),
+            tries += 1;
+            std::thread::sleep(TRY_AGAIN);
         }
         write_holder(&mut file, holder).map_err(folder)?;
         Ok(Self { _file: file })
