@@ -120,7 +120,7 @@ impl<'a> Batch<'a> {
         self.undo.push(Undo::Taken(attempt.sale.clone(), taken));
         begin(self.conn, &mut self.in_transaction)?;
         let (unit, order_id) = (taken.unit, order_id::to_text(order));
-        let fingerprint = attempt.fingerprint();
+        let fingerprint = key.map(|_| attempt.fingerprint());
         self.insert.insert(&OrderRow {
             date: &self.date,
             order_id: order_id.as_str(),
@@ -129,9 +129,9 @@ impl<'a> Batch<'a> {
             buyer,
             slot,
             key: key.map(IdempotencyKey::as_str),
-            fingerprint: key.map(|_| fingerprint),
+            fingerprint,
         })?;
-        if let Some(digest) = key_digest {
+        if let (Some(digest), Some(fingerprint)) = (key_digest, fingerprint) {
             let claim = StoredClaim {
                 order,
                 unit,
