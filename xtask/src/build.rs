@@ -21,7 +21,7 @@ pub(crate) fn cargo() -> Command {
 /// Runs a command to its end; anything but success is an error that names it.
 pub(crate) fn succeed(command: &mut Command) -> anyhow::Result<()> {
     let shown = format!("{command:?}");
-    println!("+ {shown}");
+    eprintln!("+ {shown}");
     let status = command
         .status()
         .with_context(|| format!("{shown} cannot be started"))?;

@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod engines;
 mod faults;
 mod readme;
 mod test;
@@ -24,6 +25,11 @@ enum Task {
     Test,
     /// Measure the product against its baselines, interleaved in one run
     Bench(bench::BenchArgs),
+    /// Real servers for the cluster engine: Redis, Kafka, MySQL or MariaDB
+    Engines {
+        #[command(subcommand)]
+        engines: engines::Engines,
+    },
     /// Longer runs under faults than the tests have
     Faults {
         #[command(subcommand)]
@@ -41,6 +47,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Test => test::run(),
         Task::Bench(args) => bench::run(&args),
+        Task::Engines { engines } => engines::run(&engines),
         Task::Faults { fault } => faults::run(&fault),
         Task::BenchPart { part } => bench::run_part(&part),
     };

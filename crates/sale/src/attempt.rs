@@ -106,6 +106,8 @@ pub enum Verdict {
     Invalid(Invalid),
     /// Not known yet; the order's address will tell.
     Pending(OrderId),
+    /// The gate gave a claim, and the answer was not to wait for more: it may still come to nothing.
+    Accepted(OrderId),
 }
 
 #[cfg(test)]

@@ -78,6 +78,8 @@ pub struct AuditReport {
     pub store_rows: u64,
     /// Messages in the order log; none where the engine has no log.
     pub log_records: Option<u64>,
+    /// Claims that the gate gave and that are neither order nor void yet: on their way, not wrong.
+    pub in_flight: u64,
     /// Units that the gates still offer, over all sales.
     pub gate_left: u64,
     /// Active orders beyond one for each unit of the stock, and units offered that are sold.
@@ -92,6 +94,9 @@ pub struct AuditReport {
     pub violations: Vec<Violation>,
     /// Broken invariants in all.
     pub violation_count: u64,
+    /// What could not be checked at this moment, and why.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 impl AuditReport {
@@ -195,6 +200,7 @@ impl Auditor {
                 sales: Vec::new(),
                 store_rows: 0,
                 log_records: None,
+                in_flight: 0,
                 gate_left: 0,
                 oversold: 0,
                 undersold: 0,
@@ -202,6 +208,7 @@ impl Auditor {
                 promises_checked: 0,
                 violations: Vec::new(),
                 violation_count: 0,
+                notes: Vec::new(),
             },
         }
     }

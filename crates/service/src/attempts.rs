@@ -53,7 +53,8 @@ pub(crate) fn answer(
             answer.headers_mut().insert(REPLAYED, yes);
             answer
         }
-        Verdict::Pending(order_id) => pending(&order_id, retry_after_s),
+        Verdict::Pending(order_id) => later("pending", &order_id, retry_after_s),
+        Verdict::Accepted(order_id) => later("accepted", &order_id, retry_after_s),
         Verdict::Mismatch => Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "idempotency-key-reused",
@@ -105,8 +106,9 @@ fn won(style: Style, claim: &Claim) -> Response<Full<Bytes>> {
     answer
 }
 
-fn pending(order_id: &OrderId, retry_after_s: u32) -> Response<Full<Bytes>> {
-    let body = json!({"result": "pending", "order_id": order_id}).to_string();
+/// 202: not final, with the address that will tell.
+fn later(result: &str, order_id: &OrderId, retry_after_s: u32) -> Response<Full<Bytes>> {
+    let body = json!({"result": result, "order_id": order_id}).to_string();
     let mut answer = Response::new(Full::from(body));
     *answer.status_mut() = StatusCode::ACCEPTED;
     answer.headers_mut().insert(CONTENT_TYPE, JSON);

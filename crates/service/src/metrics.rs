@@ -18,6 +18,7 @@ pub(crate) enum Said {
     Won,
     Repeat,
     Pending,
+    Accepted,
     SoldOut,
     LimitReached,
     NotOpen,
@@ -28,10 +29,11 @@ pub(crate) enum Said {
 }
 
 impl Said {
-    const ALL: [(Self, &'static str); 10] = [
+    const ALL: [(Self, &'static str); 11] = [
         (Self::Won, "won"),
         (Self::Repeat, "repeat"),
         (Self::Pending, "pending"),
+        (Self::Accepted, "accepted"),
         (Self::SoldOut, "sold_out"),
         (Self::LimitReached, "limit_reached"),
         (Self::NotOpen, "not_open"),
@@ -46,6 +48,7 @@ impl Said {
             Verdict::Claimed(_) => Self::Won,
             Verdict::Repeat(_) => Self::Repeat,
             Verdict::Pending(_) => Self::Pending,
+            Verdict::Accepted(_) => Self::Accepted,
             Verdict::Mismatch => Self::Mismatch,
             Verdict::Invalid(_) => Self::Invalid,
             Verdict::No(No::SoldOut) => Self::SoldOut,

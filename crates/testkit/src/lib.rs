@@ -5,6 +5,7 @@ mod http;
 mod kill_rounds;
 mod process;
 mod sales;
+pub mod servers;
 
 pub use http::{Answer, exchange, get, post, raw};
 pub use kill_rounds::{KillPlan, KillSummary, kill_rounds};

@@ -25,6 +25,11 @@ pub trait World: Send + Sync {
 
     /// Forgets everything that was stored. No engine is open.
     fn clear(&self);
+
+    /// Whether the engine knows from memory who has reached a limit. Sold out is known from memory by every engine.
+    fn remembers_limits(&self) -> bool {
+        true
+    }
 }
 
 /// Makes a test of each case of the suite. `$world` is called once a test, for a world of its own.

@@ -1,0 +1,392 @@
+//! The audit of a cluster: gate, log and store compared unit by unit against the invariants, also while the sale runs.
+//! The store is read at one moment, the log after it; what was on its way meanwhile is told apart from what is wrong.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Message;
+use rdkafka::{Offset, TopicPartitionList};
+use seckill_engine::{Cause, Fault};
+use seckill_sale::{
+    AuditReport, Auditor, HistoryYes, Invariant, OrderFacts, OrderState, Violation,
+};
+
+use crate::gate::reply::Head;
+use crate::log;
+use crate::options::ClusterOptions;
+use crate::serve::Core;
+use crate::store::orders::{self, Stored};
+use crate::store::sales::{self, SaleRow};
+use crate::words::message::{ClaimMessage, order_id_of};
+
+/// Orders in one page.
+const PAGE: usize = 5_000;
+/// How often a gate that moves is looked at again, for a moment in which it stands still.
+const STILL_TRIES: u32 = 20;
+const STILL_PAUSE: Duration = Duration::from_millis(50);
+const LOG_WAIT: Duration = Duration::from_secs(10);
+const OUTBOX_PAGE: usize = 256;
+
+/// A sale as its gate had it while the store was read.
+struct GateView {
+    row: SaleRow,
+    /// None where the gate could not be asked.
+    before: Option<Head>,
+    /// The gate stood still, with nothing in its outbox.
+    is_still: bool,
+    outbox: Vec<String>,
+    offered: Option<(Vec<u32>, u32)>,
+}
+
+/// What the store had, for the comparison with the log.
+#[derive(Default)]
+struct Orders {
+    contents: HashMap<String, (String, Stored)>,
+    voids: HashSet<String>,
+    offsets: HashMap<i32, (u32, i64)>,
+}
+
+/// Audits everything.
+pub(crate) async fn audit(core: &Core, history: &[HistoryYes]) -> Result<AuditReport, Fault> {
+    let mut outside = Vec::new();
+    let mut notes = Vec::new();
+    let mut tries = 0;
+    let (gates, stored) = loop {
+        let mut gates = look_at_gates(core).await?;
+        let stored = read_store(core, &gates).await?;
+        look_again(core, &mut gates).await;
+        tries += 1;
+        if tries == STILL_TRIES
+            || gates
+                .iter()
+                .all(|gate| gate.is_still || gate.before.is_none())
+        {
+            break (gates, stored);
+        }
+        tokio::time::sleep(STILL_PAUSE).await;
+    };
+    let mut auditor = Auditor::new(gates.iter().map(|gate| gate.row.sale.clone()));
+    for yes in history {
+        auditor.promise(yes.order_id.as_str(), yes.sale.as_deref(), yes.unit);
+    }
+    for (sale, order) in stored.contents.values() {
+        auditor.order(&facts(sale, order));
+    }
+    let mut in_flight = HashSet::new();
+    for gate in &gates {
+        let sale = gate.row.sale.id.as_str();
+        in_flight.extend(gate.outbox.iter().filter(|id| stored.is_open(id)).cloned());
+        match gate.before {
+            Some(head) if gate.is_still => {
+                auditor.gate_left(sale, head.free);
+                outside.extend(offered_and_sold(gate, &stored));
+            }
+            Some(_) => notes.push(format!("sale {sale}: its gate was moving, so that its units could not be counted against the store's")),
+            None => notes.push(format!("sale {sale}: its gate is closed or cannot be asked, so that only log and store were compared")),
+        }
+    }
+    let log = read_log(&core.options).await?;
+    compare_log(&log, &stored, &mut in_flight, &mut outside, &mut notes);
+    let mut report = auditor.finish();
+    report.log_records = Some(log.records);
+    report.in_flight = in_flight.len() as u64;
+    report.notes = notes;
+    for violation in outside {
+        if violation.invariant == Invariant::NoOversell {
+            report.oversold += 1;
+        }
+        report.add(violation);
+    }
+    Ok(report)
+}
+
+impl Orders {
+    fn is_open(&self, id: &str) -> bool {
+        !self.contents.contains_key(id) && !self.voids.contains(id)
+    }
+}
+
+async fn look_at_gates(core: &Core) -> Result<Vec<GateView>, Fault> {
+    let mut rows = Vec::new();
+    {
+        let mut session = core.store.ready().await?;
+        let mut after = None;
+        loop {
+            let page =
+                sales::page(&mut session, after.as_ref(), seckill_engine::SALES_PAGE_MAX).await?;
+            let is_last = page.len() < seckill_engine::SALES_PAGE_MAX;
+            after = page.last().map(|row| row.sale.id.clone());
+            rows.extend(page);
+            if is_last {
+                break;
+            }
+        }
+    }
+    let mut gates = Vec::with_capacity(rows.len());
+    for row in rows {
+        let before = peek(core, &row).await;
+        gates.push(GateView {
+            row,
+            before,
+            is_still: false,
+            outbox: Vec::new(),
+            offered: None,
+        });
+    }
+    Ok(gates)
+}
+
+async fn peek(core: &Core, row: &SaleRow) -> Option<Head> {
+    match core.gate.peek(&row.keys, row.epoch).await {
+        Ok(Ok(head)) => Some(head),
+        Ok(Err(_)) | Err(_) => None,
+    }
+}
+
+/// Whether each gate stood still while the store was read, and what is on its way.
+async fn look_again(core: &Core, gates: &mut [GateView]) {
+    for gate in gates {
+        gate.outbox.clear();
+        let mut after: Option<String> = None;
+        while let Ok(page) = core
+            .gate
+            .outbox(&gate.row.keys, after.as_deref(), OUTBOX_PAGE)
+            .await
+        {
+            let is_last = page.len() < OUTBOX_PAGE;
+            after = page.last().map(|entry| entry.id.clone());
+            let claims = page.into_iter().flat_map(|entry| entry.claims);
+            gate.outbox
+                .extend(claims.filter_map(|claim| order_id_of(&claim.part).map(str::to_owned)));
+            if is_last {
+                break;
+            }
+        }
+        gate.offered = core.gate.offered(&gate.row.keys).await.ok();
+        let now = peek(core, &gate.row).await;
+        let n = |head: Option<Head>| head.map(|head| (head.epoch, head.n));
+        gate.is_still =
+            now.is_some() && n(now) == n(gate.before) && gate.outbox.is_empty() && gate.row.is_open;
+    }
+}
+
+async fn read_store(core: &Core, gates: &[GateView]) -> Result<Orders, Fault> {
+    let mut session = core.store.ready().await?;
+    orders::begin_snapshot(&mut session).await?;
+    let mut stored = Orders::default();
+    for gate in gates {
+        let sale = &gate.row.sale.id;
+        let mut after = None;
+        loop {
+            let page = orders::page(&mut session, sale, after, PAGE).await?;
+            let is_last = page.len() < PAGE;
+            after = page.last().map(|order| order.unit);
+            for order in page {
+                stored
+                    .contents
+                    .insert(order.order_id.clone(), (sale.to_string(), order));
+            }
+            if is_last {
+                break;
+            }
+        }
+    }
+    for order in orders::of_no_sale(&mut session).await? {
+        stored.contents.insert(order.1.order_id.clone(), order);
+    }
+    stored.voids = orders::voids(&mut session).await?.into_iter().collect();
+    stored.offsets = orders::offsets(&mut session, &core.options.topic).await?;
+    session.rollback().await?;
+    Ok(stored)
+}
+
+fn facts<'a>(sale: &'a str, order: &'a Stored) -> OrderFacts<'a> {
+    OrderFacts {
+        order_id: &order.order_id,
+        sale,
+        unit: order.unit,
+        buyer: &order.buyer,
+        key: order.key.as_deref(),
+        state: order.state,
+        intact: true,
+    }
+}
+
+/// Units that the gate offers though an order holds them.
+fn offered_and_sold(gate: &GateView, stored: &Orders) -> Vec<Violation> {
+    let Some((returned, next)) = &gate.offered else {
+        return Vec::new();
+    };
+    let returned: HashSet<u32> = returned.iter().copied().collect();
+    let sale = gate.row.sale.id.as_str();
+    let is_offered = |unit: u32| unit > *next || returned.contains(&unit);
+    let held = stored.contents.values().filter(|(of, order)| {
+        of == sale
+            && order.state.is_some_and(OrderState::is_active)
+            && is_offered(order.unit.number)
+    });
+    held.map(|(_, order)| Violation {
+        invariant: Invariant::NoOversell,
+        sale: sale.to_owned(),
+        unit: Some(order.unit.number),
+        order_ids: vec![order.order_id.clone()],
+        detail: "the gate offers a unit that an order holds".into(),
+    })
+    .collect()
+}
+
+/// The log from its beginning to where it ended when the audit came to it.
+#[derive(Default)]
+struct LogView {
+    records: u64,
+    claims: Vec<(i32, i64, ClaimMessage)>,
+}
+
+async fn read_log(options: &ClusterOptions) -> Result<LogView, Fault> {
+    let options = options.clone();
+    let read = tokio::task::spawn_blocking(move || read_log_blocking(&options));
+    read.await.map_err(|error| {
+        Fault::without_effect(
+            Cause::Store,
+            format!("the log's reader ended badly: {error}"),
+        )
+    })?
+}
+
+fn read_log_blocking(options: &ClusterOptions) -> Result<LogView, Fault> {
+    let failed = |error| {
+        log::fault(
+            options,
+            &error,
+            "; if the topic is missing, run `seckill init`",
+        )
+    };
+    let consumer: BaseConsumer<log::Words> = log::client(options)
+        .set("group.id", "seckill-audit")
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "error")
+        .set("enable.partition.eof", "false")
+        .create_with_context(log::Words::default())
+        .map_err(failed)?;
+    let metadata = consumer
+        .fetch_metadata(Some(&options.topic), LOG_WAIT)
+        .map_err(failed)?;
+    let parts: Vec<i32> = metadata
+        .topics()
+        .iter()
+        .flat_map(|topic| topic.partitions().iter().map(|part| part.id()))
+        .collect();
+    if parts.is_empty() {
+        let detail = format!(
+            "Kafka at {} has no topic {}; run `seckill init`",
+            options.kafka, options.topic
+        );
+        return Err(Fault::without_effect(Cause::Store, detail));
+    }
+    let mut view = LogView::default();
+    for part in parts {
+        let (low, high) = consumer
+            .fetch_watermarks(&options.topic, part, LOG_WAIT)
+            .map_err(failed)?;
+        if low >= high {
+            continue;
+        }
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&options.topic, part, Offset::Offset(low))
+            .map_err(failed)?;
+        consumer.assign(&list).map_err(failed)?;
+        loop {
+            let Some(record) = consumer.poll(LOG_WAIT) else {
+                let detail =
+                    format!("the log's partition {part} gave no record within {LOG_WAIT:?}");
+                return Err(Fault::without_effect(Cause::Deadline, detail));
+            };
+            let record = record.map_err(failed)?;
+            view.records += 1;
+            if let Ok(claim) = ClaimMessage::read(record.payload().unwrap_or_default()) {
+                view.claims.push((part, record.offset(), claim));
+            }
+            if record.offset() + 1 >= high {
+                break;
+            }
+        }
+    }
+    Ok(view)
+}
+
+fn compare_log(
+    log: &LogView,
+    stored: &Orders,
+    in_flight: &mut HashSet<String>,
+    outside: &mut Vec<Violation>,
+    notes: &mut Vec<String>,
+) {
+    let mut logged = HashSet::new();
+    for (part, offset, claim) in &log.claims {
+        let id = claim.order_id.as_str();
+        logged.insert(id);
+        if let Some((sale, order)) = stored.contents.get(id) {
+            if !is_same(claim, sale, order) {
+                outside.push(violation(
+                    Invariant::NoPhantoms,
+                    claim,
+                    "the log has the order with other content",
+                ));
+            }
+            continue;
+        }
+        // The store was read before the log; what the recorder has not passed by then is on its way.
+        let next = stored.offsets.get(part).map_or(0, |(_, next)| *next);
+        if stored.voids.contains(id) {
+            continue;
+        }
+        if *offset >= next {
+            in_flight.insert(id.to_owned());
+        } else {
+            let detail =
+                "the recorder has passed a claim of the log that is neither order nor void";
+            outside.push(violation(Invariant::NoUndersell, claim, detail));
+        }
+    }
+    let replaced: Vec<&i32> = stored
+        .offsets
+        .iter()
+        .filter(|(_, (log_gen, _))| *log_gen > 1)
+        .map(|(part, _)| part)
+        .collect();
+    if !replaced.is_empty() {
+        notes.push(format!("the log was replaced (partitions {replaced:?}), so that older orders are not in it any more"));
+        return;
+    }
+    for (id, (sale, order)) in &stored.contents {
+        if !logged.contains(id.as_str()) {
+            outside.push(Violation {
+                invariant: Invariant::NoPhantoms,
+                sale: sale.clone(),
+                unit: Some(order.unit.number),
+                order_ids: vec![id.clone()],
+                detail: "the log has no record of the order".into(),
+            });
+        }
+    }
+}
+
+fn is_same(claim: &ClaimMessage, sale: &str, order: &Stored) -> bool {
+    claim.sale_id.as_str() == sale
+        && claim.line().unit() == order.unit
+        && claim.buyer.as_str() == order.buyer
+        && claim.idem_key.as_ref().map(|key| key.as_str()) == order.key.as_deref()
+        && claim.fingerprint_number() == Some(order.fingerprint)
+        && claim.epoch == order.epoch
+}
+
+fn violation(invariant: Invariant, claim: &ClaimMessage, detail: &str) -> Violation {
+    Violation {
+        invariant,
+        sale: claim.sale_id.to_string(),
+        unit: Some(claim.line().unit),
+        order_ids: vec![claim.order_id.to_string()],
+        detail: detail.to_owned(),
+    }
+}

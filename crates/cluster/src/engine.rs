@@ -1,0 +1,475 @@
+//! The cluster behind the port: starts the parts that this process runs, and answers by them.
+//! Each part's own work stands in its own file; here is only who asks whom.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use seckill_engine::{
+    Answer, Cause, DECIDE_MAX, Engine, Fault, OrderRefused, Outcome, Part, Reading, SALES_PAGE_MAX,
+    SaleRefused, SaleStock,
+};
+use seckill_sale::{
+    Attempt, AuditReport, Buyer, ChangeRefused, HistoryYes, IdempotencyKey, Invalid, NewSale, No,
+    Order, OrderChange, OrderId, Sale, SaleChange, SaleId, Verdict,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::parts::{Parts, Role, start};
+use crate::serve::deciding::{Waiting, now_ms};
+use crate::serve::refresh::give_back;
+use crate::serve::{Core, addresses};
+use crate::store::{Inserted, orders, sales};
+use crate::{BadOptions, ClusterOptions, audit, rebuild};
+
+/// How often a new or changed sale is looked at until its gate is open.
+const OPEN_POLL: Duration = Duration::from_millis(10);
+/// How long `close` waits for each part.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+/// Conflicts with other changes of the same order that are tried through.
+const CHANGE_TRIES: u32 = 8;
+
+/// The cluster engine of one process.
+pub struct ClusterEngine {
+    core: Arc<Core>,
+    parts: Parts,
+    attempts: mpsc::Sender<Waiting>,
+    stop: watch::Sender<bool>,
+    is_stopping: AtomicBool,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl ClusterEngine {
+    /// Starts the parts of a server. No server needs to be up: the parts are ready when theirs are.
+    pub fn start(options: ClusterOptions) -> Result<Self, BadOptions> {
+        Self::start_as(options, Role::Serve)
+    }
+
+    /// Starts the relay alone, fed by hints and sweeps.
+    pub fn start_relay(options: ClusterOptions) -> Result<Self, BadOptions> {
+        Self::start_as(
+            ClusterOptions {
+                relays: true,
+                records: false,
+                ..options
+            },
+            Role::Relay,
+        )
+    }
+
+    fn start_as(options: ClusterOptions, role: Role) -> Result<Self, BadOptions> {
+        let (stop, stopped) = watch::channel(false);
+        let started = start(options, role, &stopped)?;
+        Ok(Self {
+            core: started.core,
+            parts: started.parts,
+            attempts: started.attempts,
+            stop,
+            is_stopping: AtomicBool::new(false),
+            tasks: Mutex::new(started.tasks),
+        })
+    }
+
+    async fn decide_all(&self, attempts: Vec<Attempt>) -> Vec<Result<Verdict, Fault>> {
+        if attempts.len() > DECIDE_MAX {
+            let detail = format!(
+                "{} attempts in one call, at most {DECIDE_MAX} are taken",
+                attempts.len()
+            );
+            let refused = || Err(Fault::without_effect(Cause::Overloaded, detail.clone()));
+            return attempts.iter().map(|_| refused()).collect();
+        }
+        let mut answers = Vec::with_capacity(attempts.len());
+        for attempt in attempts {
+            answers.push(self.ask(attempt).await);
+        }
+        let mut verdicts = Vec::with_capacity(answers.len());
+        for answer in answers {
+            verdicts.push(match answer {
+                Ok(answer) => self.wait(answer).await,
+                Err(fault) => Err(fault),
+            });
+        }
+        verdicts
+    }
+
+    /// Puts an attempt in line for the gate.
+    async fn ask(
+        &self,
+        attempt: Attempt,
+    ) -> Result<oneshot::Receiver<Result<Verdict, Fault>>, Fault> {
+        if self.is_stopping.load(Ordering::Acquire) {
+            return Err(Fault::without_effect(
+                Cause::Stopping,
+                "the engine is stopping",
+            ));
+        }
+        let counts = &self.core.deciding;
+        if counts.waiting.fetch_add(1, Ordering::AcqRel) >= self.core.options.queue_max {
+            counts.waiting.fetch_sub(1, Ordering::AcqRel);
+            return Err(Fault::without_effect(
+                Cause::Overloaded,
+                "too many attempts wait for the gate; try again shortly",
+            ));
+        }
+        let (reply, answer) = oneshot::channel();
+        // The channel holds fewer than may wait; behind it the queues are bounded by the count.
+        if self
+            .attempts
+            .send(Waiting { attempt, reply })
+            .await
+            .is_err()
+        {
+            return Err(Fault::without_effect(
+                Cause::Stopping,
+                "the engine is stopping",
+            ));
+        }
+        Ok(answer)
+    }
+
+    async fn wait(
+        &self,
+        answer: oneshot::Receiver<Result<Verdict, Fault>>,
+    ) -> Result<Verdict, Fault> {
+        // The parts bound their own waits; this bound is for a part that has died.
+        let options = &self.core.options;
+        let wait = Duration::from_millis(
+            options.gate_retry_ms + options.confirm_wait_ms + 2 * options.store_wait_ms,
+        );
+        match tokio::time::timeout(wait, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(Fault::unknown(
+                Cause::Stopping,
+                "the engine stopped before it answered",
+            )),
+            Err(_) => Err(Fault::unknown(
+                Cause::Deadline,
+                format!("no answer within {wait:?}"),
+            )),
+        }
+    }
+
+    async fn cancel(
+        &self,
+        order_id: &OrderId,
+        change: OrderChange,
+    ) -> Result<Result<Order, OrderRefused>, Fault> {
+        for _ in 0..CHANGE_TRIES {
+            let mut session = self.core.store.ready().await?;
+            let Some(order) = orders::order(&mut session, order_id).await? else {
+                drop(session);
+                return Ok(Err(
+                    match addresses::outcome(&self.core, order_id).await? {
+                        Outcome::None => OrderRefused::NoSuchOrder,
+                        Outcome::Pending | Outcome::Order(_) => OrderRefused::Pending,
+                    },
+                ));
+            };
+            let next = match change.apply(order.state) {
+                Err(refused) => return Ok(Err(OrderRefused::NotAllowed(refused))),
+                Ok(None) => return Ok(Ok(order)),
+                Ok(Some(next)) => next,
+            };
+            if orders::change(&mut session, &order, change).await? {
+                drop(session);
+                self.back_on_sale(&order).await;
+                return Ok(Ok(Order {
+                    state: next,
+                    ..order
+                }));
+            }
+            // Another change came first; look again.
+        }
+        Err(Fault::without_effect(
+            Cause::Store,
+            "other changes of the order came first each time; try again",
+        ))
+    }
+
+    /// The unit goes on sale at once where that works; otherwise the refresh does it.
+    async fn back_on_sale(&self, order: &Order) {
+        if let Err(fault) = give_back(&self.core, &order.order_id, &order.sale).await {
+            tracing::debug!(%fault, "the unit goes back on sale a little later");
+        }
+    }
+
+    async fn create(&self, new: NewSale) -> Result<Result<Sale, SaleRefused>, Fault> {
+        let sale = match new.validate() {
+            Ok(sale) => sale,
+            Err(bad) => return Ok(Err(bad.into())),
+        };
+        let stock_key = format!("{}{}", self.core.options.key_prefix, sale.id);
+        let mut session = self.core.store.ready().await?;
+        if sales::create(&mut session, &sale, &stock_key).await? != Inserted::Done {
+            return match sales::one(&mut session, &sale.id).await? {
+                Some(row) => Ok(Err(SaleRefused::Exists(Box::new(row.sale)))),
+                None => Err(Fault::without_effect(
+                    Cause::Store,
+                    format!(
+                        "another sale has the stock key {stock_key}; set another cluster.key_prefix"
+                    ),
+                )),
+            };
+        }
+        drop(session);
+        self.open(&sale.id).await?;
+        Ok(Ok(sale))
+    }
+
+    /// Waits until a sale's gate is open, by this process's hand or another's.
+    async fn open(&self, id: &SaleId) -> Result<(), Fault> {
+        let wait = Duration::from_millis(self.core.options.rebuild_lease_ms);
+        let opened = async {
+            loop {
+                self.core.rebuild(id);
+                match rebuild::rebuild(&self.core, id).await {
+                    Ok(()) => return,
+                    Err(fault) => tracing::debug!(%fault, "not open yet"),
+                }
+                tokio::time::sleep(OPEN_POLL).await;
+            }
+        };
+        tokio::time::timeout(wait, opened).await.map_err(|_| Fault {
+            effect: seckill_engine::Effect::Happened,
+            cause: Cause::Rebuilding,
+            detail: format!(
+                "the sale is stored, but its gate is not open yet: {}",
+                self.core
+                    .gate_condition
+                    .trouble()
+                    .unwrap_or_else(|| "it is being rebuilt".into())
+            ),
+        })
+    }
+
+    async fn change(
+        &self,
+        id: &SaleId,
+        change: SaleChange,
+    ) -> Result<Result<Sale, SaleRefused>, Fault> {
+        let mut session = self.core.store.ready().await?;
+        session.begin().await?;
+        let Some(row) = sales::locked(&mut session, id).await? else {
+            session.rollback().await?;
+            return Ok(Err(SaleRefused::NoSuchSale(id.clone())));
+        };
+        let changes_limit = sales::changes_limit(&row, &change);
+        let most_held = if change.buyer_limit.is_some() {
+            sales::most_held(&mut session, id).await?
+        } else {
+            0
+        };
+        let changed = match change.apply(&row.sale, most_held) {
+            Ok(changed) => changed,
+            Err(refused) => {
+                session.rollback().await?;
+                return Ok(Err(ChangeRefused::into(refused)));
+            }
+        };
+        sales::store_terms(&mut session, &changed).await?;
+        if changes_limit {
+            sales::renew_slots(&mut session, id).await?;
+        }
+        session.commit().await?;
+        drop(session);
+        if changes_limit {
+            self.open(id).await?;
+        } else {
+            self.told(id, &changed).await?;
+        }
+        Ok(Ok(changed))
+    }
+
+    /// Tells the gate of changed terms, and waits until no server can answer by the old ones.
+    async fn told(&self, id: &SaleId, sale: &Sale) -> Result<(), Fault> {
+        let until =
+            tokio::time::Instant::now() + Duration::from_millis(self.core.options.rebuild_lease_ms);
+        let stored = |detail: String| Fault {
+            effect: seckill_engine::Effect::Happened,
+            cause: Cause::Rebuilding,
+            detail: format!("the change is stored, but the gate does not know it yet: {detail}"),
+        };
+        loop {
+            let Some(book) = self.core.read_sale(id).await? else {
+                return Ok(());
+            };
+            let why = match self
+                .core
+                .gate
+                .sync(&book.row.keys, book.row.epoch, sale)
+                .await
+            {
+                Ok(Ok(head)) if head.ver >= sale.ver => {
+                    book.heard(&head);
+                    break;
+                }
+                Ok(Ok(_)) => "the gate kept its terms".into(),
+                Ok(Err(refusal)) => {
+                    self.core.refused(id, &refusal);
+                    refusal.to_string()
+                }
+                Err(fault) => fault.detail,
+            };
+            if tokio::time::Instant::now() > until {
+                return Err(stored(why));
+            }
+            tokio::time::sleep(OPEN_POLL).await;
+        }
+        tokio::time::sleep(Duration::from_millis(self.core.options.lease_ms)).await;
+        Ok(())
+    }
+
+    async fn stock(&self, row: sales::SaleRow) -> Result<SaleStock, Fault> {
+        let book = self.core.books.take(row);
+        if let Ok(Ok(head)) = self.core.gate.peek(&book.row.keys, book.row.epoch).await {
+            book.heard(&head);
+            return Ok(SaleStock {
+                sale: book.row.sale.clone(),
+                free: head.free,
+            });
+        }
+        // A gate that cannot be asked will offer what the store has free.
+        let mut session = self.core.store.ready().await?;
+        let held = orders::active(&mut session, &book.row.sale.id).await?;
+        Ok(SaleStock {
+            sale: book.row.sale.clone(),
+            free: book.row.sale.total.saturating_sub(held),
+        })
+    }
+}
+
+impl Engine for ClusterEngine {
+    fn answer_from_memory(&self, attempt: &Attempt) -> Option<Verdict> {
+        // A key may have a claim, which only the gate knows.
+        if attempt.key.is_some() || attempt.quantity != 1 || !self.core.books.is_fresh() {
+            return None;
+        }
+        self.core.books.with(&attempt.sale, |book| {
+            let row = &book.row;
+            if row.sale.buyer_limit.is_some() && attempt.buyer.is_anonymous() {
+                return Some(Verdict::Invalid(Invalid::BuyerRequired));
+            }
+            let closes = row.sale.closes_at_ms.is_some_and(|at_ms| at_ms <= now_ms());
+            (book.is_sold_out() && row.is_open && !closes).then_some(Verdict::No(No::SoldOut))
+        })?
+    }
+
+    fn decide(&self, attempts: Vec<Attempt>) -> Answer<'_, Vec<Result<Verdict, Fault>>> {
+        Box::pin(self.decide_all(attempts))
+    }
+
+    fn decide_one(&self, attempt: Attempt) -> Answer<'_, Result<Verdict, Fault>> {
+        Box::pin(async move {
+            let answer = self.ask(attempt).await?;
+            self.wait(answer).await
+        })
+    }
+
+    fn order<'a>(&'a self, order_id: &'a OrderId) -> Answer<'a, Result<Outcome, Fault>> {
+        Box::pin(addresses::outcome(&self.core, order_id))
+    }
+
+    fn order_of_key<'a>(
+        &'a self,
+        sale: &'a SaleId,
+        buyer: &'a Buyer,
+        key: &'a IdempotencyKey,
+    ) -> Answer<'a, Result<Outcome, Fault>> {
+        Box::pin(addresses::of_key(&self.core, sale, buyer, key))
+    }
+
+    fn change_order<'a>(
+        &'a self,
+        order_id: &'a OrderId,
+        change: OrderChange,
+    ) -> Answer<'a, Result<Result<Order, OrderRefused>, Fault>> {
+        Box::pin(self.cancel(order_id, change))
+    }
+
+    fn create_sale(&self, new: NewSale) -> Answer<'_, Result<Result<Sale, SaleRefused>, Fault>> {
+        Box::pin(self.create(new))
+    }
+
+    fn change_sale<'a>(
+        &'a self,
+        id: &'a SaleId,
+        change: SaleChange,
+    ) -> Answer<'a, Result<Result<Sale, SaleRefused>, Fault>> {
+        Box::pin(self.change(id, change))
+    }
+
+    fn sale<'a>(&'a self, id: &'a SaleId) -> Answer<'a, Result<Option<SaleStock>, Fault>> {
+        Box::pin(async move {
+            let row = {
+                let mut session = self.core.store.ready().await?;
+                sales::one(&mut session, id).await?
+            };
+            match row {
+                Some(row) => Ok(Some(self.stock(row).await?)),
+                None => Ok(None),
+            }
+        })
+    }
+
+    fn sales(&self, after: Option<SaleId>) -> Answer<'_, Result<Vec<SaleStock>, Fault>> {
+        Box::pin(async move {
+            let rows = {
+                let mut session = self.core.store.ready().await?;
+                sales::page(&mut session, after.as_ref(), SALES_PAGE_MAX).await?
+            };
+            let mut stocks = Vec::with_capacity(rows.len());
+            for row in rows {
+                stocks.push(self.stock(row).await?);
+            }
+            Ok(stocks)
+        })
+    }
+
+    fn audit(&self, history: Vec<HistoryYes>) -> Answer<'_, Result<AuditReport, Fault>> {
+        Box::pin(async move { audit::audit(&self.core, &history).await })
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        self.parts
+            .all(&self.core, self.is_stopping.load(Ordering::Acquire))
+    }
+
+    fn readings(&self) -> Vec<Reading> {
+        self.parts.readings(&self.core)
+    }
+
+    fn close(&self) -> Answer<'_, ()> {
+        Box::pin(async move {
+            self.is_stopping.store(true, Ordering::Release);
+            self.stop.send_replace(true);
+            let tasks = std::mem::take(
+                &mut *self
+                    .tasks
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner),
+            );
+            for task in tasks {
+                let abort = task.abort_handle();
+                if tokio::time::timeout(CLOSE_WAIT, task).await.is_err() {
+                    abort.abort();
+                }
+            }
+            self.core.store.close().await;
+        })
+    }
+}
+
+impl Drop for ClusterEngine {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        let tasks = std::mem::take(
+            &mut *self
+                .tasks
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        );
+        tasks.iter().for_each(JoinHandle::abort);
+    }
+}

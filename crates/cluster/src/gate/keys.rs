@@ -1,0 +1,56 @@
+//! The names of a sale's keys in Redis. All share one hash tag, so that a Cluster keeps them together.
+
+use std::sync::Arc;
+
+/// The seven keys of a sale, in the order that the script takes them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GateKeys(Arc<[String; 7]>);
+
+impl GateKeys {
+    /// The keys over a stock key.
+    pub(crate) fn new(stock_key: &str) -> Self {
+        let key = |suffix: &str| format!("{{{stock_key}}}:{suffix}");
+        Self(Arc::new([
+            stock_key.to_owned(),
+            key("m"),
+            key("c"),
+            key("k"),
+            key("b"),
+            key("f"),
+            key("o"),
+        ]))
+    }
+
+    pub(crate) fn all(&self) -> &[String; 7] {
+        &self.0
+    }
+
+    /// Free units, as the tutorial has them.
+    pub(crate) fn stock(&self) -> &str {
+        &self.0[0]
+    }
+
+    pub(crate) fn terms(&self) -> &str {
+        &self.0[1]
+    }
+
+    pub(crate) fn claims(&self) -> &str {
+        &self.0[2]
+    }
+
+    pub(crate) fn by_key(&self) -> &str {
+        &self.0[3]
+    }
+
+    pub(crate) fn buyers(&self) -> &str {
+        &self.0[4]
+    }
+
+    pub(crate) fn returned(&self) -> &str {
+        &self.0[5]
+    }
+
+    pub(crate) fn outbox(&self) -> &str {
+        &self.0[6]
+    }
+}

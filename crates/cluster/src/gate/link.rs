@@ -1,0 +1,450 @@
+//! The connection to Redis: single, Sentinel or Cluster, made when it is needed and made anew after it broke.
+//! It knows no operation of the gate; every error says whether the command may have had its effect.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::cluster::ClusterClient;
+use redis::cluster_async::ClusterConnection;
+use redis::io::tcp::TcpSettings;
+use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
+    RedisError, ServerErrorKind, TlsCertificates, TlsMode, Value,
+};
+use seckill_engine::{Cause, Effect, Fault};
+use tokio::sync::Mutex;
+
+const CONNECT_WAIT: Duration = Duration::from_secs(3);
+
+/// Where Redis is.
+#[derive(Debug, Clone)]
+enum Target {
+    Single(Box<ConnectionInfo>),
+    Sentinel {
+        nodes: Vec<ConnectionInfo>,
+        name: String,
+        user: Box<ConnectionInfo>,
+        tls: bool,
+    },
+    Cluster(Vec<ConnectionInfo>),
+}
+
+/// A Redis URL that cannot be used, with what would be right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "Redis URL {shown}: {error}; give redis://[user:password@]host:port[/db], rediss:// for TLS, redis+cluster://host:port,… or redis+sentinel://host:port,…/name"
+)]
+pub struct BadRedisUrl {
+    shown: String,
+    error: String,
+}
+
+/// A URL without its password.
+pub(crate) fn shown(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    match rest.rsplit_once('@') {
+        Some((_, place)) => format!("{scheme}://…@{place}"),
+        None => url.to_owned(),
+    }
+}
+
+fn parse(url: &str) -> Result<Target, BadRedisUrl> {
+    let bad = |error: String| BadRedisUrl {
+        shown: shown(url),
+        error,
+    };
+    let info = |url: &str| {
+        let info = url
+            .into_connection_info()
+            .map_err(|error| bad(error.to_string()))?;
+        Ok(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)))
+    };
+    let (scheme, rest) = url
+        .split_once("://")
+        .ok_or_else(|| bad("it has no scheme".into()))?;
+    let (plain, kind) = match scheme.split_once('+') {
+        Some((plain @ ("redis" | "rediss"), kind @ ("sentinel" | "cluster"))) => (plain, kind),
+        Some(_) => return Err(bad(format!("there is no scheme {scheme}"))),
+        None => return Ok(Target::Single(Box::new(info(url)?))),
+    };
+    let (user, places) = match rest.rsplit_once('@') {
+        Some((user, places)) => (format!("{user}@"), places),
+        None => (String::new(), rest),
+    };
+    let (hosts, path) = places.split_once('/').unwrap_or((places, ""));
+    let each = |user: &str, db: &str| -> Result<Vec<ConnectionInfo>, BadRedisUrl> {
+        let hosts = hosts.split(',').filter(|host| !host.is_empty());
+        hosts
+            .map(|host| info(&format!("{plain}://{user}{host}{db}")))
+            .collect()
+    };
+    if kind == "cluster" {
+        return Ok(Target::Cluster(each(&user, "")?));
+    }
+    let (name, db) = path.split_once('/').unwrap_or((path, "0"));
+    if name.is_empty() {
+        return Err(bad("the master's name is missing".into()));
+    }
+    let nodes = each("", "")?;
+    let first = hosts.split(',').next().unwrap_or_default();
+    let user = Box::new(info(&format!("{plain}://{user}{first}/{db}"))?);
+    Ok(Target::Sentinel {
+        nodes,
+        name: name.to_owned(),
+        user,
+        tls: plain == "rediss",
+    })
+}
+
+#[derive(Clone)]
+enum Link {
+    Single(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+struct Linked {
+    made: u64,
+    link: Option<Link>,
+}
+
+/// Redis, wherever it is now.
+pub(crate) struct Redis {
+    target: Target,
+    shown: String,
+    certificates: Option<TlsCertificates>,
+    wait: Duration,
+    linked: Mutex<Linked>,
+}
+
+impl Redis {
+    /// Nothing is connected yet. `wait` bounds each command; `ca` is a PEM file's content.
+    pub(crate) fn new(url: &str, ca: Option<Vec<u8>>, wait: Duration) -> Result<Self, BadRedisUrl> {
+        let certificates = ca.map(|root| TlsCertificates {
+            client_tls: None,
+            root_cert: Some(root),
+        });
+        Ok(Self {
+            target: parse(url)?,
+            shown: shown(url),
+            certificates,
+            wait,
+            linked: Mutex::new(Linked {
+                made: 0,
+                link: None,
+            }),
+        })
+    }
+
+    /// Sends one command. After a lost connection or a late reply the effect is unknown, and the next call connects anew.
+    pub(crate) async fn call(&self, command: &Cmd) -> Result<Value, Fault> {
+        let (made, link) = self.link().await?;
+        let sent = async {
+            match link {
+                Link::Single(mut link) => command.query_async::<Value>(&mut link).await,
+                Link::Cluster(mut link) => command.query_async::<Value>(&mut link).await,
+            }
+        };
+        // The Cluster client tries again by itself for longer than one reply may take.
+        let error = match tokio::time::timeout(self.wait, sent).await {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => error,
+            Err(_) => {
+                self.unlink(made).await;
+                let detail = format!(
+                    "Redis at {} did not reply within {:?}",
+                    self.shown, self.wait
+                );
+                return Err(Fault::unknown(Cause::Deadline, detail));
+            }
+        };
+        if lost(&error) {
+            self.unlink(made).await;
+        }
+        Err(self.fault(&error))
+    }
+
+    /// A connection of one's own, to the node that has this key. It never reconnects by itself.
+    pub(crate) async fn private(&self, key: &str) -> Result<MultiplexedConnection, Fault> {
+        let Target::Cluster(nodes) = &self.target else {
+            return self.single().await;
+        };
+        let mut refused = None;
+        for node in nodes {
+            let mut link = match self.open(node.clone()).await {
+                Ok(link) => link,
+                Err(fault) => {
+                    refused = Some(fault);
+                    continue;
+                }
+            };
+            let probe = redis::cmd("TYPE").arg(key).to_owned();
+            let moved = match probe.query_async::<Value>(&mut link).await {
+                Ok(_) => return Ok(link),
+                Err(error) => error,
+            };
+            let Some((host, port)) = moved.redirect_node() else {
+                refused = Some(self.fault(&moved));
+                continue;
+            };
+            return self
+                .open(node.clone().set_addr(moved_to(node.addr(), host, port)))
+                .await;
+        }
+        Err(refused.unwrap_or_else(|| self.unreachable("the URL names no node")))
+    }
+
+    async fn link(&self) -> Result<(u64, Link), Fault> {
+        // Whoever comes while a connection is made waits for it, for as long as that may take.
+        let mut linked = self.linked.lock().await;
+        if let Some(link) = &linked.link {
+            return Ok((linked.made, link.clone()));
+        }
+        let link = match &self.target {
+            Target::Cluster(nodes) => self.cluster(nodes.clone()).await?,
+            _ => Link::Single(self.single().await?),
+        };
+        self.check(&link).await?;
+        linked.made += 1;
+        linked.link = Some(link.clone());
+        Ok((linked.made, link))
+    }
+
+    async fn unlink(&self, made: u64) {
+        let mut linked = self.linked.lock().await;
+        if linked.made == made {
+            linked.link = None;
+        }
+    }
+
+    async fn single(&self) -> Result<MultiplexedConnection, Fault> {
+        match &self.target {
+            Target::Single(info) => self.open((**info).clone()).await,
+            Target::Sentinel {
+                nodes,
+                name,
+                user,
+                tls,
+            } => {
+                let master =
+                    tokio::time::timeout(CONNECT_WAIT, self.master(nodes, name, user, *tls));
+                let client = match master.await {
+                    Ok(client) => client.map_err(|error| self.fault(&error))?,
+                    Err(_) => return Err(self.unreachable("the Sentinels did not answer")),
+                };
+                self.connect(client).await
+            }
+            Target::Cluster(_) => Err(self.unreachable("it is a Cluster")),
+        }
+    }
+
+    async fn master(
+        &self,
+        nodes: &[ConnectionInfo],
+        name: &str,
+        user: &ConnectionInfo,
+        tls: bool,
+    ) -> Result<Client, RedisError> {
+        let addresses = nodes.iter().map(|node| node.addr().clone());
+        let settings = user.redis_settings();
+        let mut builder = SentinelClientBuilder::new(addresses, name, SentinelServerType::Master)?
+            .set_client_to_redis_db(settings.db())
+            .set_client_to_redis_tcp_settings(TcpSettings::default().set_nodelay(true));
+        if let Some(name) = settings.username() {
+            builder = builder.set_client_to_redis_username(name);
+        }
+        if let Some(password) = settings.password() {
+            builder = builder.set_client_to_redis_password(password);
+        }
+        if tls {
+            builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
+        }
+        if let Some(certificates) = &self.certificates {
+            builder = builder
+                .set_client_to_redis_certificates(certificates.clone())
+                .set_client_to_sentinel_certificates(certificates.clone());
+        }
+        builder.build()?.async_get_client().await
+    }
+
+    async fn open(&self, info: ConnectionInfo) -> Result<MultiplexedConnection, Fault> {
+        let client = match &self.certificates {
+            Some(certificates) => Client::build_with_tls(info, certificates.clone()),
+            None => Client::open(info),
+        };
+        self.connect(client.map_err(|error| self.fault(&error))?)
+            .await
+    }
+
+    async fn connect(&self, client: Client) -> Result<MultiplexedConnection, Fault> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_WAIT))
+            .set_response_timeout(Some(self.wait));
+        let connected = client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await;
+        connected.map_err(|error| self.unreachable(&error.to_string()))
+    }
+
+    async fn cluster(&self, nodes: Vec<ConnectionInfo>) -> Result<Link, Fault> {
+        let mut builder = ClusterClient::builder(nodes)
+            .connection_timeout(CONNECT_WAIT)
+            .response_timeout(self.wait)
+            .tcp_settings(TcpSettings::default().set_nodelay(true));
+        if let Some(certificates) = &self.certificates {
+            builder = builder.certs(certificates.clone());
+        }
+        let client = builder.build().map_err(|error| self.fault(&error))?;
+        match tokio::time::timeout(CONNECT_WAIT, client.get_async_connection()).await {
+            Ok(Ok(link)) => Ok(Link::Cluster(link)),
+            Ok(Err(error)) => Err(self.unreachable(&error.to_string())),
+            Err(_) => Err(self.unreachable("the Cluster did not answer")),
+        }
+    }
+
+    /// A Redis that throws keys away when memory is short cannot be a gate; one that writes nothing down loses more
+    /// when it restarts.
+    async fn check(&self, link: &Link) -> Result<(), Fault> {
+        let info = redis::cmd("INFO");
+        let said = match link.clone() {
+            Link::Single(mut link) => info.query_async::<Value>(&mut link).await,
+            Link::Cluster(mut link) => info.query_async::<Value>(&mut link).await,
+        };
+        let text = format!("{:?}", Printed(&said.map_err(|error| self.fault(&error))?));
+        let policies = text.split("maxmemory_policy:").skip(1);
+        let named = policies.map(|rest| rest.split(['\r', '\n']).next().unwrap_or_default());
+        if let Some(policy) = named.into_iter().find(|policy| *policy != "noeviction") {
+            return Err(Fault::without_effect(
+                Cause::Store,
+                format!(
+                    "Redis at {} has maxmemory-policy {policy}: it would throw claims away; set it to noeviction",
+                    self.shown
+                ),
+            ));
+        }
+        if text.contains("aof_enabled:0") {
+            tracing::warn!(
+                "Redis at {} has appendonly no: a restart loses its state, and each sale closes until it is rebuilt from MySQL",
+                self.shown
+            );
+        }
+        Ok(())
+    }
+
+    fn unreachable(&self, why: &str) -> Fault {
+        Fault::without_effect(
+            Cause::Store,
+            format!("Redis at {} cannot be reached: {why}", self.shown),
+        )
+    }
+
+    pub(crate) fn fault(&self, error: &RedisError) -> Fault {
+        let effect = if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() {
+            Effect::Unknown
+        } else {
+            Effect::None
+        };
+        Fault {
+            effect,
+            cause: Cause::Store,
+            detail: format!("Redis at {}: {error}", self.shown),
+        }
+    }
+}
+
+/// Whether the connection is of no more use: also one to a node that is no longer the master.
+fn lost(error: &RedisError) -> bool {
+    use redis::ErrorKind;
+    error.is_io_error()
+        || error.is_connection_dropped()
+        || error.is_unrecoverable_error()
+        || matches!(
+            error.kind(),
+            ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown)
+        )
+}
+
+fn moved_to(node: &ConnectionAddr, host: &str, port: u16) -> ConnectionAddr {
+    match node {
+        ConnectionAddr::TcpTls {
+            insecure,
+            tls_params,
+            ..
+        } => ConnectionAddr::TcpTls {
+            host: host.to_owned(),
+            port,
+            insecure: *insecure,
+            tls_params: tls_params.clone(),
+        },
+        _ => ConnectionAddr::Tcp(host.to_owned(), port),
+    }
+}
+
+/// All text of a reply, whatever its shape: INFO is one text, or one for each node of a Cluster.
+struct Printed<'a>(&'a Value);
+
+impl std::fmt::Debug for Printed<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Value::BulkString(bytes) => f.write_str(&String::from_utf8_lossy(bytes)),
+            Value::SimpleString(text) | Value::VerbatimString { text, .. } => f.write_str(text),
+            Value::Map(pairs) => pairs
+                .iter()
+                .try_for_each(|(_, value)| Printed(value).fmt(f)),
+            Value::Array(values) => values.iter().try_for_each(|value| Printed(value).fmt(f)),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_url_is_understood() {
+        assert!(matches!(
+            parse("redis://127.0.0.1:6379/2"),
+            Ok(Target::Single(_))
+        ));
+        assert!(matches!(
+            parse("rediss://u:p@h:6379"),
+            Ok(Target::Single(_))
+        ));
+        let cluster = parse("redis+cluster://:p@a:1,b:2");
+        assert!(matches!(cluster, Ok(Target::Cluster(nodes)) if nodes.len() == 2));
+        let sentinel = parse("redis+sentinel://:p@a:1,b:2,c:3/shop/4");
+        let Ok(Target::Sentinel {
+            nodes,
+            name,
+            user,
+            tls,
+        }) = sentinel
+        else {
+            panic!("{sentinel:?}");
+        };
+        assert_eq!((nodes.len(), name.as_str(), tls), (3, "shop", false));
+        assert_eq!(
+            (user.redis_settings().db(), user.redis_settings().password()),
+            (4, Some("p"))
+        );
+    }
+
+    #[test]
+    fn a_bad_url_is_refused_without_its_password() {
+        for bad in [
+            "127.0.0.1:6379",
+            "http://:secret@h",
+            "redis+sentinel://:secret@h:1",
+            "redis+x://:secret@h",
+        ] {
+            let error = parse(bad).map(|_| ()).unwrap_err().to_string();
+            assert!(
+                error.contains("redis+cluster://") && !error.contains("secret"),
+                "{error}"
+            );
+        }
+    }
+}

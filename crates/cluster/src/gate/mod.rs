@@ -1,0 +1,428 @@
+//! The gate: decides attempts in Redis, by one script or in the tutorial's way, and keeps the outbox.
+//! What it says of a claim is a proposal; nothing here knows the log or the store.
+
+pub(crate) mod keys;
+pub(crate) mod link;
+pub(crate) mod reply;
+mod watch;
+
+pub(crate) use watch::{slots_text, stored_claim};
+
+use std::sync::LazyLock;
+
+use redis::{Cmd, Value};
+use seckill_engine::Fault;
+use seckill_sale::{Attempt, OrderId, Sale, Unit};
+
+use self::keys::GateKeys;
+use self::link::Redis;
+use self::reply::{Claims, Head, Said};
+use crate::options::Strategy;
+use crate::words::digest::Digester;
+use crate::words::message::{self, OutboxClaim};
+
+const SCRIPT: &str = include_str!("gate.lua");
+static SCRIPT_SHA: LazyLock<String> =
+    LazyLock::new(|| sha1_smol::Sha1::from(SCRIPT).digest().to_string());
+
+/// The most attempts in one call: a sixth of the arguments that one Lua call may unpack.
+pub(crate) const CLAIM_MAX: usize = 256;
+/// The most items in one call of `load` and `trim`.
+pub(crate) const ITEMS_MAX: usize = 400;
+
+/// An attempt as the gate takes it. Sent again, it is the same attempt.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) order_id: OrderId,
+    pub(crate) attempt: Attempt,
+    pub(crate) buyer_digest: String,
+    pub(crate) key_digest: String,
+    /// The attempt's part of the claim's message.
+    pub(crate) part: String,
+}
+
+impl Asked {
+    pub(crate) fn new(order_id: OrderId, attempt: Attempt, digester: &Digester) -> Self {
+        let key = attempt.key.as_ref();
+        Self {
+            buyer_digest: digester.buyer(&attempt.buyer),
+            key_digest: key.map_or_else(String::new, |key| digester.key(&attempt.buyer, key)),
+            part: message::attempt_part(&order_id, &attempt),
+            order_id,
+            attempt,
+        }
+    }
+}
+
+/// What goes into one of the gate's keys during a rebuild.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Into {
+    Claims,
+    Keys,
+    Buyers,
+    Returned,
+}
+
+/// An entry of the outbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OutboxEntry {
+    pub(crate) id: String,
+    pub(crate) at_ms: i64,
+    pub(crate) claims: Vec<OutboxClaim>,
+}
+
+/// The gates of all sales.
+pub(crate) struct Gate {
+    pub(crate) redis: Redis,
+    strategy: Strategy,
+    watch: watch::Watch,
+}
+
+impl Gate {
+    pub(crate) fn new(
+        redis: Redis,
+        strategy: Strategy,
+        conflicts_wait: std::time::Duration,
+    ) -> Self {
+        Self {
+            redis,
+            strategy,
+            watch: watch::Watch::new(conflicts_wait),
+        }
+    }
+
+    /// Decides up to [`CLAIM_MAX`] attempts on one sale.
+    pub(crate) async fn claim(
+        &self,
+        keys: &GateKeys,
+        epoch: u32,
+        asked: &[Asked],
+    ) -> Result<Said<Claims>, Fault> {
+        debug_assert!(asked.len() <= CLAIM_MAX);
+        if self.strategy == Strategy::Watch {
+            return self.watch.claim(&self.redis, keys, epoch, asked).await;
+        }
+        let more = |command: &mut Cmd| {
+            for asked in asked {
+                command
+                    .arg(asked.order_id.as_str())
+                    .arg(&asked.buyer_digest)
+                    .arg(&asked.key_digest)
+                    .arg(message::fingerprint_text(asked.attempt.fingerprint()))
+                    .arg(asked.attempt.quantity)
+                    .arg(&asked.part);
+            }
+        };
+        match self.run("claim", keys, epoch, more).await? {
+            Ok(parts) => {
+                let claims = reply::claims(parts)?;
+                if claims.decided.len() != asked.len() {
+                    return Err(reply::strange(&Value::Nil));
+                }
+                Ok(Ok(claims))
+            }
+            Err(refusal) => Ok(Err(refusal)),
+        }
+    }
+
+    /// Takes entries out of the outbox.
+    pub(crate) async fn trim(
+        &self,
+        keys: &GateKeys,
+        epoch: u32,
+        entries: &[String],
+    ) -> Result<Said<()>, Fault> {
+        let more = |command: &mut Cmd| {
+            command.arg(entries);
+        };
+        Ok(self.run("trim", keys, epoch, more).await?.map(|_| ()))
+    }
+
+    /// Puts an ended order's unit on sale again. Says whether the gate knows the order.
+    pub(crate) async fn give_back(
+        &self,
+        keys: &GateKeys,
+        epoch: u32,
+        order_id: &OrderId,
+    ) -> Result<Said<(Head, bool)>, Fault> {
+        let more = |command: &mut Cmd| {
+            command.arg(order_id.as_str());
+        };
+        Ok(match self.run("give_back", keys, epoch, more).await? {
+            Ok(mut parts) => {
+                let head = reply::head(&mut parts)?;
+                Ok((head, parts.first().and_then(reply::text) != Some("unknown")))
+            }
+            Err(refusal) => Err(refusal),
+        })
+    }
+
+    /// Tells the gate newer terms.
+    pub(crate) async fn sync(
+        &self,
+        keys: &GateKeys,
+        epoch: u32,
+        sale: &Sale,
+    ) -> Result<Said<Head>, Fault> {
+        let more = |command: &mut Cmd| terms(command, sale);
+        self.headed("sync", keys, epoch, more).await
+    }
+
+    /// Whether the gate can be used, and what it has.
+    pub(crate) async fn peek(&self, keys: &GateKeys, epoch: u32) -> Result<Said<Head>, Fault> {
+        self.headed("peek", keys, epoch, |_| {}).await
+    }
+
+    /// Whether the gate knows an order.
+    pub(crate) async fn knows(
+        &self,
+        keys: &GateKeys,
+        epoch: u32,
+        order_id: &OrderId,
+    ) -> Result<Said<bool>, Fault> {
+        let more = |command: &mut Cmd| {
+            command.arg(order_id.as_str());
+        };
+        let said = self.run("look", keys, epoch, more).await?;
+        Ok(said.map(|parts| {
+            parts
+                .first()
+                .and_then(reply::text)
+                .is_some_and(|found| !found.is_empty())
+        }))
+    }
+
+    /// The claim under a key's digest.
+    pub(crate) async fn order_of_key(
+        &self,
+        keys: &GateKeys,
+        epoch: u32,
+        key_digest: &str,
+    ) -> Result<Said<Option<OrderId>>, Fault> {
+        let more = |command: &mut Cmd| {
+            command.arg("").arg(key_digest);
+        };
+        let said = self.run("look", keys, epoch, more).await?;
+        Ok(said.map(|parts| {
+            parts
+                .first()
+                .and_then(reply::text)
+                .and_then(|id| OrderId::new(id).ok())
+        }))
+    }
+
+    /// Ends claims of this epoch. Says how many entries wait in the outbox.
+    pub(crate) async fn close(&self, keys: &GateKeys, epoch: u32) -> Result<Said<u64>, Fault> {
+        let said = self.run("close", keys, epoch, |_| {}).await?;
+        Ok(said.map(|parts| {
+            parts
+                .first()
+                .and_then(reply::text)
+                .and_then(|n| n.parse().ok())
+                .unwrap_or(0)
+        }))
+    }
+
+    /// Begins an epoch with an empty, closed gate.
+    pub(crate) async fn reset(
+        &self,
+        keys: &GateKeys,
+        epoch: u32,
+        leader: &str,
+    ) -> Result<Said<()>, Fault> {
+        let more = |command: &mut Cmd| {
+            command.arg(leader);
+        };
+        Ok(self.run("reset", keys, epoch, more).await?.map(|_| ()))
+    }
+
+    /// Loads up to [`ITEMS_MAX`] items into a closed gate: field and value by turns, or units for [`Into::Returned`].
+    pub(crate) async fn load(
+        &self,
+        keys: &GateKeys,
+        epoch: u32,
+        leader: &str,
+        into: Into,
+        items: &[String],
+    ) -> Result<Said<()>, Fault> {
+        let name = match into {
+            Into::Claims => "c",
+            Into::Keys => "k",
+            Into::Buyers => "b",
+            Into::Returned => "f",
+        };
+        let more = |command: &mut Cmd| {
+            command.arg(leader).arg(name).arg(items);
+        };
+        Ok(self.run("load", keys, epoch, more).await?.map(|_| ()))
+    }
+
+    /// Opens a loaded gate: how many units were handed out, and how many of them came back.
+    pub(crate) async fn open(
+        &self,
+        keys: &GateKeys,
+        epoch: u32,
+        leader: &str,
+        sale: &Sale,
+        handed_out: u32,
+        returned: usize,
+    ) -> Result<Said<()>, Fault> {
+        let more = |command: &mut Cmd| {
+            command.arg(leader);
+            terms(command, sale);
+            command.arg(handed_out).arg(returned);
+        };
+        Ok(self.run("open", keys, epoch, more).await?.map(|_| ()))
+    }
+
+    /// Up to `count` entries of the outbox, beginning behind the entry `after`. An absent outbox has none.
+    pub(crate) async fn outbox(
+        &self,
+        keys: &GateKeys,
+        after: Option<&str>,
+        count: usize,
+    ) -> Result<Vec<OutboxEntry>, Fault> {
+        let from = after.map_or_else(|| "-".to_owned(), |id| format!("({id}"));
+        self.outbox_range(keys, &from, "+", count).await
+    }
+
+    /// One entry of the outbox, if it is there.
+    pub(crate) async fn outbox_entry(
+        &self,
+        keys: &GateKeys,
+        id: &str,
+    ) -> Result<Option<OutboxEntry>, Fault> {
+        Ok(self.outbox_range(keys, id, id, 1).await?.pop())
+    }
+
+    /// The units that the gate offers: those that came back, and from which one on the rest is fresh.
+    pub(crate) async fn offered(&self, keys: &GateKeys) -> Result<(Vec<u32>, u32), Fault> {
+        let mut list = redis::cmd("LRANGE");
+        list.arg(keys.returned()).arg(1).arg(-1);
+        let mut next = redis::cmd("HGET");
+        next.arg(keys.terms()).arg("next");
+        let (returned, next) = (self.redis.call(&list).await?, self.redis.call(&next).await?);
+        let Value::Array(returned) = &returned else {
+            return Err(reply::strange(&returned));
+        };
+        let number = |value: &Value| reply::text(value)?.split(':').next()?.parse().ok();
+        let units: Option<Vec<u32>> = returned.iter().map(number).collect();
+        units
+            .zip(number(&next))
+            .ok_or_else(|| reply::strange(&next))
+    }
+
+    async fn outbox_range(
+        &self,
+        keys: &GateKeys,
+        from: &str,
+        to: &str,
+        count: usize,
+    ) -> Result<Vec<OutboxEntry>, Fault> {
+        let mut command = redis::cmd("XRANGE");
+        command
+            .arg(keys.outbox())
+            .arg(from)
+            .arg(to)
+            .arg("COUNT")
+            .arg(count);
+        let value = self.redis.call(&command).await?;
+        let Value::Array(entries) = &value else {
+            return Err(reply::strange(&value));
+        };
+        let read: Option<Vec<OutboxEntry>> = entries.iter().map(entry).collect();
+        read.ok_or_else(|| reply::strange(&value))
+    }
+
+    async fn headed(
+        &self,
+        operation: &str,
+        keys: &GateKeys,
+        epoch: u32,
+        more: impl Fn(&mut Cmd),
+    ) -> Result<Said<Head>, Fault> {
+        Ok(match self.run(operation, keys, epoch, more).await? {
+            Ok(mut parts) => Ok(reply::head(&mut parts)?),
+            Err(refusal) => Err(refusal),
+        })
+    }
+
+    /// Runs an operation of the script, which Redis forgets when it restarts.
+    async fn run(
+        &self,
+        operation: &str,
+        keys: &GateKeys,
+        epoch: u32,
+        more: impl Fn(&mut Cmd),
+    ) -> Result<Said<Vec<Value>>, Fault> {
+        let command = |name: &str, script: &str| {
+            let mut command = redis::cmd(name);
+            command
+                .arg(script)
+                .arg(keys.all().len())
+                .arg(keys.all().as_slice())
+                .arg(operation)
+                .arg(epoch);
+            more(&mut command);
+            command
+        };
+        let called = self.redis.call(&command("EVALSHA", &SCRIPT_SHA)).await;
+        let value = match called {
+            Err(fault)
+                if fault.detail.contains("NoScript") || fault.detail.contains("NOSCRIPT") =>
+            {
+                self.redis.call(&command("EVAL", SCRIPT)).await?
+            }
+            called => called?,
+        };
+        reply::read(value)
+    }
+}
+
+fn terms(command: &mut Cmd, sale: &Sale) {
+    let optional = |value: Option<i64>| value.map_or_else(String::new, |value| value.to_string());
+    command
+        .arg(sale.ver)
+        .arg(sale.total)
+        .arg(optional(sale.buyer_limit.map(i64::from)))
+        .arg(optional(sale.opens_at_ms))
+        .arg(optional(sale.closes_at_ms));
+}
+
+fn entry(value: &Value) -> Option<OutboxEntry> {
+    let Value::Array(parts) = value else {
+        return None;
+    };
+    let [id, Value::Array(fields)] = parts.as_slice() else {
+        return None;
+    };
+    let mut fields = fields
+        .chunks_exact(2)
+        .map(|pair| Some((reply::text(&pair[0])?, reply::text(&pair[1])?)));
+    let (_, at_ms) = fields.next()??;
+    let claims: Option<Vec<OutboxClaim>> = fields.map(|field| claim(field?)).collect();
+    Some(OutboxEntry {
+        id: reply::text(id)?.to_owned(),
+        at_ms: at_ms.parse().ok()?,
+        claims: claims?,
+    })
+}
+
+fn claim((part, given): (&str, &str)) -> Option<OutboxClaim> {
+    let mut given = given.split(':');
+    let n = given.next()?.parse().ok()?;
+    let unit = Unit {
+        number: given.next()?.parse().ok()?,
+        generation: given.next()?.parse().ok()?,
+    };
+    let slot: u8 = given.next()?.parse().ok()?;
+    Some(OutboxClaim {
+        part: part.to_owned(),
+        n,
+        line: message::Line {
+            unit: unit.number,
+            generation: unit.generation,
+            slot: (slot > 0).then_some(slot),
+        },
+    })
+}

@@ -1,0 +1,282 @@
+//! What the gate's script replies, read strictly: a reply that is not understood is a fault, never a verdict.
+
+use redis::Value;
+use seckill_engine::{Cause, Fault};
+use seckill_sale::{OrderId, Unit};
+
+/// Why the gate did nothing. Each but `Epoch` asks for a rebuild.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It has no state of the sale.
+    Gone(String),
+    /// A key of ours holds something else: not ours to delete.
+    Type(String),
+    /// Redis restarted or failed over.
+    Run(String),
+    /// It is of another epoch.
+    Epoch(u32),
+    /// It is closed.
+    Rebuilding,
+    /// Somebody else's hand was in it.
+    Drift(String),
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Gone(detail) => write!(f, "the gate's state is gone: {detail}"),
+            Self::Type(detail) => write!(
+                f,
+                "a key of the gate holds something else ({detail}); delete or rename it, or set cluster.key_prefix"
+            ),
+            Self::Run(detail) => f.write_str(detail),
+            Self::Epoch(epoch) => write!(f, "the gate is of epoch {epoch}"),
+            Self::Rebuilding => f.write_str("the gate is being rebuilt"),
+            Self::Drift(detail) => write!(f, "the gate was changed by another hand: {detail}"),
+        }
+    }
+}
+
+/// Done, or refused without effect.
+pub(crate) type Said<T> = Result<T, Refusal>;
+
+/// The gate's state with each reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Head {
+    pub(crate) epoch: u32,
+    pub(crate) ver: u64,
+    /// Grows with each claim, give-back and change.
+    pub(crate) n: u64,
+    pub(crate) free: u32,
+    pub(crate) now_ms: i64,
+    pub(crate) limit: Option<u32>,
+    pub(crate) opens_at_ms: Option<i64>,
+    pub(crate) closes_at_ms: Option<i64>,
+}
+
+/// The gate's word on one attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Decided {
+    Claimed {
+        unit: Unit,
+        slot: Option<u8>,
+    },
+    /// This very attempt has its claim from an earlier call, whose reply was lost.
+    ClaimedBefore {
+        unit: Unit,
+    },
+    Repeat {
+        order_id: OrderId,
+        unit: Unit,
+    },
+    Mismatch,
+    Quantity,
+    BuyerRequired,
+    NotOpen,
+    Closed,
+    Limit,
+    SoldOut,
+}
+
+/// The reply to `claim`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Claims {
+    pub(crate) head: Head,
+    /// The outbox entry of the claims; empty where there is none.
+    pub(crate) entry: String,
+    /// Each attempt's verdict, with the units free just after it.
+    pub(crate) decided: Vec<(Decided, u32)>,
+}
+
+/// A reply whose first element says whether the operation was done.
+pub(crate) fn read(value: Value) -> Result<Said<Vec<Value>>, Fault> {
+    let Value::Array(mut parts) = value else {
+        return Err(strange(&value));
+    };
+    if parts.is_empty() {
+        return Err(strange(&Value::Array(parts)));
+    }
+    let rest = parts.split_off(1);
+    let detail = || rest.first().and_then(text).unwrap_or_default().to_owned();
+    Ok(match parts.first().and_then(text) {
+        Some("OK") => Ok(rest),
+        Some("GONE") => Err(Refusal::Gone(detail())),
+        Some("TYPE") => Err(Refusal::Type(detail())),
+        Some("RUN") => Err(Refusal::Run(detail())),
+        Some("EPOCH") => Err(Refusal::Epoch(detail().parse().unwrap_or(0))),
+        Some("REBUILD") => Err(Refusal::Rebuilding),
+        Some("DRIFT") => Err(Refusal::Drift(detail())),
+        _ => return Err(strange(&Value::Array(parts))),
+    })
+}
+
+/// The eight elements of the head; what follows it is left in `parts`.
+pub(crate) fn head(parts: &mut Vec<Value>) -> Result<Head, Fault> {
+    const HEAD_PARTS: usize = 8;
+    if parts.len() < HEAD_PARTS {
+        return Err(strange(&Value::Array(std::mem::take(parts))));
+    }
+    let rest = parts.split_off(HEAD_PARTS);
+    let mut read = parts.iter().map(|part| text(part).unwrap_or_default());
+    let mut next = || read.next().unwrap_or_default();
+    let parsed = (|| {
+        Some(Head {
+            epoch: next().parse().ok()?,
+            ver: next().parse().ok()?,
+            n: next().parse().ok()?,
+            free: next().parse().ok()?,
+            now_ms: next().parse().ok()?,
+            limit: optional(next())?,
+            opens_at_ms: optional(next())?,
+            closes_at_ms: optional(next())?,
+        })
+    })();
+    let Some(head) = parsed else {
+        return Err(strange(&Value::Array(std::mem::take(parts))));
+    };
+    *parts = rest;
+    Ok(head)
+}
+
+/// The reply to `claim` behind its status.
+pub(crate) fn claims(mut parts: Vec<Value>) -> Result<Claims, Fault> {
+    let head = head(&mut parts)?;
+    let (entry, verdicts) = match parts.as_slice() {
+        [entry, Value::Array(verdicts)] => (text(entry), verdicts),
+        _ => return Err(strange(&Value::Array(parts))),
+    };
+    let decided: Option<Vec<_>> = verdicts.iter().map(|value| verdict(text(value)?)).collect();
+    match (entry, decided) {
+        (Some(entry), Some(decided)) => Ok(Claims {
+            head,
+            entry: entry.to_owned(),
+            decided,
+        }),
+        _ => Err(strange(&Value::Array(parts))),
+    }
+}
+
+fn verdict(said: &str) -> Option<(Decided, u32)> {
+    let (said, remaining) = said.rsplit_once('/')?;
+    let mut rest = said.get(1..)?.splitn(3, ':');
+    let mut unit = || {
+        Some(Unit {
+            number: rest.next()?.parse().ok()?,
+            generation: rest.next()?.parse().ok()?,
+        })
+    };
+    let decided = match said.get(..1)? {
+        "+" => {
+            let unit = unit()?;
+            let slot: u8 = rest.next()?.parse().ok()?;
+            Decided::Claimed {
+                unit,
+                slot: (slot > 0).then_some(slot),
+            }
+        }
+        "~" => Decided::ClaimedBefore { unit: unit()? },
+        "=" => {
+            let unit = unit()?;
+            Decided::Repeat {
+                order_id: OrderId::new(rest.next()?).ok()?,
+                unit,
+            }
+        }
+        "x" => Decided::Mismatch,
+        "q" => Decided::Quantity,
+        "b" => Decided::BuyerRequired,
+        "n" => Decided::NotOpen,
+        "d" => Decided::Closed,
+        "l" => Decided::Limit,
+        "s" => Decided::SoldOut,
+        _ => return None,
+    };
+    Some((decided, remaining.parse().ok()?))
+}
+
+fn optional<T: std::str::FromStr>(text: &str) -> Option<Option<T>> {
+    if text.is_empty() {
+        return Some(None);
+    }
+    text.parse().ok().map(Some)
+}
+
+/// A part of a reply as text.
+pub(crate) fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        Value::Okay => Some("OK"),
+        _ => None,
+    }
+}
+
+/// A reply that nobody understands: what it did is unknown.
+pub(crate) fn strange(value: &Value) -> Fault {
+    const SHOWN_MAX_CHARS: usize = 200;
+    let shown: String = format!("{value:?}").chars().take(SHOWN_MAX_CHARS).collect();
+    Fault::unknown(
+        Cause::Store,
+        format!("Redis replied what the gate's script never says: {shown}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_are_read_strictly() {
+        let unit = Unit {
+            number: 12,
+            generation: 3,
+        };
+        let order_id = OrderId::new("A_b-c").unwrap();
+        assert_eq!(
+            verdict("+12:3:0/7"),
+            Some((Decided::Claimed { unit, slot: None }, 7))
+        );
+        assert_eq!(
+            verdict("+12:3:2/7"),
+            Some((
+                Decided::Claimed {
+                    unit,
+                    slot: Some(2)
+                },
+                7
+            ))
+        );
+        assert_eq!(
+            verdict("~12:3/0"),
+            Some((Decided::ClaimedBefore { unit }, 0))
+        );
+        assert_eq!(
+            verdict("=12:3:A_b-c/1"),
+            Some((Decided::Repeat { order_id, unit }, 1))
+        );
+        assert_eq!(verdict("s/0"), Some((Decided::SoldOut, 0)));
+        for bad in [
+            "", "/", "s", "s/x", "+12/1", "+12:3/1", "+a:1:0/1", "?/0", "=1:1/0", "é/0",
+        ] {
+            assert_eq!(verdict(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_the_script_never_says_is_a_fault_of_unknown_effect() {
+        for strange in [
+            Value::Nil,
+            Value::Int(1),
+            Value::Array(vec![]),
+            Value::Array(vec![Value::Nil]),
+        ] {
+            let fault = read(strange).map(|_| ()).unwrap_err();
+            assert_eq!(fault.effect, seckill_engine::Effect::Unknown);
+        }
+        let epoch = Value::Array(vec![
+            Value::BulkString(b"EPOCH".to_vec()),
+            Value::BulkString(b"4".to_vec()),
+        ]);
+        assert_eq!(read(epoch).unwrap().unwrap_err(), Refusal::Epoch(4));
+    }
+}

@@ -1,0 +1,129 @@
+//! Hints from servers without a relay to relays elsewhere: a bounded list in Redis that each entry is taken from once.
+//! A lost hint costs a sweep's time, nothing else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::Value;
+use redis::aio::MultiplexedConnection;
+use seckill_engine::Fault;
+use seckill_sale::SaleId;
+use tokio::sync::{mpsc, watch};
+
+use crate::gate::reply;
+use crate::relay::Offer;
+use crate::serve::Core;
+use crate::stop::stopped;
+
+/// Hints that are kept where no relay takes them.
+const HINTS_MAX: usize = 10_000;
+/// Hints taken at once.
+const TAKE_MAX: usize = 64;
+/// How long Redis holds a question that it has no answer to; below the reply's deadline.
+const BLOCK_S: &str = "0.3";
+const PAUSE: Duration = Duration::from_millis(300);
+
+fn list(core: &Core) -> String {
+    format!("{}seckill:hints", core.options.key_prefix)
+}
+
+/// Writes a hint for each offer, until their channel closes.
+pub(crate) async fn write(core: Arc<Core>, mut offers: mpsc::Receiver<Offer>) {
+    let list = list(&core);
+    let mut batch = Vec::new();
+    while offers.recv_many(&mut batch, TAKE_MAX).await > 0 {
+        let hints = batch
+            .drain(..)
+            .map(|offer| format!("{} {}", offer.sale, offer.entry.id));
+        let mut push = redis::cmd("LPUSH");
+        push.arg(&list).arg(&hints.collect::<Vec<_>>());
+        let mut trim = redis::cmd("LTRIM");
+        trim.arg(&list).arg(0).arg(HINTS_MAX - 1);
+        for command in [push, trim] {
+            if let Err(fault) = core.gate.redis.call(&command).await {
+                tracing::debug!(%fault, "no hint for the relay");
+            }
+        }
+    }
+}
+
+/// Takes hints and offers the entries that they name, until `stop` says so.
+pub(crate) async fn read(
+    core: Arc<Core>,
+    offers: mpsc::Sender<Offer>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut link = None;
+    loop {
+        let taken = tokio::select! {
+            taken = take(&core, &mut link) => taken,
+            () = stopped(&mut stop) => return,
+        };
+        match taken {
+            Ok(taken) => {
+                for offer in taken {
+                    if offers.send(offer).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            Err(fault) => {
+                tracing::debug!(%fault, "no hints from Redis");
+                link = None;
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Waits on a connection of its own: whatever else went over it would wait as well.
+async fn take(core: &Core, link: &mut Option<MultiplexedConnection>) -> Result<Vec<Offer>, Fault> {
+    let redis = &core.gate.redis;
+    let link = match link {
+        Some(link) => link,
+        None => link.insert(redis.private(&list(core)).await?),
+    };
+    let mut command = redis::cmd("BLMPOP");
+    command
+        .arg(BLOCK_S)
+        .arg(1)
+        .arg(list(core))
+        .arg("RIGHT")
+        .arg("COUNT")
+        .arg(TAKE_MAX);
+    let value = command
+        .query_async::<Value>(link)
+        .await
+        .map_err(|error| redis.fault(&error))?;
+    let Value::Array(parts) = &value else {
+        return Ok(Vec::new());
+    };
+    let [_, Value::Array(hints)] = parts.as_slice() else {
+        return Err(reply::strange(&value));
+    };
+    let mut offers = Vec::new();
+    for hint in hints.iter().filter_map(reply::text) {
+        let named = hint
+            .split_once(' ')
+            .and_then(|(sale, entry)| Some((SaleId::new(sale).ok()?, entry)));
+        let Some((sale, id)) = named else {
+            continue;
+        };
+        let Some(book) = core.book(&sale).await? else {
+            continue;
+        };
+        let Some(entry) = core.gate.outbox_entry(&book.row.keys, id).await? else {
+            continue;
+        };
+        let epoch = id.split_once('-').and_then(|(epoch, _)| epoch.parse().ok());
+        if let Some(epoch) = epoch {
+            offers.push(Offer {
+                sale,
+                keys: book.row.keys.clone(),
+                epoch,
+                entry,
+            });
+        }
+    }
+    Ok(offers)
+}

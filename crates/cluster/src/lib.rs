@@ -1,0 +1,50 @@
+//! The cluster engine: Redis proposes, Kafka carries, MySQL decides. A decision on a claim is an order row or a void row,
+//! whichever came first under its sale's row lock. Users see only the port, and what starts its parts.
+
+mod audit;
+mod engine;
+mod gate;
+mod hints;
+mod init;
+mod log;
+mod options;
+mod parts;
+mod rebuild;
+mod record;
+mod recorder_process;
+mod relay;
+mod serve;
+mod stop;
+mod store;
+mod words;
+
+use std::path::PathBuf;
+
+pub use engine::ClusterEngine;
+pub use gate::link::BadRedisUrl;
+pub use init::{Initialised, NotInitialised, init, reset};
+pub use options::{ClusterOptions, Confirm, Strategy};
+pub use recorder_process::RecorderProcess;
+pub use store::BadMysqlUrl;
+
+/// Options that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadOptions {
+    /// Redis's address.
+    #[error(transparent)]
+    Redis(#[from] BadRedisUrl),
+    /// MySQL's address.
+    #[error(transparent)]
+    Mysql(#[from] BadMysqlUrl),
+    /// Kafka's settings.
+    #[error("{0}")]
+    Kafka(String),
+    /// A file of certificates.
+    #[error("{} cannot be read: {error}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: String,
+    },
+}

@@ -1,0 +1,356 @@
+//! Starts the parts that a process runs and tells how they are. What a part does stands in its own file.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use seckill_engine::{Part, Reading};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::gate::Gate;
+use crate::gate::link::Redis;
+use crate::log::LogCondition;
+use crate::log::consumer::LogConsumer;
+use crate::log::producer::LogProducer;
+use crate::record::{Recorder, RecorderState};
+use crate::relay::{Inputs, Relay, RelayState};
+use crate::serve::deciding::Waiting;
+use crate::serve::{Core, Outputs, confirming, deciding, refresh};
+use crate::stop::stopped;
+use crate::store::Store;
+use crate::{BadOptions, ClusterOptions, hints, rebuild};
+
+/// Attempts between the front and the queues of the sales.
+const ATTEMPTS_MAX: usize = 4_096;
+/// Outbox entries between the gate and the relay.
+const OFFERS_MAX: usize = 4_096;
+const SETTLED_MAX: usize = 4_096;
+
+/// What a process is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Serve,
+    Relay,
+}
+
+/// The parts whose state is shown.
+pub(crate) struct Parts {
+    relay: Option<Arc<RelayState>>,
+    recorder: Option<(Arc<RecorderState>, LogCondition)>,
+}
+
+/// A process's parts at work.
+pub(crate) struct Started {
+    pub(crate) core: Arc<Core>,
+    pub(crate) parts: Parts,
+    pub(crate) attempts: mpsc::Sender<Waiting>,
+    pub(crate) tasks: Vec<JoinHandle<()>>,
+}
+
+/// The store and gate of these options; nothing is connected yet.
+pub(crate) fn store(options: &ClusterOptions) -> Result<Store, BadOptions> {
+    let wait = Duration::from_millis(options.store_wait_ms);
+    Ok(Store::new(
+        &options.mysql,
+        options.mysql_ca.clone(),
+        options.store_connections,
+        wait,
+    )?)
+}
+
+fn gate(options: &ClusterOptions) -> Result<Gate, BadOptions> {
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|error| BadOptions::File {
+            path: path.to_owned(),
+            error: error.to_string(),
+        })
+    };
+    let ca = options.redis_ca.as_deref().map(read).transpose()?;
+    let redis = Redis::new(
+        &options.redis,
+        ca,
+        Duration::from_millis(options.gate_wait_ms),
+    )?;
+    Ok(Gate::new(
+        redis,
+        options.gate,
+        Duration::from_millis(options.gate_retry_ms),
+    ))
+}
+
+pub(crate) fn start(
+    options: ClusterOptions,
+    role: Role,
+    stop: &watch::Receiver<bool>,
+) -> Result<Started, BadOptions> {
+    let options = Arc::new(options);
+    let (store, gate) = (Arc::new(store(&options)?), Arc::new(gate(&options)?));
+    let stored = Arc::new(Notify::new());
+    let (waiters, waiting) = mpsc::unbounded_channel();
+    let (rebuilds, to_rebuild) = mpsc::unbounded_channel();
+    let (offers, offered) = mpsc::channel(OFFERS_MAX);
+    let (settled, hear_settled) = mpsc::channel(SETTLED_MAX);
+    let is_relay = options.relays;
+    let outputs = Outputs {
+        offers: is_relay.then(|| offers.clone()),
+        hints: (!is_relay).then(|| offers.clone()),
+        settled: is_relay.then(|| settled.clone()),
+        rebuilds,
+    };
+    let core = Arc::new(Core::new(
+        Arc::clone(&options),
+        Arc::clone(&store),
+        gate,
+        Arc::clone(&stored),
+        waiters,
+        outputs,
+    ));
+    let (attempts, asked) = mpsc::channel(ATTEMPTS_MAX);
+    let mut tasks = vec![
+        tokio::spawn(refresh::run(Arc::clone(&core), stop.clone())),
+        tokio::spawn(rebuild::run(Arc::clone(&core), to_rebuild, stop.clone())),
+    ];
+    if role == Role::Serve {
+        tasks.push(tokio::spawn(until(
+            stop,
+            deciding::run(Arc::clone(&core), asked),
+        )));
+        tasks.push(tokio::spawn(until(
+            stop,
+            confirming::run(Arc::clone(&core), waiting),
+        )));
+    }
+    let mut parts = Parts {
+        relay: None,
+        recorder: None,
+    };
+    if is_relay {
+        let (producer, deliveries) =
+            LogProducer::new(&options).map_err(|fault| BadOptions::Kafka(fault.detail))?;
+        let state = Arc::new(RelayState::default());
+        // Set once, here.
+        let _ = state.condition.set(producer.condition.clone());
+        let relay = Relay {
+            core: Arc::clone(&core),
+            state: Arc::clone(&state),
+            producer,
+            checked: settled,
+        };
+        let inputs = Inputs {
+            offers: offered,
+            settled: hear_settled,
+            deliveries,
+        };
+        tasks.push(tokio::spawn(relay.run(inputs, stop.clone())));
+        parts.relay = Some(state);
+        if role == Role::Relay {
+            tasks.push(tokio::spawn(hints::read(
+                Arc::clone(&core),
+                offers,
+                stop.clone(),
+            )));
+        }
+    } else {
+        tasks.push(tokio::spawn(until(
+            stop,
+            hints::write(Arc::clone(&core), offered),
+        )));
+    }
+    if options.records {
+        let (state, condition, task) = record(&options, store, stored, stop)?;
+        parts.recorder = Some((state, condition));
+        tasks.push(task);
+    }
+    Ok(Started {
+        core,
+        parts,
+        attempts,
+        tasks,
+    })
+}
+
+type Recording = (Arc<RecorderState>, LogCondition, JoinHandle<()>);
+
+/// Starts a recorder.
+pub(crate) fn record(
+    options: &Arc<ClusterOptions>,
+    store: Arc<Store>,
+    stored: Arc<Notify>,
+    stop: &watch::Receiver<bool>,
+) -> Result<Recording, BadOptions> {
+    let log = LogConsumer::start(options).map_err(|fault| BadOptions::Kafka(fault.detail))?;
+    let (state, condition) = (Arc::new(RecorderState::default()), log.condition.clone());
+    let recorder = Recorder {
+        options: Arc::clone(options),
+        store,
+        state: Arc::clone(&state),
+        stored,
+    };
+    Ok((
+        state,
+        condition,
+        tokio::spawn(recorder.run(log, stop.clone())),
+    ))
+}
+
+/// Runs until it ends or `stop` says so.
+fn until(
+    stop: &watch::Receiver<bool>,
+    run: impl Future<Output = ()> + Send + 'static,
+) -> impl Future<Output = ()> + Send + 'static {
+    let mut stop = stop.clone();
+    async move {
+        tokio::select! {
+            () = run => {}
+            () = stopped(&mut stop) => {}
+        }
+    }
+}
+
+pub(crate) fn part(name: &'static str, trouble: Option<String>) -> Part {
+    Part {
+        name,
+        ready: trouble.is_none(),
+        detail: trouble.unwrap_or_default(),
+    }
+}
+
+impl Parts {
+    pub(crate) fn all(&self, core: &Core, is_stopping: bool) -> Vec<Part> {
+        let store = core.store_condition.trouble().or_else(|| {
+            (!core.books.is_fresh())
+                .then(|| "the sales have not been read from MySQL lately".to_owned())
+        });
+        let stopping = || is_stopping.then(|| "the engine is stopping".to_owned());
+        let mut parts = vec![
+            part("store", stopping().or(store)),
+            part("gate", core.gate_condition.trouble()),
+        ];
+        if let Some(relay) = &self.relay {
+            parts.push(part(
+                "relay",
+                relay.condition.get().and_then(LogCondition::trouble),
+            ));
+        }
+        if let Some((recorder, log)) = &self.recorder {
+            parts.push(part(
+                "recorder",
+                recorder.condition.trouble().or_else(|| log.trouble()),
+            ));
+        }
+        parts
+    }
+
+    pub(crate) fn readings(&self, core: &Core) -> Vec<Reading> {
+        let counter = |name, help, value: u64| Reading {
+            name,
+            help,
+            is_counter: true,
+            value: value as f64,
+        };
+        let gauge = |name, help, value: usize| Reading {
+            name,
+            help,
+            is_counter: false,
+            value: value as f64,
+        };
+        let (deciding, confirming) = (&core.deciding, &core.confirming);
+        let load = |value: &std::sync::atomic::AtomicU64| value.load(Ordering::Relaxed);
+        let mut readings = vec![
+            gauge(
+                "gate_waiting",
+                "Attempts that wait for the gate",
+                deciding.waiting.load(Ordering::Relaxed),
+            ),
+            counter("gate_calls", "Calls to the gate", load(&deciding.calls)),
+            counter(
+                "gate_attempts",
+                "Attempts that the gate decided",
+                load(&deciding.attempts),
+            ),
+            counter(
+                "gate_call_us",
+                "Time that calls to the gate took, in microseconds",
+                load(&deciding.call_us),
+            ),
+            counter(
+                "gate_failed_calls",
+                "Calls to the gate without a reply",
+                load(&deciding.failed_calls),
+            ),
+            gauge(
+                "confirm_waiting",
+                "Claims that wait for the order store",
+                confirming.waiting.load(Ordering::Relaxed),
+            ),
+            counter(
+                "confirm_looks",
+                "Questions to the order store",
+                load(&confirming.looks),
+            ),
+            counter(
+                "confirm_settled",
+                "Claims that the order store decided",
+                load(&confirming.settled),
+            ),
+        ];
+        if let Some(relay) = &self.relay {
+            readings.extend([
+                counter(
+                    "relay_entries",
+                    "Outbox entries carried",
+                    load(&relay.entries),
+                ),
+                counter(
+                    "relay_produced",
+                    "Records handed to the log",
+                    load(&relay.produced),
+                ),
+                counter(
+                    "relay_produced_again",
+                    "Records handed to the log once more",
+                    load(&relay.produced_again),
+                ),
+                counter(
+                    "relay_trimmed",
+                    "Outbox entries taken out",
+                    load(&relay.trimmed),
+                ),
+                gauge(
+                    "relay_claims_in_view",
+                    "Undecided claims that the relay carries",
+                    load(&relay.in_view) as usize,
+                ),
+            ]);
+        }
+        if let Some((recorder, _)) = &self.recorder {
+            readings.extend([
+                counter(
+                    "record_records",
+                    "Records read from the log",
+                    load(&recorder.records),
+                ),
+                counter("record_orders", "Orders stored", load(&recorder.orders)),
+                counter(
+                    "record_voids",
+                    "Claims that could not be stored",
+                    load(&recorder.voids),
+                ),
+                counter(
+                    "record_dead",
+                    "Records that are no claims",
+                    load(&recorder.dead),
+                ),
+                counter("record_batches", "Transactions", load(&recorder.batches)),
+                counter(
+                    "record_failed_batches",
+                    "Transactions that failed and were tried again",
+                    load(&recorder.failed_batches),
+                ),
+            ]);
+        }
+        readings
+    }
+}

@@ -1,0 +1,387 @@
+//! The recorder's transaction: the offset row and the sales under lock, then the rows, voids, events and the offset at once.
+//! What is written is decided in `plan`.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write;
+
+use seckill_engine::{Cause, Fault};
+
+use super::plan::{self, Content, Dead, Known, Plan};
+use crate::log::consumer::Record;
+use crate::store::{
+    Inserted, Session, Store, column, list, or_null, push_row, quote_into, quoted, sales, text,
+    text_or_null,
+};
+use crate::words::message::ClaimMessage;
+
+/// A position in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Which log: grows when it was replaced.
+    pub(crate) log_gen: u32,
+    /// The next record's offset.
+    pub(crate) next: i64,
+}
+
+/// What a batch came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Done {
+    pub(crate) place: Place,
+    pub(crate) orders: u64,
+    pub(crate) voids: u64,
+    pub(crate) dead: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Committed {
+    Stored(Done),
+    /// The store goes on elsewhere; nothing was written.
+    Moved,
+}
+
+fn of_part(topic: &str, part: i32) -> String {
+    format!("topic = {} AND part = {part}", quoted(topic.as_bytes()))
+}
+
+/// Where a partition goes on, and the mark of the record before. A partition that nobody has read begins at 0.
+pub(crate) async fn place(
+    store: &Store,
+    topic: &str,
+    part: i32,
+) -> Result<(Place, Option<String>), Fault> {
+    let mut session = store.ready().await?;
+    let select = format!(
+        "SELECT log_gen, next_offset, last_order_id FROM seckill_offset WHERE {}",
+        of_part(topic, part)
+    );
+    for _ in 0..2 {
+        let found: Vec<mysql_async::Row> = session.query(&select).await?;
+        if let Some(mut row) = found.into_iter().next() {
+            let (Some(log_gen), Some(next)) = (column(&mut row, 0), column(&mut row, 1)) else {
+                break;
+            };
+            return Ok((Place { log_gen, next }, text_or_null(&mut row, 2).flatten()));
+        }
+        // Another recorder's row is as good.
+        session
+            .insert(&format!(
+                "INSERT INTO seckill_offset (topic, part, log_gen, next_offset) VALUES ({}, {part}, 1, 0)",
+                quoted(topic.as_bytes())
+            ))
+            .await?;
+    }
+    Err(Fault::without_effect(
+        Cause::Store,
+        "seckill_offset has no row for the partition, and takes none",
+    ))
+}
+
+/// Begins to read another log under the same name.
+pub(crate) async fn begin_generation(
+    store: &Store,
+    topic: &str,
+    part: i32,
+    from: Place,
+    low: i64,
+) -> Result<Place, Fault> {
+    let mut session = store.ready().await?;
+    let sql = format!(
+        "UPDATE seckill_offset SET log_gen = log_gen + 1, next_offset = {low}, last_order_id = NULL \
+         WHERE {} AND log_gen = {} AND next_offset = {}",
+        of_part(topic, part),
+        from.log_gen,
+        from.next
+    );
+    session.execute(&sql).await?;
+    drop(session);
+    // Where another recorder was first, its word counts.
+    Ok(self::place(store, topic, part).await?.0)
+}
+
+/// Stores a batch, all or nothing. A fault leaves nothing but, where it says so, an unknown commit; running it again
+/// settles that by the offset.
+pub(crate) async fn commit(
+    store: &Store,
+    topic: &str,
+    part: i32,
+    at: Place,
+    records: &[Record],
+) -> Result<Committed, Fault> {
+    let (Some(last), Some(first)) = (records.last(), records.first()) else {
+        return Ok(Committed::Moved);
+    };
+    debug_assert!(first.offset >= at.next);
+    let read = plan::read(records);
+    let mut session = store.ready().await?;
+    let Some(known) = lock(&mut session, topic, part, at, &read).await? else {
+        session.rollback().await?;
+        return Ok(Committed::Moved);
+    };
+    let mut plan = plan::plan(read, &known);
+    if let Some(halt) = plan.halt {
+        session.rollback().await?;
+        return Err(Fault::without_effect(Cause::Store, halt));
+    }
+    let place = Place {
+        log_gen: at.log_gen,
+        next: last.offset + 1,
+    };
+    let end = end_statement(topic, part, place, &plan::mark(last), &plan, &known);
+    if plan.orders.is_empty() {
+        finish(&mut session, &end).await?;
+        return Ok(Committed::Stored(done(place, &plan)));
+    }
+    // The usual batch is one round trip more.
+    let at_once = format!(
+        "{}; {}; {end}",
+        insert_statement(&plan.orders),
+        events_statement(&plan.orders)
+    );
+    if session.insert(&at_once).await? == Inserted::Done {
+        session.ended();
+        return Ok(Committed::Stored(done(place, &plan)));
+    }
+    let claims = std::mem::take(&mut plan.orders);
+    for claim in refused(&mut session, &claims).await? {
+        let (claim, reason) = claim;
+        tracing::error!(order_id = %claim.order_id, sale = %claim.sale_id, reason, "a claim could not be stored");
+        plan.suspects.insert(claim.sale_id.clone());
+        plan.voids.push((claim, "another order has what it claims"));
+    }
+    let voided: HashSet<&str> = plan
+        .voids
+        .iter()
+        .map(|(claim, _)| claim.order_id.as_str())
+        .collect();
+    plan.orders = claims
+        .into_iter()
+        .filter(|claim| !voided.contains(claim.order_id.as_str()))
+        .collect();
+    let end = end_statement(topic, part, place, &plan::mark(last), &plan, &known);
+    let end = if plan.orders.is_empty() {
+        end
+    } else {
+        format!("{}; {end}", events_statement(&plan.orders))
+    };
+    finish(&mut session, &end).await?;
+    Ok(Committed::Stored(done(place, &plan)))
+}
+
+fn done(place: Place, plan: &Plan) -> Done {
+    Done {
+        place,
+        orders: plan.orders.len() as u64,
+        voids: plan.voids.len() as u64,
+        dead: plan.dead.len() as u64,
+    }
+}
+
+async fn finish(session: &mut Session, end: &str) -> Result<(), Fault> {
+    session.execute(end).await?;
+    session.ended();
+    Ok(())
+}
+
+/// Begins the transaction, takes the locks, and reads what is known; nothing where the store goes on elsewhere.
+async fn lock(
+    session: &mut Session,
+    topic: &str,
+    part: i32,
+    at: Place,
+    read: &[(i64, Result<ClaimMessage, Dead>)],
+) -> Result<Option<Known>, Fault> {
+    let claims = || read.iter().filter_map(|(_, record)| record.as_ref().ok());
+    let sale_ids: HashSet<&str> = claims().map(|claim| claim.sale_id.as_str()).collect();
+    let mut sql = format!(
+        "START TRANSACTION; SELECT log_gen, next_offset FROM seckill_offset WHERE {} FOR UPDATE",
+        of_part(topic, part)
+    );
+    if !sale_ids.is_empty() {
+        let order_ids = list(claims().map(|claim| claim.order_id.as_str()));
+        let _ = write!(
+            sql,
+            "; {}; SELECT order_id, unit, gen, buyer, idem_key, fingerprint FROM seckill WHERE order_id IN ({order_ids}); \
+             SELECT order_id FROM seckill_void WHERE order_id IN ({order_ids})",
+            sales::lock_statement(&list(sale_ids.iter().copied()))
+        );
+    }
+    // Begun, whatever else fails.
+    session.began();
+    let mut answers = session.query_all(&sql).await?.into_iter();
+    let mut next = || answers.next().unwrap_or_default();
+    let offset = next().into_iter().next();
+    let is_here = offset.is_some_and(|mut row| {
+        (column(&mut row, 0), column(&mut row, 1)) == (Some(at.log_gen), Some(at.next))
+    });
+    if !is_here {
+        return Ok(None);
+    }
+    let rows = sales::rows(next());
+    let orders = next().into_iter().filter_map(content);
+    Ok(Some(Known {
+        sales: rows
+            .into_iter()
+            .map(|row| (row.sale.id.clone(), row))
+            .collect(),
+        orders: orders.collect::<HashMap<_, _>>(),
+        voids: next()
+            .into_iter()
+            .filter_map(|mut row| text(&mut row, 0))
+            .collect(),
+    }))
+}
+
+fn content(mut row: mysql_async::Row) -> Option<(String, Content)> {
+    let row = &mut row;
+    let content = Content {
+        unit: column(row, 1)?,
+        generation: column(row, 2)?,
+        buyer: text(row, 3)?,
+        key: text_or_null(row, 4)?,
+        fingerprint: column(row, 5)?,
+    };
+    Some((text(row, 0)?, content))
+}
+
+fn insert_statement(claims: &[ClaimMessage]) -> String {
+    let mut sql = String::with_capacity(64 + claims.len() * 220);
+    sql.push_str("INSERT INTO seckill (order_id, sale_id, unit, gen, buyer, slot, idem_key, fingerprint, epoch) VALUES ");
+    for (index, claim) in claims.iter().enumerate() {
+        let line = claim.line();
+        sql.push_str(if index == 0 { "(" } else { ",(" });
+        quote_into(&mut sql, claim.order_id.as_str().as_bytes());
+        sql.push(',');
+        quote_into(&mut sql, claim.sale_id.as_str().as_bytes());
+        let _ = write!(sql, ",{},{},", line.unit, line.generation);
+        quote_into(&mut sql, claim.buyer.as_str().as_bytes());
+        let _ = write!(sql, ",{},", or_null(line.slot));
+        match &claim.idem_key {
+            Some(key) => quote_into(&mut sql, key.as_str().as_bytes()),
+            None => sql.push_str("NULL"),
+        }
+        let _ = write!(
+            sql,
+            ",{},{})",
+            claim.fingerprint_number().unwrap_or(0),
+            claim.epoch
+        );
+    }
+    sql
+}
+
+fn events_statement(claims: &[ClaimMessage]) -> String {
+    let mut sql = String::with_capacity(64 + claims.len() * 120);
+    sql.push_str("INSERT INTO seckill_event (sale_id, order_id, type) VALUES ");
+    for (index, claim) in claims.iter().enumerate() {
+        push_row(
+            &mut sql,
+            index == 0,
+            format_args!(
+                "({},{},'order.reserved')",
+                quoted(claim.sale_id.as_str().as_bytes()),
+                quoted(claim.order_id.as_str().as_bytes())
+            ),
+        );
+    }
+    sql
+}
+
+/// Voids, dead records, suspicions, the offset, and the commit.
+fn end_statement(
+    topic: &str,
+    part: i32,
+    place: Place,
+    mark: &str,
+    plan: &Plan,
+    known: &Known,
+) -> String {
+    let mut sql = String::new();
+    for (index, (claim, reason)) in plan.voids.iter().enumerate() {
+        if index == 0 {
+            sql.push_str("INSERT INTO seckill_void (order_id, sale_id, epoch, reason) VALUES ");
+        }
+        push_row(
+            &mut sql,
+            index == 0,
+            format_args!(
+                "({},{},{},'{reason}')",
+                quoted(claim.order_id.as_str().as_bytes()),
+                quoted(claim.sale_id.as_str().as_bytes()),
+                claim.epoch
+            ),
+        );
+    }
+    if !plan.voids.is_empty() {
+        sql.push_str("; ");
+    }
+    for (index, dead) in plan.dead.iter().enumerate() {
+        const PAYLOAD_MAX_BYTES: usize = 65_000;
+        const ERROR_MAX_CHARS: usize = 500;
+        if index == 0 {
+            sql.push_str("INSERT INTO seckill_dead (topic, log_gen, part, at_offset, payload, error) VALUES ");
+        }
+        let payload = &dead.payload[..dead.payload.len().min(PAYLOAD_MAX_BYTES)];
+        let error: String = dead.error.chars().take(ERROR_MAX_CHARS).collect();
+        push_row(
+            &mut sql,
+            index == 0,
+            format_args!(
+                "({},{},{part},{},{},CONVERT({} USING utf8mb4))",
+                quoted(topic.as_bytes()),
+                place.log_gen,
+                dead.offset,
+                quoted(payload),
+                quoted(error.as_bytes())
+            ),
+        );
+    }
+    if !plan.dead.is_empty() {
+        sql.push_str("; ");
+    }
+    for sale in &plan.suspects {
+        if let Some(row) = known.sales.get(sale) {
+            let _ = write!(
+                sql,
+                "UPDATE seckill_sale SET suspect_epoch = {} WHERE id = {}; ",
+                row.epoch,
+                quoted(sale.as_str().as_bytes())
+            );
+        }
+    }
+    let _ = write!(
+        sql,
+        "UPDATE seckill_offset SET next_offset = {}, last_order_id = {} WHERE {}; COMMIT",
+        place.next,
+        quoted(mark.as_bytes()),
+        of_part(topic, part)
+    );
+    sql
+}
+
+/// Inserts what can be, in ever smaller pieces, and gives the claims whose unit, key or slot another order has. A statement
+/// that a unique key refuses leaves nothing of itself behind.
+async fn refused(
+    session: &mut Session,
+    claims: &[ClaimMessage],
+) -> Result<Vec<(ClaimMessage, String)>, Fault> {
+    let mut refused = Vec::new();
+    let mut pieces = vec![claims];
+    while let Some(piece) = pieces.pop() {
+        if piece.is_empty() {
+            continue;
+        }
+        match session.insert(&insert_statement(piece)).await? {
+            Inserted::Done => {}
+            Inserted::Duplicate(reason) if piece.len() == 1 => {
+                refused.push((piece[0].clone(), reason))
+            }
+            Inserted::Duplicate(_) => {
+                let (first, second) = piece.split_at(piece.len() / 2);
+                // The last pushed comes first: the log's order decides who keeps the unit.
+                pieces.push(second);
+                pieces.push(first);
+            }
+        }
+    }
+    Ok(refused)
+}

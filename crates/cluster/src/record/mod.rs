@@ -1,0 +1,235 @@
+//! The recorder: carries the order log into the store, one transaction a batch. Any number may run; the offset row and the
+//! sales' locks make what they do one after the other. It never touches the gate.
+
+mod commit;
+pub(crate) mod plan;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use seckill_engine::{Cause, Fault};
+use tokio::sync::{Notify, watch};
+
+use self::commit::{Committed, Place};
+use crate::log::LogCondition;
+use crate::log::consumer::{FromLog, LogConsumer, Record};
+use crate::options::ClusterOptions;
+use crate::stop::stopped;
+use crate::store::Store;
+
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// What a recorder has done since it started, and what ails it.
+#[derive(Debug, Default)]
+pub(crate) struct RecorderState {
+    pub(crate) records: AtomicU64,
+    pub(crate) orders: AtomicU64,
+    pub(crate) voids: AtomicU64,
+    pub(crate) dead: AtomicU64,
+    pub(crate) batches: AtomicU64,
+    pub(crate) failed_batches: AtomicU64,
+    /// Why nothing is stored now.
+    pub(crate) condition: LogCondition,
+}
+
+/// The recorder of one process.
+pub(crate) struct Recorder {
+    pub(crate) options: Arc<ClusterOptions>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) state: Arc<RecorderState>,
+    /// Told after each commit: whoever waits for orders may look.
+    pub(crate) stored: Arc<Notify>,
+}
+
+/// Where a partition is read from next; `check` is what the record before must be.
+#[derive(Debug, Clone)]
+struct Reading {
+    place: Place,
+    check: Option<String>,
+}
+
+impl Recorder {
+    /// Records until `stop` says so.
+    pub(crate) async fn run(self, log: LogConsumer, mut stop: watch::Receiver<bool>) {
+        let mut log = log;
+        let mut parts: HashMap<i32, Reading> = HashMap::new();
+        loop {
+            let said = tokio::select! {
+                said = log.from_log.recv() => said,
+                () = stopped(&mut stop) => None,
+            };
+            let Some(said) = said else {
+                break;
+            };
+            match said {
+                FromLog::Assigned(assigned) => {
+                    for part in assigned {
+                        if let Some(reading) = self.positioned(&log, &stop, part).await {
+                            parts.insert(part, reading);
+                        }
+                    }
+                }
+                FromLog::Records { part, records } => {
+                    let Some(reading) = parts.remove(&part) else {
+                        continue;
+                    };
+                    if let Some(next) = self.records(&log, &stop, part, reading, records).await {
+                        parts.insert(part, next);
+                    }
+                }
+            }
+        }
+        log.stop().await;
+    }
+
+    /// Shows what went wrong and pauses before the next try; nothing where the process stops.
+    async fn pause(
+        &self,
+        fault: Fault,
+        pause: &mut Duration,
+        stop: &watch::Receiver<bool>,
+    ) -> Option<()> {
+        self.state.failed_batches.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(%fault, "the recorder tries again");
+        self.state.condition.fails(fault.detail);
+        let mut stop = stop.clone();
+        tokio::select! {
+            () = tokio::time::sleep(*pause) => {}
+            () = stopped(&mut stop) => return None,
+        }
+        *pause = (*pause * 2).min(PAUSE_MAX);
+        Some(())
+    }
+
+    /// [`Recorder::position`] until it works or the process stops.
+    async fn positioned(
+        &self,
+        log: &LogConsumer,
+        stop: &watch::Receiver<bool>,
+        part: i32,
+    ) -> Option<Reading> {
+        let mut pause = PAUSE_MIN;
+        loop {
+            match self.position(log, part).await {
+                Ok(reading) => {
+                    self.state.condition.is_well();
+                    return Some(reading);
+                }
+                Err(fault) => self.pause(fault, &mut pause, stop).await?,
+            }
+        }
+    }
+
+    /// Finds where a partition goes on, and begins to read there. A log that ends before that place was replaced.
+    async fn position(&self, log: &LogConsumer, part: i32) -> Result<Reading, Fault> {
+        let (mut place, mut mark) = commit::place(&self.store, &self.options.topic, part).await?;
+        let (low, high) = log.ends(part).await.map_err(|why| {
+            Fault::without_effect(Cause::Store, format!("the log's partition {part}: {why}"))
+        })?;
+        if high < place.next || low > place.next {
+            tracing::warn!(
+                part,
+                low,
+                high,
+                next = place.next,
+                "the log does not reach to where the store goes on"
+            );
+            place = commit::begin_generation(&self.store, &self.options.topic, part, place, low)
+                .await?;
+            mark = None;
+        }
+        let check = mark.filter(|_| place.next > low);
+        let from = if check.is_some() {
+            place.next - 1
+        } else {
+            place.next
+        };
+        log.begin(part, from);
+        Ok(Reading { place, check })
+    }
+
+    /// The log is not the one that was read before: from its beginning. What is stored already is skipped there.
+    async fn replaced(&self, log: &LogConsumer, part: i32, place: Place) -> Result<(), Fault> {
+        tracing::warn!(
+            part,
+            next = place.next,
+            "the last record that was stored is not in the log: it was replaced"
+        );
+        let (low, _) = log
+            .ends(part)
+            .await
+            .map_err(|why| Fault::without_effect(Cause::Store, why))?;
+        commit::begin_generation(&self.store, &self.options.topic, part, place, low)
+            .await
+            .map(|_| ())
+    }
+
+    /// Stores a batch of one partition. Gives where to go on.
+    async fn records(
+        &self,
+        log: &LogConsumer,
+        stop: &watch::Receiver<bool>,
+        part: i32,
+        mut reading: Reading,
+        mut records: Vec<Record>,
+    ) -> Option<Reading> {
+        if let Some(mark) = reading.check.take() {
+            let is_before = |first: &Record| {
+                first.offset == reading.place.next - 1 && plan::mark(first) == mark
+            };
+            if !records.first().is_some_and(is_before) {
+                // The next position finds no mark any more, and begins where the log does.
+                let mut pause = PAUSE_MIN;
+                while let Err(fault) = self.replaced(log, part, reading.place).await {
+                    self.pause(fault, &mut pause, stop).await?;
+                }
+                return self.positioned(log, stop, part).await;
+            }
+        }
+        records.retain(|record| record.offset >= reading.place.next);
+        if records.is_empty() {
+            return Some(reading);
+        }
+        let mut pause = PAUSE_MIN;
+        let committed = loop {
+            match commit::commit(
+                &self.store,
+                &self.options.topic,
+                part,
+                reading.place,
+                &records,
+            )
+            .await
+            {
+                Ok(committed) => break committed,
+                Err(fault) => self.pause(fault, &mut pause, stop).await?,
+            }
+        };
+        self.state.condition.is_well();
+        match committed {
+            Committed::Stored(done) => {
+                let state = &self.state;
+                state
+                    .records
+                    .fetch_add(records.len() as u64, Ordering::Relaxed);
+                state.orders.fetch_add(done.orders, Ordering::Relaxed);
+                state.voids.fetch_add(done.voids, Ordering::Relaxed);
+                state.dead.fetch_add(done.dead, Ordering::Relaxed);
+                state.batches.fetch_add(1, Ordering::Relaxed);
+                self.stored.notify_waiters();
+                Some(Reading {
+                    place: done.place,
+                    check: None,
+                })
+            }
+            Committed::Moved => {
+                // Another recorder had it, or a commit whose answer was lost was done after all.
+                self.stored.notify_waiters();
+                self.positioned(log, stop, part).await
+            }
+        }
+    }
+}

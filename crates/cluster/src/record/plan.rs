@@ -1,0 +1,251 @@
+//! What one batch of the log means for the store, given what the store has: plain code without I/O.
+//! The order of the checks is the protocol's; each record ends as a row, a void, a dead record, or nothing new.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use seckill_sale::SaleId;
+
+use crate::log::consumer::Record;
+use crate::store::sales::SaleRow;
+use crate::words::message::ClaimMessage;
+
+/// The content of a stored order that a re-sent claim must match.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Content {
+    pub(crate) unit: u32,
+    pub(crate) generation: u32,
+    pub(crate) buyer: String,
+    pub(crate) key: Option<String>,
+    pub(crate) fingerprint: u64,
+}
+
+impl Content {
+    fn of(claim: &ClaimMessage) -> Self {
+        let line = claim.line();
+        Self {
+            unit: line.unit,
+            generation: line.generation,
+            buyer: claim.buyer.as_str().to_owned(),
+            key: claim.idem_key.as_ref().map(|key| key.as_str().to_owned()),
+            fingerprint: claim.fingerprint_number().unwrap_or(0),
+        }
+    }
+}
+
+/// What the store has, read under the sales' locks.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) sales: HashMap<SaleId, SaleRow>,
+    pub(crate) orders: HashMap<String, Content>,
+    pub(crate) voids: HashSet<String>,
+}
+
+/// A record that cannot be taken for a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Dead {
+    pub(crate) offset: i64,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) error: String,
+}
+
+/// What is to be written, all or nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    pub(crate) orders: Vec<ClaimMessage>,
+    /// Claims that can no longer be stored, with the reason.
+    pub(crate) voids: Vec<(ClaimMessage, &'static str)>,
+    pub(crate) dead: Vec<Dead>,
+    /// Sales whose gate gave what a sound gate never gives.
+    pub(crate) suspects: BTreeSet<SaleId>,
+    /// Why nothing may be written at all.
+    pub(crate) halt: Option<String>,
+}
+
+/// Records as what they are, or why they are not.
+pub(crate) fn read(records: &[Record]) -> Vec<(i64, Result<ClaimMessage, Dead>)> {
+    let read = |record: &Record| {
+        ClaimMessage::read(&record.payload).map_err(|error| Dead {
+            offset: record.offset,
+            payload: record.payload.clone(),
+            error: error.to_string(),
+        })
+    };
+    records
+        .iter()
+        .map(|record| (record.offset, read(record)))
+        .collect()
+}
+
+/// Decides a batch.
+pub(crate) fn plan(records: Vec<(i64, Result<ClaimMessage, Dead>)>, known: &Known) -> Plan {
+    let mut plan = Plan::default();
+    let mut in_batch: HashMap<String, Content> = HashMap::new();
+    for (offset, record) in records {
+        let claim = match record {
+            Ok(claim) => claim,
+            Err(dead) => {
+                plan.dead.push(dead);
+                continue;
+            }
+        };
+        let dead = |claim: &ClaimMessage, error: &str| Dead {
+            offset,
+            payload: serde_json::to_vec(claim).unwrap_or_default(),
+            error: error.to_owned(),
+        };
+        let Some(row) = known.sales.get(&claim.sale_id) else {
+            plan.dead.push(dead(&claim, "there is no such sale"));
+            continue;
+        };
+        let id = claim.order_id.as_str();
+        let content = Content::of(&claim);
+        if let Some(stored) = known.orders.get(id).or_else(|| in_batch.get(id)) {
+            if *stored != content {
+                plan.dead.push(dead(&claim, "the order has other content"));
+                plan.suspects.insert(claim.sale_id.clone());
+            }
+            continue;
+        }
+        if known.voids.contains(id) {
+            continue;
+        }
+        if claim.epoch > row.epoch {
+            plan.halt = Some(format!(
+                "order {id} is of epoch {} of sale {}, which MySQL has in epoch {}: MySQL's data is older than the log",
+                claim.epoch, claim.sale_id, row.epoch
+            ));
+            return plan;
+        }
+        in_batch.insert(id.to_owned(), content);
+        if claim.epoch < row.epoch {
+            plan.voids.push((claim, "stale"));
+        } else if !(1..=row.sale.total).contains(&claim.line().unit) || claim.line().generation == 0
+        {
+            plan.suspects.insert(claim.sale_id.clone());
+            plan.voids.push((claim, "no such unit"));
+        } else {
+            plan.orders.push(claim);
+        }
+    }
+    plan
+}
+
+/// What the offset row remembers of the last record, to notice a log that was replaced.
+pub(crate) fn mark(record: &Record) -> String {
+    use std::hash::Hasher;
+    match ClaimMessage::read(&record.payload) {
+        Ok(claim) => claim.order_id.to_string(),
+        Err(_) => {
+            let mut hasher = siphasher::sip::SipHasher13::new();
+            hasher.write(&record.payload);
+            format!("dead-{:016x}", hasher.finish())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::keys::GateKeys;
+    use crate::words::message::{Line, OutboxClaim, attempt_part, whole};
+    use seckill_sale::{Attempt, NewSale, OrderId};
+
+    fn record(offset: i64, id: &str, epoch: u32, unit: u32) -> Record {
+        let attempt = Attempt::anonymous(SaleId::new("s").unwrap());
+        let claim = OutboxClaim {
+            part: attempt_part(&OrderId::new(id).unwrap(), &attempt),
+            n: 1,
+            line: Line {
+                unit,
+                generation: 1,
+                slot: None,
+            },
+        };
+        Record {
+            offset,
+            payload: whole(&attempt.sale, epoch, 1, &claim).into_bytes(),
+        }
+    }
+
+    fn known() -> Known {
+        let id = SaleId::new("s").unwrap();
+        let row = SaleRow {
+            num: 1,
+            sale: NewSale::units(id.clone(), 10).validate().unwrap(),
+            keys: GateKeys::new("s"),
+            epoch: 3,
+            is_open: true,
+            suspect_epoch: None,
+            lease_is_over: true,
+        };
+        Known {
+            sales: HashMap::from([(id, row)]),
+            ..Known::default()
+        }
+    }
+
+    fn planned(records: &[Record], known: &Known) -> Plan {
+        plan(read(records), known)
+    }
+
+    #[test]
+    fn a_new_claim_becomes_an_order_and_a_repeated_one_nothing() {
+        let batch = [
+            record(0, "a", 3, 1),
+            record(1, "a", 3, 1),
+            record(2, "b", 3, 2),
+        ];
+        let plan = planned(&batch, &known());
+        assert_eq!(plan.orders.len(), 2);
+        assert!(plan.voids.is_empty() && plan.dead.is_empty() && plan.suspects.is_empty());
+    }
+
+    #[test]
+    fn a_stored_or_voided_claim_is_left_as_it_is() {
+        let mut known = known();
+        let stored = read(&[record(0, "a", 3, 1)]).remove(0).1.unwrap();
+        known.orders.insert("a".into(), Content::of(&stored));
+        known.voids.insert("b".into());
+        let plan = planned(&[record(0, "a", 3, 1), record(1, "b", 3, 2)], &known);
+        assert!(plan.orders.is_empty() && plan.voids.is_empty() && plan.dead.is_empty());
+        let other = planned(&[record(0, "a", 3, 7)], &known);
+        assert_eq!((other.dead.len(), other.suspects.len()), (1, 1));
+    }
+
+    #[test]
+    fn epochs_decide_what_can_still_be_stored() {
+        let stale = planned(&[record(0, "a", 2, 1)], &known());
+        assert_eq!(stale.voids.len(), 1);
+        assert!(stale.orders.is_empty() && stale.suspects.is_empty());
+        let ahead = planned(&[record(0, "a", 4, 1)], &known());
+        assert!(ahead.halt.is_some_and(|why| why.contains("epoch 4")));
+    }
+
+    #[test]
+    fn units_that_cannot_be_make_the_gate_suspect() {
+        let plan = planned(&[record(0, "a", 3, 11), record(1, "b", 3, 0)], &known());
+        assert_eq!((plan.voids.len(), plan.suspects.len()), (2, 1));
+    }
+
+    #[test]
+    fn what_is_no_claim_is_kept_aside() {
+        let foreign = Record {
+            offset: 5,
+            payload: b"hello".to_vec(),
+        };
+        let plan = planned(&[foreign.clone(), record(6, "a", 3, 1)], &known());
+        assert_eq!(plan.orders.len(), 1);
+        assert_eq!(
+            (plan.dead[0].offset, &plan.dead[0].payload),
+            (5, &foreign.payload)
+        );
+        assert_ne!(
+            mark(&foreign),
+            mark(&Record {
+                offset: 5,
+                payload: b"other".to_vec()
+            })
+        );
+        assert_eq!(mark(&record(6, "a", 3, 1)), "a");
+    }
+}

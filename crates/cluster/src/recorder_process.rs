@@ -1,0 +1,59 @@
+//! A recorder as a process of its own. It touches the log and the store alone.
+
+use std::sync::Arc;
+
+use seckill_engine::Part;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+
+use crate::log::LogCondition;
+use crate::record::RecorderState;
+use crate::{BadOptions, ClusterOptions, parts};
+
+/// A running recorder.
+pub struct RecorderProcess {
+    state: Arc<RecorderState>,
+    log: LogCondition,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl RecorderProcess {
+    /// Starts to record. No server needs to be up.
+    pub fn start(options: ClusterOptions) -> Result<Self, BadOptions> {
+        let (stop, stopped) = watch::channel(false);
+        let store = Arc::new(parts::store(&options)?);
+        let (state, log, task) =
+            parts::record(&Arc::new(options), store, Arc::new(Notify::new()), &stopped)?;
+        Ok(Self {
+            state,
+            log,
+            stop,
+            task,
+        })
+    }
+
+    /// Whether it can do its work.
+    pub fn part(&self) -> Part {
+        parts::part(
+            "recorder",
+            self.state
+                .condition
+                .trouble()
+                .or_else(|| self.log.trouble()),
+        )
+    }
+
+    /// Orders stored since the start.
+    pub fn orders(&self) -> u64 {
+        self.state.orders.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Finishes what is under way and leaves the group of recorders.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the recorder ended badly");
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! The relay: carries the outbox into the order log, and takes entries out of it once all their claims are decided. Any
+//! number may run. Sending twice does no harm, so it remembers nothing that a restart would lose.
+
+mod view;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use seckill_sale::SaleId;
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+
+use self::view::{Tracked, View};
+use crate::gate::keys::GateKeys;
+use crate::gate::{ITEMS_MAX, OutboxEntry};
+use crate::log::producer::{Delivered, LogProducer};
+use crate::serve::Core;
+use crate::stop::stopped;
+use crate::store::orders;
+use crate::words::message::whole;
+
+const TICK: Duration = Duration::from_millis(50);
+/// Claims in one question to the store.
+const CHECK_MAX: usize = 1_000;
+/// Entries of one sale read at once by a sweep.
+const SWEEP_PAGE: usize = 64;
+/// Sales of one sweep; the next one goes on behind them.
+const SWEEP_SALES_MAX: usize = 1_000;
+const FLUSH_WAIT: Duration = Duration::from_secs(2);
+
+/// An outbox entry that is to be carried.
+#[derive(Debug, Clone)]
+pub(crate) struct Offer {
+    pub(crate) sale: SaleId,
+    pub(crate) keys: GateKeys,
+    pub(crate) epoch: u32,
+    pub(crate) entry: OutboxEntry,
+}
+
+/// What a relay has done since it started.
+#[derive(Debug, Default)]
+pub(crate) struct RelayState {
+    pub(crate) entries: AtomicU64,
+    pub(crate) produced: AtomicU64,
+    pub(crate) produced_again: AtomicU64,
+    pub(crate) trimmed: AtomicU64,
+    pub(crate) in_view: AtomicU64,
+    pub(crate) condition: std::sync::OnceLock<crate::log::LogCondition>,
+}
+
+/// What a relay hears from its process.
+pub(crate) struct Inputs {
+    pub(crate) offers: mpsc::Receiver<Offer>,
+    pub(crate) settled: mpsc::Receiver<Vec<String>>,
+    pub(crate) deliveries: mpsc::UnboundedReceiver<Delivered>,
+}
+
+/// The relay of one process.
+pub(crate) struct Relay {
+    pub(crate) core: Arc<Core>,
+    pub(crate) state: Arc<RelayState>,
+    pub(crate) producer: LogProducer,
+    /// What the store said of claims that nobody else told of.
+    pub(crate) checked: mpsc::Sender<Vec<String>>,
+}
+
+impl Relay {
+    /// Carries until `stop` says so.
+    pub(crate) async fn run(self, mut inputs: Inputs, mut stop: watch::Receiver<bool>) {
+        let mut view = View::default();
+        let mut swept = Swept::default();
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let sweep = Duration::from_millis(self.core.options.relay_sweep_ms);
+        let mut sweeps = tokio::time::interval(sweep);
+        sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                Some(offer) = inputs.offers.recv() => self.carry(&mut view, offer),
+                Some(delivered) = inputs.deliveries.recv() => view.delivered(&delivered),
+                Some(ids) = inputs.settled.recv() => {
+                    view.settled(&ids);
+                    if view.done_count() >= ITEMS_MAX {
+                        self.trim(&mut view);
+                    }
+                }
+                _ = ticks.tick() => {
+                    self.trim(&mut view);
+                    self.check(&mut view);
+                    self.produce_again(&mut view);
+                    self.state.in_view.store(view.claims() as u64, Ordering::Relaxed);
+                }
+                _ = sweeps.tick() => self.sweep(&mut view, &mut swept).await,
+                () = stopped(&mut stop) => break,
+            }
+        }
+        // What is not acknowledged by then stays in the outbox.
+        let producer = self.producer;
+        let flushed = tokio::task::spawn_blocking(move || producer.flush(FLUSH_WAIT)).await;
+        if flushed.is_err() {
+            tracing::error!("the log's writer ended badly");
+        }
+    }
+
+    /// Takes an entry into view and sends its claims.
+    fn carry(&self, view: &mut View, offer: Offer) {
+        if view.claims() >= self.core.options.relay_claims_max || view.has(&offer) {
+            return;
+        }
+        self.state.entries.fetch_add(1, Ordering::Relaxed);
+        let ticket = view.track(offer);
+        if let Some(tracked) = view.get_mut(ticket) {
+            self.produce(ticket, tracked);
+        }
+    }
+
+    /// Sends the claims of an entry that are not settled. Where the producer's queue is full, a later tick goes on.
+    fn produce(&self, ticket: usize, tracked: &mut Tracked) {
+        let offer = &tracked.offer;
+        let source = format!("/seckill/{}", offer.sale);
+        let mut sent = 0;
+        for (order_id, claim) in tracked.open.iter() {
+            let payload = whole(&offer.sale, offer.epoch, offer.entry.at_ms, claim);
+            if !self
+                .producer
+                .produce(ticket, offer.keys.stock(), order_id, &source, &payload)
+            {
+                tracked.failed = true;
+                break;
+            }
+            sent += 1;
+        }
+        tracked.sent(sent);
+        self.state
+            .produced
+            .fetch_add(sent as u64, Ordering::Relaxed);
+    }
+
+    fn produce_again(&self, view: &mut View) {
+        for ticket in view.to_send_again() {
+            if let Some(tracked) = view.get_mut(ticket) {
+                let before = tracked.open.len() as u64;
+                tracked.failed = false;
+                self.state
+                    .produced_again
+                    .fetch_add(before, Ordering::Relaxed);
+                self.produce(ticket, tracked);
+            }
+        }
+    }
+
+    /// Takes entries whose claims are all decided out of the outbox. What fails is found again by a sweep.
+    fn trim(&self, view: &mut View) {
+        let mut by_gate: HashMap<(String, u32), (GateKeys, Vec<String>)> = HashMap::new();
+        for offer in view.take_done() {
+            let gate = by_gate.entry((offer.keys.stock().to_owned(), offer.epoch));
+            gate.or_insert_with(|| (offer.keys.clone(), Vec::new()))
+                .1
+                .push(offer.entry.id);
+        }
+        for ((_, epoch), (keys, entries)) in by_gate {
+            let (core, state) = (Arc::clone(&self.core), Arc::clone(&self.state));
+            tokio::spawn(async move {
+                for entries in entries.chunks(ITEMS_MAX) {
+                    match core.gate.trim(&keys, epoch, entries).await {
+                        Ok(Ok(())) => {
+                            state
+                                .trimmed
+                                .fetch_add(entries.len() as u64, Ordering::Relaxed);
+                        }
+                        // An epoch that is over has taken its outbox along.
+                        Ok(Err(refusal)) => tracing::debug!(%refusal, "not trimmed"),
+                        Err(fault) => tracing::debug!(%fault, "not trimmed yet"),
+                    }
+                }
+            });
+        }
+    }
+
+    /// Asks the store for claims that were acknowledged a while ago and that nobody has told of.
+    fn check(&self, view: &mut View) {
+        let ids = view.to_check(CHECK_MAX);
+        if ids.is_empty() {
+            return;
+        }
+        let (core, checked) = (Arc::clone(&self.core), self.checked.clone());
+        tokio::spawn(async move {
+            let asked = async {
+                let mut session = core.store.ready().await?;
+                orders::settled(&mut session, ids.iter().map(String::as_str)).await
+            };
+            match asked.await {
+                // The relay is gone only when the process ends.
+                Ok(settled) => {
+                    drop(checked.try_send(settled.into_iter().map(|(id, _)| id).collect()))
+                }
+                Err(fault) => tracing::debug!(%fault, "the store could not be asked"),
+            }
+        });
+    }
+
+    /// Looks for entries that nobody carries: those that were there at the last sweep already and are not in view.
+    async fn sweep(&self, view: &mut View, swept: &mut Swept) {
+        let mut books = self.core.books.all();
+        books.sort_by(|a, b| a.row.sale.id.cmp(&b.row.sale.id));
+        let behind = swept.after.take();
+        let first = books
+            .iter()
+            .position(|book| behind.as_ref().is_some_and(|id| book.row.sale.id > *id))
+            .unwrap_or(0);
+        let mut seen = std::collections::HashSet::new();
+        for book in books.iter().skip(first).take(SWEEP_SALES_MAX) {
+            let mut after: Option<String> = None;
+            loop {
+                let entries = match self
+                    .core
+                    .gate
+                    .outbox(&book.row.keys, after.as_deref(), SWEEP_PAGE)
+                    .await
+                {
+                    Ok(entries) => entries,
+                    Err(fault) => {
+                        tracing::debug!(%fault, "the outbox could not be read");
+                        break;
+                    }
+                };
+                let is_last = entries.len() < SWEEP_PAGE;
+                after = entries.last().map(|entry| entry.id.clone());
+                for entry in entries {
+                    let name = (book.row.sale.id.clone(), entry.id.clone());
+                    // The entry's epoch is the gate's, which may be another than the book's.
+                    let epoch = entry
+                        .id
+                        .split_once('-')
+                        .and_then(|(epoch, _)| epoch.parse().ok());
+                    if swept.seen.contains(&name)
+                        && let Some(epoch) = epoch
+                    {
+                        let sale = book.row.sale.id.clone();
+                        self.carry(
+                            view,
+                            Offer {
+                                sale,
+                                keys: book.row.keys.clone(),
+                                epoch,
+                                entry,
+                            },
+                        );
+                    }
+                    seen.insert(name);
+                }
+                if is_last {
+                    break;
+                }
+            }
+        }
+        let last = books.iter().skip(first).take(SWEEP_SALES_MAX).last();
+        let is_whole = first + SWEEP_SALES_MAX >= books.len();
+        swept.after = last
+            .filter(|_| !is_whole)
+            .map(|book| book.row.sale.id.clone());
+        if is_whole && first == 0 {
+            swept.seen = seen;
+        } else {
+            swept.seen.extend(seen);
+            if swept.seen.len() > self.core.options.relay_claims_max {
+                swept.seen.clear();
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Swept {
+    seen: std::collections::HashSet<(SaleId, String)>,
+    after: Option<SaleId>,
+}

@@ -1,0 +1,92 @@
+//! What became of an order id: the steps in the one order in which each answer is final. Absence alone is never a no.
+
+use seckill_engine::{Fault, Outcome};
+use seckill_sale::{Buyer, IdempotencyKey, OrderId, SaleId};
+
+use super::Core;
+use super::deciding::now_ms;
+use crate::store::orders::{self, Settled};
+use crate::store::sales;
+
+/// Answers for an order id.
+pub(crate) async fn outcome(core: &Core, id: &OrderId) -> Result<Outcome, Fault> {
+    // The store is asked first for its secret: without it no id can be told from a made-up one.
+    let mut session = core.store.ready().await?;
+    let Some(named) = core.names().and_then(|names| names.ids.read(id)) else {
+        return Ok(Outcome::None);
+    };
+    // The epoch before the row: read the other way round, a row that came in between would be missed.
+    let Some(row) = sales::by_num(&mut session, named.sale_num).await? else {
+        return Ok(Outcome::None);
+    };
+    if let Some(order) = orders::order(&mut session, id).await? {
+        return Ok(Outcome::Order(order));
+    }
+    if let Some((_, settled)) = orders::settled(&mut session, [id.as_str()]).await?.pop() {
+        return match settled {
+            Settled::Void(_) => Ok(Outcome::None),
+            Settled::Order(_) => Ok(Outcome::Pending),
+        };
+    }
+    if named.epoch < row.epoch {
+        // The fence stands: nothing of that epoch can be stored any more.
+        return Ok(Outcome::None);
+    }
+    let is_young = now_ms() - named.at_ms < core.options.pending_age_ms as i64;
+    if !row.is_open || is_young {
+        return Ok(Outcome::Pending);
+    }
+    drop(session);
+    match core.gate.knows(&row.keys, row.epoch, id).await? {
+        Ok(false) => {}
+        Ok(true) => return Ok(Outcome::Pending),
+        Err(refusal) => {
+            core.refused(&row.sale.id, &refusal);
+            return Ok(Outcome::Pending);
+        }
+    }
+    let mut session = core.store.ready().await?;
+    let given_up = orders::give_up(&mut session, &row.sale.id, id, named).await?;
+    Ok(match given_up {
+        Some(Settled::Void(_)) => Outcome::None,
+        Some(Settled::Order(_)) | None => Outcome::Pending,
+    })
+}
+
+/// Answers for a key. A key that the store does not know may have a claim that is on its way.
+pub(crate) async fn of_key(
+    core: &Core,
+    sale: &SaleId,
+    buyer: &Buyer,
+    key: &IdempotencyKey,
+) -> Result<Outcome, Fault> {
+    let row = {
+        let mut session = core.store.ready().await?;
+        // As with an id: the epoch before the row.
+        let Some(row) = sales::one(&mut session, sale).await? else {
+            return Ok(Outcome::None);
+        };
+        if let Some(order) = orders::of_key(&mut session, sale, buyer, key).await? {
+            return Ok(Outcome::Order(order));
+        }
+        row
+    };
+    if !row.is_open {
+        return Ok(Outcome::Pending);
+    }
+    let Some(names) = core.names() else {
+        return Ok(Outcome::Pending);
+    };
+    match core
+        .gate
+        .order_of_key(&row.keys, row.epoch, &names.digester.key(buyer, key))
+        .await?
+    {
+        Ok(Some(id)) => outcome(core, &id).await,
+        Ok(None) => Ok(Outcome::None),
+        Err(refusal) => {
+            core.refused(sale, &refusal);
+            Ok(Outcome::Pending)
+        }
+    }
+}

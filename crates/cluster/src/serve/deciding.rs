@@ -1,0 +1,413 @@
+//! Attempts on their way through the gate: those that come while a sale's call is out wait and go together in the next.
+//! A reply that was lost is asked for again with the same ids; giving up is never a no.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use seckill_engine::{Cause, Effect, Fault};
+use seckill_sale::{Attempt, Claim, Invalid, No, SaleId, Verdict};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use super::Core;
+use super::books::Book;
+use super::confirming::Waiter;
+use crate::gate::reply::{Claims, Decided, Head, Refusal};
+use crate::gate::{Asked, CLAIM_MAX, OutboxEntry};
+use crate::options::Confirm;
+use crate::relay::Offer;
+use crate::words::message::{Line, OutboxClaim};
+use crate::words::order_id::Named;
+
+pub(crate) type Reply = oneshot::Sender<Result<Verdict, Fault>>;
+
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// An attempt whose answer somebody waits for.
+pub(crate) struct Waiting {
+    pub(crate) attempt: Attempt,
+    pub(crate) reply: Reply,
+}
+
+/// Counts of the gate's work since the start.
+#[derive(Debug, Default)]
+pub(crate) struct DecidingCounts {
+    pub(crate) waiting: AtomicUsize,
+    pub(crate) calls: AtomicU64,
+    pub(crate) attempts: AtomicU64,
+    pub(crate) call_us: AtomicU64,
+    pub(crate) failed_calls: AtomicU64,
+}
+
+/// Takes attempts until their channel closes, and then finishes what was taken.
+pub(crate) async fn run(core: Arc<Core>, mut attempts: mpsc::Receiver<Waiting>) {
+    let mut queues: HashMap<SaleId, VecDeque<Waiting>> = HashMap::new();
+    let mut calls = Calls::default();
+    let mut taken = Vec::with_capacity(CLAIM_MAX);
+    let mut is_open = true;
+    while is_open || !calls.out.is_empty() {
+        tokio::select! {
+            biased;
+            sale = calls.next_done(), if !calls.out.is_empty() => {
+                if let Some(sale) = sale {
+                    next_call(&core, &mut queues, &mut calls, sale);
+                }
+            }
+            count = attempts.recv_many(&mut taken, CLAIM_MAX), if is_open => {
+                is_open = count > 0;
+                for waiting in taken.drain(..) {
+                    let sale = waiting.attempt.sale.clone();
+                    match queues.get_mut(&sale) {
+                        // A queue stands for a call that is out.
+                        Some(queue) => queue.push_back(waiting),
+                        None => {
+                            queues.insert(sale.clone(), VecDeque::from([waiting]));
+                            // Whatever else is here already goes along.
+                            calls.begin(sale, std::future::ready(()));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The calls that are out, at most one a sale.
+#[derive(Default)]
+struct Calls {
+    tasks: JoinSet<()>,
+    out: HashMap<tokio::task::Id, SaleId>,
+}
+
+impl Calls {
+    fn begin(&mut self, sale: SaleId, call: impl Future<Output = ()> + Send + 'static) {
+        let id = self.tasks.spawn(call).id();
+        self.out.insert(id, sale);
+    }
+
+    /// The sale whose call has ended, well or badly.
+    async fn next_done(&mut self) -> Option<SaleId> {
+        let id = match self.tasks.join_next_with_id().await? {
+            Ok((id, ())) => id,
+            Err(error) => {
+                tracing::error!(%error, "a call to the gate ended badly");
+                error.id()
+            }
+        };
+        self.out.remove(&id)
+    }
+}
+
+fn next_call(
+    core: &Arc<Core>,
+    queues: &mut HashMap<SaleId, VecDeque<Waiting>>,
+    calls: &mut Calls,
+    sale: SaleId,
+) {
+    let Some(queue) = queues.get_mut(&sale) else {
+        return;
+    };
+    if queue.is_empty() {
+        queues.remove(&sale);
+        return;
+    }
+    let batch: Vec<Waiting> = queue.drain(..queue.len().min(CLAIM_MAX)).collect();
+    let (core, called) = (Arc::clone(core), sale.clone());
+    core.deciding
+        .waiting
+        .fetch_sub(batch.len(), Ordering::AcqRel);
+    calls.begin(sale, async move { decide(&core, &called, batch).await });
+}
+
+/// Decides a batch on one sale and answers each, or hands it to those who wait for the store.
+async fn decide(core: &Core, sale: &SaleId, batch: Vec<Waiting>) {
+    let mut batch = batch;
+    // A second try is for an epoch that this server had not heard of.
+    for _ in 0..2 {
+        let book = match core.book(sale).await {
+            Ok(Some(book)) => book,
+            Ok(None) => {
+                return answer_all(batch, || Ok(Verdict::Invalid(Invalid::NoSuchSale)));
+            }
+            Err(fault) => return answer_all(batch, || Err(fault.clone())),
+        };
+        if !book.row.is_open {
+            core.rebuild(sale);
+            return answer_all(batch, || Err(rebuilding()));
+        }
+        let (asked, replies) = match prepare(core, &book, batch) {
+            Ok(prepared) => prepared,
+            Err(Some((batch, fault))) => return answer_all(batch, || Err(fault.clone())),
+            Err(None) => return,
+        };
+        match call(core, &book, &asked).await {
+            Called::Decided(claims) => {
+                let is_fresh = core.books.is_fresh() || is_still(core, &book).await;
+                return dispatch(core, &book, asked, replies, claims, is_fresh);
+            }
+            Called::Unknown => {
+                for (asked, reply) in asked.into_iter().zip(replies) {
+                    // Whoever asked may have gone; the order's address tells.
+                    let _ = reply.send(Ok(Verdict::Pending(asked.order_id)));
+                }
+                return;
+            }
+            Called::Nothing(fault) => {
+                replies.into_iter().for_each(|reply| {
+                    let _ = reply.send(Err(fault.clone()));
+                });
+                return;
+            }
+            Called::OtherEpoch => {
+                if let Err(fault) = core.read_sale(sale).await {
+                    replies.into_iter().for_each(|reply| {
+                        let _ = reply.send(Err(fault.clone()));
+                    });
+                    return;
+                }
+                let again = asked.into_iter().zip(replies);
+                batch = again
+                    .map(|(asked, reply)| Waiting {
+                        attempt: asked.attempt,
+                        reply,
+                    })
+                    .collect();
+            }
+        }
+    }
+    core.rebuild(sale);
+    answer_all(batch, || Err(rebuilding()));
+}
+
+/// Whether the store still has the sale in the epoch that the gate decided in; asked where the last look is too old.
+async fn is_still(core: &Core, book: &Book) -> bool {
+    let read = core.read_sale(&book.row.sale.id).await;
+    matches!(read, Ok(Some(now)) if now.row.epoch == book.row.epoch && now.row.is_open)
+}
+
+type Prepared = (Vec<Asked>, Vec<Reply>);
+
+/// Gives each attempt its order id, and answers those that need no gate.
+fn prepare(
+    core: &Core,
+    book: &Book,
+    batch: Vec<Waiting>,
+) -> Result<Prepared, Option<(Vec<Waiting>, Fault)>> {
+    let Some(names) = core.names() else {
+        let fault = Fault::without_effect(Cause::Rebuilding, "the store has not been reached yet");
+        return Err(Some((batch, fault)));
+    };
+    let named = Named {
+        sale_num: book.row.num,
+        epoch: book.row.epoch,
+        at_ms: now_ms(),
+    };
+    let (mut asked, mut replies) = (
+        Vec::with_capacity(batch.len()),
+        Vec::with_capacity(batch.len()),
+    );
+    for waiting in batch {
+        match names.ids.next(named) {
+            Ok(order_id) => {
+                asked.push(Asked::new(order_id, waiting.attempt, &names.digester));
+                replies.push(waiting.reply);
+            }
+            Err(error) => {
+                let detail = format!("the system gave no random bytes: {error}");
+                let _ = waiting
+                    .reply
+                    .send(Err(Fault::without_effect(Cause::Store, detail)));
+            }
+        }
+    }
+    if asked.is_empty() {
+        Err(None)
+    } else {
+        Ok((asked, replies))
+    }
+}
+
+enum Called {
+    Decided(Claims),
+    /// Nothing is known of the batch.
+    Unknown,
+    /// Nothing was done.
+    Nothing(Fault),
+    /// Nothing was done; the sale has gone on to another epoch.
+    OtherEpoch,
+}
+
+/// Calls the gate until it replies or the time is up.
+async fn call(core: &Core, book: &Book, asked: &[Asked]) -> Called {
+    let (row, counts) = (&book.row, &core.deciding);
+    let until = Instant::now() + Duration::from_millis(core.options.gate_retry_ms);
+    let mut is_unknown = false;
+    loop {
+        let began = Instant::now();
+        let called = core.gate.claim(&row.keys, row.epoch, asked).await;
+        counts.calls.fetch_add(1, Ordering::Relaxed);
+        counts
+            .call_us
+            .fetch_add(began.elapsed().as_micros() as u64, Ordering::Relaxed);
+        let fault = match called {
+            Ok(Ok(claims)) => {
+                counts
+                    .attempts
+                    .fetch_add(asked.len() as u64, Ordering::Relaxed);
+                core.gate_condition.is_well();
+                return Called::Decided(claims);
+            }
+            Ok(Err(refusal)) => {
+                book.doubt();
+                let is_other_epoch = matches!(refusal, Refusal::Epoch(_));
+                core.refused(&row.sale.id, &refusal);
+                // A call before this one may have had its effect in an epoch that is over.
+                return match (is_unknown, is_other_epoch) {
+                    (true, _) => Called::Unknown,
+                    (false, true) => Called::OtherEpoch,
+                    (false, false) => Called::Nothing(rebuilding()),
+                };
+            }
+            Err(fault) => fault,
+        };
+        book.doubt();
+        counts.failed_calls.fetch_add(1, Ordering::Relaxed);
+        core.gate_condition.fails(fault.detail.clone());
+        is_unknown |= fault.effect != Effect::None;
+        if !is_unknown {
+            return Called::Nothing(fault);
+        }
+        if Instant::now() > until {
+            return Called::Unknown;
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
+fn dispatch(
+    core: &Core,
+    book: &Arc<Book>,
+    asked: Vec<Asked>,
+    replies: Vec<Reply>,
+    claims: Claims,
+    is_fresh: bool,
+) {
+    book.heard(&claims.head);
+    let new_claims = claims
+        .decided
+        .iter()
+        .filter(|(decided, _)| matches!(decided, Decided::Claimed { .. }))
+        .count();
+    let mut n = claims.head.n - new_claims as u64;
+    let mut outbox = Vec::with_capacity(new_claims);
+    let mut waiters = Vec::new();
+    for ((asked, reply), (decided, remaining)) in asked.into_iter().zip(replies).zip(claims.decided)
+    {
+        let wait = |order_id, unit, is_repeat| Waiter {
+            claim: Claim {
+                order_id,
+                unit,
+                remaining,
+            },
+            is_repeat,
+        };
+        let waiter = match decided {
+            Decided::Claimed { unit, slot } => {
+                n += 1;
+                let line = Line {
+                    unit: unit.number,
+                    generation: unit.generation,
+                    slot,
+                };
+                outbox.push(OutboxClaim {
+                    part: asked.part,
+                    n,
+                    line,
+                });
+                wait(asked.order_id, unit, false)
+            }
+            Decided::ClaimedBefore { unit } => wait(asked.order_id, unit, false),
+            Decided::Repeat { order_id, unit } => wait(order_id, unit, true),
+            refused => {
+                let verdict = no(&refused, &claims.head);
+                let is_no = matches!(verdict, Verdict::No(_));
+                // A no by the word of a gate whose epoch may be over by now is none.
+                let answer = if is_no && !is_fresh {
+                    Err(stale())
+                } else {
+                    Ok(verdict)
+                };
+                let _ = reply.send(answer);
+                continue;
+            }
+        };
+        if core.options.confirm == Confirm::Gate && !waiter.is_repeat {
+            let _ = reply.send(Ok(Verdict::Accepted(waiter.claim.order_id)));
+        } else {
+            waiters.push((waiter, reply));
+        }
+    }
+    if !outbox.is_empty() {
+        let entry = OutboxEntry {
+            id: claims.entry,
+            at_ms: claims.head.now_ms,
+            claims: outbox,
+        };
+        core.offer(Offer {
+            sale: book.row.sale.id.clone(),
+            keys: book.row.keys.clone(),
+            epoch: book.row.epoch,
+            entry,
+        });
+    }
+    core.wait_for_store(waiters);
+}
+
+fn no(decided: &Decided, head: &Head) -> Verdict {
+    match decided {
+        Decided::Mismatch => Verdict::Mismatch,
+        Decided::Quantity => Verdict::Invalid(Invalid::Quantity { max: 1 }),
+        Decided::BuyerRequired => Verdict::Invalid(Invalid::BuyerRequired),
+        Decided::NotOpen => Verdict::No(No::NotOpen {
+            opens_at_ms: head.opens_at_ms.unwrap_or(0),
+        }),
+        Decided::Closed => Verdict::No(No::Closed {
+            closed_at_ms: head.closes_at_ms.unwrap_or(0),
+        }),
+        Decided::Limit => Verdict::No(No::LimitReached {
+            limit: head.limit.unwrap_or(0),
+        }),
+        // The claims were taken out before.
+        Decided::SoldOut
+        | Decided::Claimed { .. }
+        | Decided::ClaimedBefore { .. }
+        | Decided::Repeat { .. } => Verdict::No(No::SoldOut),
+    }
+}
+
+fn answer_all(batch: Vec<Waiting>, answer: impl Fn() -> Result<Verdict, Fault>) {
+    for waiting in batch {
+        // Whoever asked may have gone.
+        let _ = waiting.reply.send(answer());
+    }
+}
+
+pub(crate) fn rebuilding() -> Fault {
+    Fault::without_effect(
+        Cause::Rebuilding,
+        "the sale's gate is being rebuilt from the order store; try again shortly",
+    )
+}
+
+fn stale() -> Fault {
+    Fault::without_effect(
+        Cause::Rebuilding,
+        "this server has not reached the order store for too long to say a no; try again shortly",
+    )
+}
+
+pub(crate) fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}

@@ -1,0 +1,140 @@
+//! Reads the sales again and again, well within the lease, asks the gates of those in use whether they still stand, and
+//! brings behind what was left undone: newer terms, units to give back, gates to rebuild.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use seckill_engine::{Fault, SALES_PAGE_MAX};
+use seckill_sale::{OrderId, SaleId};
+use tokio::sync::watch;
+
+use super::Core;
+use super::books::Book;
+use crate::stop::stopped;
+use crate::store::{orders, sales};
+
+const GIVE_BACKS_MAX: usize = 1_000;
+
+/// Refreshes until `stop` says so.
+pub(crate) async fn run(core: Arc<Core>, mut stop: watch::Receiver<bool>) {
+    let period = Duration::from_millis(core.options.lease_ms / 3).max(Duration::from_millis(10));
+    loop {
+        match read(&core).await {
+            Ok(()) => core.store_condition.is_well(),
+            Err(fault) => {
+                tracing::debug!(%fault, "the sales could not be read");
+                core.store_condition.fails(fault.detail);
+            }
+        }
+        peek_used(&core).await;
+        if let Err(fault) = give_back_waiting(&core).await {
+            tracing::debug!(%fault, "units could not be given back yet");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(period) => {}
+            () = stopped(&mut stop) => return,
+        }
+    }
+}
+
+/// Reads all sales once.
+pub(crate) async fn read(core: &Core) -> Result<(), Fault> {
+    let began = Instant::now();
+    let mut session = core.store.ready().await?;
+    let mut known = HashSet::new();
+    let mut after: Option<SaleId> = None;
+    loop {
+        let page = sales::page(&mut session, after.as_ref(), SALES_PAGE_MAX).await?;
+        let is_last = page.len() < SALES_PAGE_MAX;
+        after = page.last().map(|row| row.sale.id.clone());
+        for row in page {
+            known.insert(row.sale.id.clone());
+            if (!row.is_open && row.lease_is_over) || row.is_suspect() {
+                core.rebuild(&row.sale.id);
+            }
+            core.books.take(row);
+        }
+        if is_last {
+            break;
+        }
+    }
+    core.books.keep_only(&known);
+    core.books.read_since(began);
+    Ok(())
+}
+
+/// Asks the gates of sales that somebody asked for. A mark that nobody uses is forgotten instead.
+async fn peek_used(core: &Core) {
+    for book in core.books.all() {
+        if book.take_used() {
+            peek(core, &book).await;
+        } else {
+            book.doubt();
+        }
+    }
+}
+
+async fn peek(core: &Core, book: &Book) {
+    let row = &book.row;
+    if !row.is_open {
+        return;
+    }
+    match core.gate.peek(&row.keys, row.epoch).await {
+        Ok(Ok(head)) => {
+            book.heard(&head);
+            core.gate_condition.is_well();
+            if head.ver < row.sale.ver {
+                // Whoever changed the terms died before it told the gate.
+                let _ = core.gate.sync(&row.keys, row.epoch, &row.sale).await;
+            }
+        }
+        Ok(Err(refusal)) => {
+            book.doubt();
+            core.refused(&row.sale.id, &refusal);
+        }
+        Err(fault) => {
+            book.doubt();
+            core.gate_condition.fails(fault.detail);
+        }
+    }
+}
+
+async fn give_back_waiting(core: &Core) -> Result<(), Fault> {
+    let waiting = {
+        let mut session = core.store.ready().await?;
+        orders::to_give_back(&mut session, GIVE_BACKS_MAX).await?
+    };
+    for (order_id, sale) in waiting {
+        give_back(core, &order_id, &sale).await?;
+    }
+    Ok(())
+}
+
+/// Puts an ended order's unit on sale again, and notes that it was done. What fails is done by a later round.
+pub(crate) async fn give_back(core: &Core, order_id: &OrderId, sale: &SaleId) -> Result<(), Fault> {
+    let Some(book) = core.book(sale).await? else {
+        return Ok(());
+    };
+    let row = &book.row;
+    if !row.is_open {
+        return Ok(());
+    }
+    match core.gate.give_back(&row.keys, row.epoch, order_id).await? {
+        Ok((head, true)) => {
+            book.heard(&head);
+            let mut session = core.store.ready().await?;
+            orders::given_back(&mut session, order_id, row.epoch).await
+        }
+        Ok((_, false)) => {
+            // The store has an order that its gate has never heard of.
+            tracing::error!(%order_id, %sale, "the gate does not know an order that has ended; rebuilding it");
+            core.rebuild(sale);
+            Ok(())
+        }
+        Err(refusal) => {
+            core.refused(sale, &refusal);
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,444 @@
+//! The order store: MySQL or MariaDB, which has the last word. Connections, and what an error says of the effect.
+//! What is asked stands in the files beside; nothing here knows gate or log.
+
+pub(crate) mod orders;
+pub(crate) mod sales;
+pub(crate) mod schema;
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use mysql_async::prelude::{FromRow, FromValue, Queryable};
+use mysql_async::{Conn, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts, Row, SslOpts};
+use seckill_engine::{Cause, Effect, Fault};
+
+use crate::words::order_id::SECRET_BYTES;
+
+/// MySQL's numbers for what is handled here.
+const DUPLICATE_KEY: u16 = 1062;
+const ACCESS_DENIED: u16 = 1045;
+const NO_SUCH_DATABASE: u16 = 1049;
+const NO_SUCH_TABLE: u16 = 1146;
+
+/// A MySQL URL that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("MySQL URL {shown}: {error}; give mysql://user:password@host:port/database")]
+pub struct BadMysqlUrl {
+    shown: String,
+    error: String,
+}
+
+/// MySQL, with a bounded number of connections.
+pub(crate) struct Store {
+    pool: Pool,
+    opts: Opts,
+    shown: String,
+    wait: Duration,
+    secret: std::sync::OnceLock<[u8; SECRET_BYTES]>,
+    version_known: AtomicBool,
+}
+
+/// Bytes as a literal that no content can break out of.
+pub(crate) fn quoted(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2 + 3);
+    quote_into(&mut text, bytes);
+    text
+}
+
+/// Appends bytes as such a literal.
+pub(crate) fn quote_into(text: &mut String, bytes: &[u8]) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    text.push_str("x'");
+    for byte in bytes {
+        text.push(HEX[usize::from(byte >> 4)].into());
+        text.push(HEX[usize::from(byte & 15)].into());
+    }
+    text.push('\'');
+}
+
+/// Many literals with commas between them.
+pub(crate) fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let mut text = String::new();
+    for name in names {
+        if !text.is_empty() {
+            text.push(',');
+        }
+        quote_into(&mut text, name.as_bytes());
+    }
+    text
+}
+
+/// A value or NULL.
+pub(crate) fn or_null<T: std::fmt::Display>(value: Option<T>) -> String {
+    value.map_or_else(|| "NULL".into(), |value| value.to_string())
+}
+
+impl Store {
+    /// Nothing is connected yet.
+    pub(crate) fn new(
+        url: &str,
+        ca: Option<PathBuf>,
+        connections: usize,
+        wait: Duration,
+    ) -> Result<Self, BadMysqlUrl> {
+        let shown = crate::gate::link::shown(url);
+        let bad = |error: String| BadMysqlUrl {
+            shown: shown.clone(),
+            error,
+        };
+        let opts = Opts::from_url(url).map_err(|error| bad(error.to_string()))?;
+        if opts.db_name().is_none_or(str::is_empty) {
+            return Err(bad("the database's name is missing".into()));
+        }
+        let constraints = PoolConstraints::new(0, connections)
+            .ok_or_else(|| bad("at least one connection is needed".into()))?;
+        // Reads see what is committed, times are UTC, and nothing is cut to fit.
+        let setup = [
+            "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+            "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', time_zone = '+00:00', autocommit = 1",
+        ];
+        let mut builder = OptsBuilder::from_opts(opts)
+            .init(setup.map(String::from).to_vec())
+            .tcp_nodelay(true)
+            .prefer_socket(false)
+            .pool_opts(
+                PoolOpts::default()
+                    .with_constraints(constraints)
+                    .with_reset_connection(false),
+            );
+        if let Some(ca) = ca {
+            builder = builder.ssl_opts(SslOpts::default().with_root_certs(vec![ca.into()]));
+        }
+        let opts = Opts::from(builder);
+        Ok(Self {
+            pool: Pool::new(opts.clone()),
+            opts,
+            shown,
+            wait,
+            secret: std::sync::OnceLock::new(),
+            version_known: AtomicBool::new(false),
+        })
+    }
+
+    /// A connection whose tables this binary can work with.
+    pub(crate) async fn ready(&self) -> Result<Session, Fault> {
+        let mut session = self.session().await?;
+        if !self.version_known.load(Ordering::Acquire) {
+            let secret = schema::check(&mut session).await?;
+            let known = self.secret.get_or_init(|| secret);
+            if *known != secret {
+                let detail =
+                    "the order ids' secret in MySQL is another than before: restart this process";
+                return Err(Fault::without_effect(Cause::Store, detail));
+            }
+            self.version_known.store(true, Ordering::Release);
+        }
+        Ok(session)
+    }
+
+    /// The store's secret, once it was read.
+    pub(crate) fn secret(&self) -> Option<&[u8; SECRET_BYTES]> {
+        self.secret.get()
+    }
+
+    fn forget_version(&self) {
+        self.version_known.store(false, Ordering::Release);
+    }
+
+    /// A connection.
+    pub(crate) async fn session(&self) -> Result<Session, Fault> {
+        match tokio::time::timeout(self.wait, self.pool.get_conn()).await {
+            Ok(Ok(conn)) => Ok(self.wrap(conn)),
+            Ok(Err(error)) => Err(Fault {
+                effect: Effect::None,
+                ..self.fault(&error)
+            }),
+            Err(_) => {
+                let detail = format!(
+                    "MySQL at {} gave no connection within {:?}",
+                    self.shown, self.wait
+                );
+                Err(Fault::without_effect(Cause::Store, detail))
+            }
+        }
+    }
+
+    fn wrap(&self, conn: Conn) -> Session {
+        Session {
+            conn: Some(conn),
+            use_of: Use {
+                shown: self.shown.clone(),
+                wait: self.wait,
+                in_transaction: false,
+                is_clean: true,
+            },
+        }
+    }
+
+    /// Makes the database where it is missing.
+    async fn create_database(&self) -> Result<(), Fault> {
+        let name = self.opts.db_name().unwrap_or_default().to_owned();
+        let opts = OptsBuilder::from_opts(self.opts.clone()).db_name(None::<String>);
+        let conn = match tokio::time::timeout(self.wait, Conn::new(opts)).await {
+            Ok(conn) => conn.map_err(|error| self.fault(&error))?,
+            Err(_) => {
+                let detail = format!(
+                    "MySQL at {} did not answer within {:?}",
+                    self.shown, self.wait
+                );
+                return Err(Fault::without_effect(Cause::Store, detail));
+            }
+        };
+        let mut session = self.wrap(conn);
+        let known: Vec<u32> = session
+            .query(&format!(
+                "SELECT 1 FROM information_schema.schemata WHERE schema_name = {}",
+                quoted(name.as_bytes())
+            ))
+            .await?;
+        if known.is_empty() {
+            session
+                .execute(&format!(
+                    "CREATE DATABASE IF NOT EXISTS `{}`",
+                    name.replace('`', "``")
+                ))
+                .await?;
+        }
+        // It has no database, so it must not serve others.
+        session.use_of.is_clean = false;
+        Ok(())
+    }
+
+    fn fault(&self, error: &mysql_async::Error) -> Fault {
+        fault(&self.shown, error)
+    }
+
+    /// Ends all connections.
+    pub(crate) async fn close(&self) {
+        // They end either way; a server that is gone needs no farewell.
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.pool.clone().disconnect()).await;
+    }
+}
+
+fn fault(shown: &str, error: &mysql_async::Error) -> Fault {
+    let mysql_async::Error::Server(said) = error else {
+        return Fault::unknown(Cause::Store, format!("MySQL at {shown}: {error}"));
+    };
+    let next = match said.code {
+        ACCESS_DENIED => ": check the user and the password in the URL",
+        NO_SUCH_DATABASE | NO_SUCH_TABLE => ": run `seckill init`",
+        _ => "",
+    };
+    let detail = format!("MySQL at {shown}: {} ({}){next}", said.message, said.code);
+    Fault::without_effect(Cause::Store, detail)
+}
+
+/// A connection in use. One that is dropped inside a transaction or amid an answer is closed, never used again.
+pub(crate) struct Session {
+    conn: Option<Conn>,
+    use_of: Use,
+}
+
+struct Use {
+    shown: String,
+    wait: Duration,
+    in_transaction: bool,
+    is_clean: bool,
+}
+
+/// What an INSERT came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Inserted {
+    Done,
+    /// A unique key has the value already, by MySQL's own words.
+    Duplicate(String),
+}
+
+impl Session {
+    /// Runs one statement and reads its rows.
+    pub(crate) async fn query<T: FromRow + Send + 'static>(
+        &mut self,
+        sql: &str,
+    ) -> Result<Vec<T>, Fault> {
+        let (conn, use_of) = self.begin_use()?;
+        use_of.timed(conn.query::<T, _>(sql)).await
+    }
+
+    /// Runs one statement and says how many rows it changed.
+    pub(crate) async fn execute(&mut self, sql: &str) -> Result<u64, Fault> {
+        let (conn, use_of) = self.begin_use()?;
+        use_of
+            .timed(async {
+                conn.query_drop(sql).await?;
+                Ok(conn.affected_rows())
+            })
+            .await
+    }
+
+    /// Runs statements of which a later one is not run after one that failed; a duplicate key is no fault.
+    pub(crate) async fn insert(&mut self, sql: &str) -> Result<Inserted, Fault> {
+        let (conn, use_of) = self.begin_use()?;
+        use_of
+            .timed(async {
+                match conn.query_drop(sql).await {
+                    Ok(()) => Ok(Inserted::Done),
+                    Err(mysql_async::Error::Server(error)) if error.code == DUPLICATE_KEY => {
+                        Ok(Inserted::Duplicate(error.message))
+                    }
+                    Err(error) => Err(error),
+                }
+            })
+            .await
+    }
+
+    /// Runs several statements in one round trip; each SELECT among them has its rows.
+    pub(crate) async fn query_all(&mut self, sql: &str) -> Result<Vec<Vec<Row>>, Fault> {
+        let (conn, use_of) = self.begin_use()?;
+        use_of
+            .timed(async {
+                let mut answers = conn.query_iter(sql).await?;
+                let mut all = Vec::new();
+                while !answers.is_empty() {
+                    let is_select = !answers.columns_ref().is_empty();
+                    let rows: Vec<Row> = answers.collect().await?;
+                    if is_select {
+                        all.push(rows);
+                    }
+                }
+                Ok(all)
+            })
+            .await
+    }
+
+    /// Begins a transaction.
+    pub(crate) async fn begin(&mut self) -> Result<(), Fault> {
+        self.execute("START TRANSACTION").await?;
+        self.began();
+        Ok(())
+    }
+
+    /// Says that a statement begins a transaction.
+    pub(crate) fn began(&mut self) {
+        self.use_of.in_transaction = true;
+    }
+
+    /// Says that the statement just run ended the transaction.
+    pub(crate) fn ended(&mut self) {
+        self.use_of.in_transaction = false;
+    }
+
+    /// Commits. A lost answer leaves the effect unknown.
+    pub(crate) async fn commit(&mut self) -> Result<(), Fault> {
+        self.execute("COMMIT").await?;
+        self.ended();
+        Ok(())
+    }
+
+    /// Undoes the transaction.
+    pub(crate) async fn rollback(&mut self) -> Result<(), Fault> {
+        self.execute("ROLLBACK").await?;
+        self.ended();
+        Ok(())
+    }
+
+    /// Until the answer is whole, the connection is of no use to anybody else.
+    fn begin_use(&mut self) -> Result<(&mut Conn, &mut Use), Fault> {
+        self.use_of.is_clean = false;
+        match &mut self.conn {
+            Some(conn) => Ok((conn, &mut self.use_of)),
+            None => Err(Fault::without_effect(
+                Cause::Store,
+                "the connection is gone",
+            )),
+        }
+    }
+}
+
+impl Use {
+    async fn timed<T>(
+        &mut self,
+        run: impl Future<Output = Result<T, mysql_async::Error>>,
+    ) -> Result<T, Fault> {
+        match tokio::time::timeout(self.wait, run).await {
+            Ok(Ok(value)) => {
+                self.is_clean = true;
+                Ok(value)
+            }
+            Ok(Err(error)) => {
+                self.is_clean = matches!(error, mysql_async::Error::Server(_));
+                Err(fault(&self.shown, &error))
+            }
+            Err(_) => {
+                let detail = format!(
+                    "MySQL at {} did not answer within {:?}",
+                    self.shown, self.wait
+                );
+                Err(Fault::unknown(Cause::Deadline, detail))
+            }
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.use_of.is_clean && !self.use_of.in_transaction {
+            return;
+        }
+        if let (Some(conn), Ok(runtime)) = (self.conn.take(), tokio::runtime::Handle::try_current())
+        {
+            runtime.spawn(async {
+                // The server undoes what was under way when the connection is gone; it needs no farewell.
+                let _ = tokio::time::timeout(Duration::from_secs(1), conn.disconnect()).await;
+            });
+        }
+    }
+}
+
+/// A column of a row; none where it is not there or of another type, as another hand may have left it.
+pub(crate) fn column<T: FromValue>(row: &mut Row, at: usize) -> Option<T> {
+    row.take_opt(at)?.ok()
+}
+
+/// A column of bytes that should be text.
+pub(crate) fn text(row: &mut Row, at: usize) -> Option<String> {
+    column::<Vec<u8>>(row, at).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A column of bytes that should be text, or NULL.
+pub(crate) fn text_or_null(row: &mut Row, at: usize) -> Option<Option<String>> {
+    let bytes: Option<Vec<u8>> = column(row, at)?;
+    Some(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// Appends `(a, b, …)` rows with commas between them.
+pub(crate) fn push_row(sql: &mut String, is_first: bool, row: std::fmt::Arguments<'_>) {
+    if !is_first {
+        sql.push(',');
+    }
+    // Writing to a String cannot fail.
+    let _ = sql.write_fmt(row);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_content_breaks_out_of_a_literal() {
+        assert_eq!(quoted(b""), "x''");
+        assert_eq!(quoted(b"'; DROP"), "x'273b2044524f50'");
+        assert_eq!(list(["a", "b"]), "x'61',x'62'");
+    }
+
+    #[tokio::test]
+    async fn a_bad_url_is_refused_without_its_password() {
+        for bad in ["mysql://u:secret@h:1", "redis://u:secret@h/x", "h:3306"] {
+            let refused = Store::new(bad, None, 1, Duration::from_secs(1))
+                .map(|_| ())
+                .unwrap_err();
+            assert!(!refused.to_string().contains("secret"), "{refused}");
+        }
+    }
+}

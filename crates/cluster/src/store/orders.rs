@@ -1,0 +1,315 @@
+//! Orders and voids as the store has them: looked up, cancelled, given up. Storing claims is the recorder's.
+
+use std::collections::HashMap;
+
+use mysql_async::Row;
+use seckill_engine::Fault;
+use seckill_sale::{Buyer, IdempotencyKey, Order, OrderChange, OrderId, OrderState, SaleId, Unit};
+
+use super::{Inserted, Session, column, list, quoted, sales, text, text_or_null};
+use crate::words::order_id::Named;
+
+const COLUMNS: &str = "order_id, sale_id, unit, gen, buyer, idem_key, state, date";
+
+/// What the store says of a claim: final, either way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Settled {
+    Order(Unit),
+    Void(String),
+}
+
+/// What is known of these claims, in one round trip.
+pub(crate) async fn settled<'a>(
+    session: &mut Session,
+    ids: impl IntoIterator<Item = &'a str>,
+) -> Result<Vec<(String, Settled)>, Fault> {
+    let ids = list(ids);
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT order_id, unit, gen FROM seckill WHERE order_id IN ({ids}); \
+         SELECT order_id, reason FROM seckill_void WHERE order_id IN ({ids})"
+    );
+    let mut answers = session.query_all(&sql).await?.into_iter();
+    let mut known = Vec::new();
+    for mut row in answers.next().unwrap_or_default() {
+        let row = &mut row;
+        if let (Some(id), Some(number), Some(generation)) =
+            (text(row, 0), column(row, 1), column(row, 2))
+        {
+            known.push((id, Settled::Order(Unit { number, generation })));
+        }
+    }
+    for mut row in answers.next().unwrap_or_default() {
+        if let (Some(id), Some(reason)) = (text(&mut row, 0), text(&mut row, 1)) {
+            known.push((id, Settled::Void(reason)));
+        }
+    }
+    Ok(known)
+}
+
+/// One order.
+pub(crate) async fn order(session: &mut Session, id: &OrderId) -> Result<Option<Order>, Fault> {
+    first(
+        session,
+        &format!("order_id = {}", quoted(id.as_str().as_bytes())),
+    )
+    .await
+}
+
+/// The order under a key.
+pub(crate) async fn of_key(
+    session: &mut Session,
+    sale: &SaleId,
+    buyer: &Buyer,
+    key: &IdempotencyKey,
+) -> Result<Option<Order>, Fault> {
+    let which = format!(
+        "sale_id = {} AND buyer = {} AND idem_key = {}",
+        quoted(sale.as_str().as_bytes()),
+        quoted(buyer.as_str().as_bytes()),
+        quoted(key.as_str().as_bytes())
+    );
+    first(session, &which).await
+}
+
+async fn first(session: &mut Session, which: &str) -> Result<Option<Order>, Fault> {
+    let rows: Vec<Row> = session
+        .query(&format!(
+            "SELECT {COLUMNS} FROM seckill WHERE {which} LIMIT 1"
+        ))
+        .await?;
+    Ok(rows.into_iter().next().and_then(read))
+}
+
+fn read(mut row: Row) -> Option<Order> {
+    let row = &mut row;
+    let buyer = text(row, 4)?;
+    let key = text_or_null(row, 5)?;
+    Some(Order {
+        order_id: OrderId::new(&text(row, 0)?).ok()?,
+        sale: SaleId::new(&text(row, 1)?).ok()?,
+        unit: Unit {
+            number: column(row, 2)?,
+            generation: column(row, 3)?,
+        },
+        buyer: if buyer.is_empty() {
+            Buyer::anonymous()
+        } else {
+            Buyer::new(&buyer).ok()?
+        },
+        idempotency_key: key.map(|key| IdempotencyKey::new(&key)).transpose().ok()?,
+        state: OrderState::from_word(&text(row, 6)?)?,
+        date: format!("{}Z", text(row, 7)?.replacen(' ', "T", 1)),
+    })
+}
+
+/// How many orders of a sale hold a unit.
+pub(crate) async fn active(session: &mut Session, sale: &SaleId) -> Result<u32, Fault> {
+    let sql = format!(
+        "SELECT COUNT(active_unit) FROM seckill WHERE sale_id = {}",
+        quoted(sale.as_str().as_bytes())
+    );
+    Ok(session.query::<u32>(&sql).await?.pop().unwrap_or(0))
+}
+
+/// Changes an order's state where its state allows it, with the event and the unit's way back; nothing where another
+/// change came first. One transaction.
+pub(crate) async fn change(
+    session: &mut Session,
+    order: &Order,
+    change: OrderChange,
+) -> Result<bool, Fault> {
+    let Ok(Some(next)) = change.apply(order.state) else {
+        return Ok(false);
+    };
+    let id = quoted(order.order_id.as_str().as_bytes());
+    let sale = quoted(order.sale.as_str().as_bytes());
+    session.begin().await?;
+    let update = format!(
+        "UPDATE seckill SET state = '{}', ver = ver + 1 WHERE order_id = {id} AND state = '{}'",
+        next.as_str(),
+        order.state.as_str()
+    );
+    if session.execute(&update).await? == 0 {
+        session.rollback().await?;
+        return Ok(false);
+    }
+    let event = format!(
+        "INSERT INTO seckill_event (sale_id, order_id, type) VALUES ({sale}, {id}, 'order.{}')",
+        next.as_str()
+    );
+    session.execute(&event).await?;
+    if !next.is_active() {
+        session
+            .execute(&format!(
+                "INSERT INTO seckill_give_back (order_id, sale_id) VALUES ({id}, {sale})"
+            ))
+            .await?;
+    }
+    session.commit().await?;
+    Ok(true)
+}
+
+/// Ended orders whose units the gate has not been told of, the first `max`.
+pub(crate) async fn to_give_back(
+    session: &mut Session,
+    max: usize,
+) -> Result<Vec<(OrderId, SaleId)>, Fault> {
+    let rows: Vec<(String, String)> = session
+        .query(&format!(
+            "SELECT order_id, sale_id FROM seckill_give_back LIMIT {max}"
+        ))
+        .await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|(order, sale)| Some((OrderId::new(&order).ok()?, SaleId::new(&sale).ok()?)))
+        .collect())
+}
+
+/// The gate of this epoch has been told. An epoch that began meanwhile may not have seen it, so it is told again.
+pub(crate) async fn given_back(
+    session: &mut Session,
+    id: &OrderId,
+    epoch: u32,
+) -> Result<(), Fault> {
+    let sql = format!(
+        "DELETE told FROM seckill_give_back AS told JOIN seckill_sale AS sale ON sale.id = told.sale_id \
+         WHERE told.order_id = {} AND sale.epoch = {epoch}",
+        quoted(id.as_str().as_bytes())
+    );
+    session.execute(&sql).await.map(|_| ())
+}
+
+/// Decides that a claim which nobody knows of came to nothing, unless it was stored after all. Under the sale's lock, so
+/// that no recorder stores it meanwhile.
+pub(crate) async fn give_up(
+    session: &mut Session,
+    sale: &SaleId,
+    id: &OrderId,
+    named: Named,
+) -> Result<Option<Settled>, Fault> {
+    session.begin().await?;
+    if sales::locked(session, sale).await?.is_none() {
+        session.rollback().await?;
+        return Ok(None);
+    }
+    let known = settled(session, [id.as_str()]).await?.pop();
+    if let Some((_, known)) = known {
+        session.rollback().await?;
+        return Ok(Some(known));
+    }
+    let sql = format!(
+        "INSERT INTO seckill_void (order_id, sale_id, epoch, reason) VALUES ({}, {}, {}, 'lost')",
+        quoted(id.as_str().as_bytes()),
+        quoted(sale.as_str().as_bytes()),
+        named.epoch
+    );
+    if session.insert(&sql).await? != Inserted::Done {
+        session.rollback().await?;
+        return Ok(None);
+    }
+    session.commit().await?;
+    Ok(Some(Settled::Void("lost".into())))
+}
+
+/// An order as a rebuild and the audit read it.
+#[derive(Debug, Clone)]
+pub(crate) struct Stored {
+    pub(crate) order_id: String,
+    pub(crate) unit: Unit,
+    pub(crate) buyer: String,
+    pub(crate) slot: Option<u8>,
+    pub(crate) key: Option<String>,
+    pub(crate) fingerprint: u64,
+    pub(crate) state: Option<OrderState>,
+    pub(crate) epoch: u32,
+}
+
+/// Up to `max` orders of a sale by unit and generation, behind the last one of the page before.
+pub(crate) async fn page(
+    session: &mut Session,
+    sale: &SaleId,
+    after: Option<Unit>,
+    max: usize,
+) -> Result<Vec<Stored>, Fault> {
+    let after = after.map_or_else(String::new, |unit| {
+        format!(
+            "AND unit >= {0} AND (unit > {0} OR gen > {1})",
+            unit.number, unit.generation
+        )
+    });
+    let sql = format!(
+        "SELECT order_id, unit, gen, buyer, slot, idem_key, fingerprint, state, epoch FROM seckill \
+         WHERE sale_id = {} {after} ORDER BY unit, gen LIMIT {max}",
+        quoted(sale.as_str().as_bytes())
+    );
+    let rows: Vec<Row> = session.query(&sql).await?;
+    Ok(rows.into_iter().filter_map(stored).collect())
+}
+
+fn stored(mut row: Row) -> Option<Stored> {
+    let row = &mut row;
+    Some(Stored {
+        order_id: text(row, 0)?,
+        unit: Unit {
+            number: column(row, 1)?,
+            generation: column(row, 2)?,
+        },
+        buyer: text(row, 3)?,
+        slot: column(row, 4)?,
+        key: text_or_null(row, 5)?,
+        fingerprint: column(row, 6)?,
+        state: OrderState::from_word(&text(row, 7)?),
+        epoch: column(row, 8)?,
+    })
+}
+
+/// Orders of sales that do not exist.
+pub(crate) async fn of_no_sale(session: &mut Session) -> Result<Vec<(String, Stored)>, Fault> {
+    let sql = "SELECT order_id, unit, gen, buyer, slot, idem_key, fingerprint, seckill.state, seckill.epoch, sale_id \
+               FROM seckill LEFT JOIN seckill_sale ON seckill_sale.id = sale_id WHERE seckill_sale.id IS NULL";
+    let rows: Vec<Row> = session.query(sql).await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|mut row| Some((text(&mut row, 9)?, stored(row)?)))
+        .collect())
+}
+
+/// The claims that came to nothing.
+pub(crate) async fn voids(session: &mut Session) -> Result<Vec<String>, Fault> {
+    let rows: Vec<Row> = session.query("SELECT order_id FROM seckill_void").await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|mut row| text(&mut row, 0))
+        .collect())
+}
+
+/// Where the recorders are in each partition: which log, and its next offset.
+pub(crate) async fn offsets(
+    session: &mut Session,
+    topic: &str,
+) -> Result<HashMap<i32, (u32, i64)>, Fault> {
+    let sql = format!(
+        "SELECT part, log_gen, next_offset FROM seckill_offset WHERE topic = {}",
+        quoted(topic.as_bytes())
+    );
+    let rows: Vec<(i32, u32, i64)> = session.query(&sql).await?;
+    Ok(rows
+        .into_iter()
+        .map(|(part, log_gen, next)| (part, (log_gen, next)))
+        .collect())
+}
+
+/// Begins a transaction in which every read sees one moment.
+pub(crate) async fn begin_snapshot(session: &mut Session) -> Result<(), Fault> {
+    session
+        .execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        .await?;
+    session
+        .execute("START TRANSACTION WITH CONSISTENT SNAPSHOT")
+        .await?;
+    session.began();
+    Ok(())
+}

@@ -1,0 +1,231 @@
+//! The tables, as versioned steps that MySQL 8 and MariaDB 10.11 both take. A step that was released is never changed.
+//! Nothing here reads or writes an order.
+
+use seckill_engine::{Cause, Fault};
+
+use super::{Session, Store, quoted};
+use crate::words::order_id::SECRET_BYTES;
+
+/// The version that this binary works with.
+pub(crate) const VERSION: u32 = STEPS.len() as u32;
+
+/// Two processes that begin at once must not both make tables.
+const LOCK: &str = "seckill_schema";
+const LOCK_WAIT_S: u32 = 30;
+
+const SECRET: &str = "order_id_secret";
+
+/// Names from outside are VARBINARY: the usual collations take `ann`, `Ann` and `ann ` for one buyer.
+/// The unique keys are what makes oversell, a unit sold twice, a key claimed twice and a broken limit impossible to store,
+/// whatever happened before: NULL never conflicts, so an ended order frees its unit and its slot.
+const STEPS: &[&[&str]] = &[&[
+    "CREATE TABLE seckill_meta (
+        name VARBINARY(64) NOT NULL PRIMARY KEY,
+        value VARBINARY(255) NOT NULL
+    ) ENGINE=InnoDB",
+    "CREATE TABLE seckill_sale (
+        id VARBINARY(64) NOT NULL PRIMARY KEY,
+        num INT UNSIGNED NOT NULL AUTO_INCREMENT,
+        stock_key VARBINARY(128) NOT NULL,
+        title VARCHAR(200) CHARACTER SET utf8mb4 NOT NULL,
+        epoch INT UNSIGNED NOT NULL DEFAULT 0,
+        gate ENUM('open','rebuilding') NOT NULL DEFAULT 'rebuilding',
+        suspect_epoch INT UNSIGNED NULL,
+        leader VARBINARY(64) NULL,
+        lease_until DATETIME(3) NULL,
+        ver BIGINT UNSIGNED NOT NULL DEFAULT 1,
+        state ENUM('live','archived') NOT NULL DEFAULT 'live',
+        total INT UNSIGNED NOT NULL,
+        buyer_limit TINYINT UNSIGNED NULL,
+        opens_at_ms BIGINT NULL,
+        closes_at_ms BIGINT NULL,
+        pay_ms BIGINT NULL,
+        UNIQUE KEY sale_num (num),
+        UNIQUE KEY sale_stock_key (stock_key)
+    ) ENGINE=InnoDB",
+    "CREATE TABLE seckill (
+        id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
+        date TIMESTAMP(3) NOT NULL DEFAULT CURRENT_TIMESTAMP(3),
+        order_id VARBINARY(64) NOT NULL,
+        line SMALLINT UNSIGNED NOT NULL DEFAULT 1,
+        sale_id VARBINARY(64) NOT NULL,
+        unit INT UNSIGNED NOT NULL,
+        gen INT UNSIGNED NOT NULL,
+        buyer VARBINARY(128) NOT NULL,
+        slot TINYINT UNSIGNED NULL,
+        idem_key VARBINARY(255) NULL,
+        fingerprint BIGINT UNSIGNED NOT NULL,
+        epoch INT UNSIGNED NOT NULL,
+        state ENUM('reserved','paid','expired','cancelled') NOT NULL DEFAULT 'reserved',
+        ver INT UNSIGNED NOT NULL DEFAULT 1,
+        expires_at DATETIME(3) NULL,
+        active_unit INT UNSIGNED GENERATED ALWAYS AS (IF(state IN ('reserved','paid'), unit, NULL)) VIRTUAL,
+        active_slot TINYINT UNSIGNED GENERATED ALWAYS AS (IF(state IN ('reserved','paid'), slot, NULL)) VIRTUAL,
+        UNIQUE KEY one_order (order_id, line),
+        UNIQUE KEY one_generation (sale_id, unit, gen),
+        UNIQUE KEY one_active_unit (sale_id, active_unit),
+        UNIQUE KEY one_claim_a_key (sale_id, buyer, idem_key, line),
+        UNIQUE KEY one_order_a_slot (sale_id, buyer, active_slot)
+    ) ENGINE=InnoDB",
+    "CREATE TABLE seckill_void (
+        order_id VARBINARY(64) NOT NULL PRIMARY KEY,
+        sale_id VARBINARY(64) NOT NULL,
+        epoch INT UNSIGNED NOT NULL,
+        reason VARCHAR(200) CHARACTER SET utf8mb4 NOT NULL,
+        at TIMESTAMP(3) NOT NULL DEFAULT CURRENT_TIMESTAMP(3)
+    ) ENGINE=InnoDB",
+    "CREATE TABLE seckill_give_back (
+        order_id VARBINARY(64) NOT NULL PRIMARY KEY,
+        sale_id VARBINARY(64) NOT NULL
+    ) ENGINE=InnoDB",
+    "CREATE TABLE seckill_offset (
+        topic VARBINARY(249) NOT NULL,
+        part INT NOT NULL,
+        log_gen INT UNSIGNED NOT NULL,
+        next_offset BIGINT NOT NULL,
+        last_order_id VARBINARY(64) NULL,
+        PRIMARY KEY (topic, part)
+    ) ENGINE=InnoDB",
+    "CREATE TABLE seckill_dead (
+        topic VARBINARY(249) NOT NULL,
+        log_gen INT UNSIGNED NOT NULL,
+        part INT NOT NULL,
+        at_offset BIGINT NOT NULL,
+        payload BLOB NOT NULL,
+        error VARCHAR(500) CHARACTER SET utf8mb4 NOT NULL,
+        PRIMARY KEY (topic, log_gen, part, at_offset)
+    ) ENGINE=InnoDB",
+    "CREATE TABLE seckill_event (
+        id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
+        pos BIGINT UNSIGNED NULL,
+        sale_id VARBINARY(64) NOT NULL,
+        order_id VARBINARY(64) NULL,
+        type VARBINARY(32) NOT NULL,
+        body VARBINARY(1024) NULL,
+        UNIQUE KEY event_pos (pos)
+    ) ENGINE=InnoDB",
+]];
+
+/// Makes the database and whatever tables are missing. Any number of processes may do it at once.
+pub(crate) async fn migrate(store: &Store) -> Result<(), Fault> {
+    store.create_database().await?;
+    let mut session = store.session().await?;
+    let lock = format!("SELECT GET_LOCK('{LOCK}', {LOCK_WAIT_S})");
+    let locked: Vec<Option<u8>> = session.query(&lock).await?;
+    if locked.first() != Some(&Some(1)) {
+        let detail = format!(
+            "another process has been making tables for {LOCK_WAIT_S} s; see SHOW PROCESSLIST"
+        );
+        return Err(Fault::without_effect(Cause::Store, detail));
+    }
+    let migrated = migrate_locked(&mut session).await;
+    let unlock = format!("SELECT RELEASE_LOCK('{LOCK}')");
+    session.query::<Option<u8>>(&unlock).await?;
+    migrated?;
+    store.forget_version();
+    Ok(())
+}
+
+async fn migrate_locked(session: &mut Session) -> Result<(), Fault> {
+    let versions = "CREATE TABLE IF NOT EXISTS seckill_schema (
+        version INT UNSIGNED NOT NULL PRIMARY KEY,
+        at TIMESTAMP(3) NOT NULL DEFAULT CURRENT_TIMESTAMP(3)
+    ) ENGINE=InnoDB";
+    session.execute(versions).await?;
+    let version = version(session).await?;
+    check_newer(version)?;
+    for (index, step) in STEPS.iter().enumerate().skip(version as usize) {
+        for statement in *step {
+            // Tables are made outside of transactions: one that a run before left is as good.
+            let statement = statement.replacen("CREATE TABLE ", "CREATE TABLE IF NOT EXISTS ", 1);
+            session.execute(&statement).await?;
+        }
+        session
+            .execute(&format!(
+                "INSERT INTO seckill_schema (version) VALUES ({})",
+                index + 1
+            ))
+            .await?;
+    }
+    let known: Vec<Vec<u8>> = session
+        .query(&format!(
+            "SELECT value FROM seckill_meta WHERE name = '{SECRET}'"
+        ))
+        .await?;
+    if known.is_empty() {
+        let mut secret = [0; SECRET_BYTES];
+        getrandom::fill(&mut secret).map_err(|error| {
+            Fault::without_effect(
+                Cause::Store,
+                format!("the system gave no random bytes: {error}"),
+            )
+        })?;
+        let insert = format!(
+            "INSERT INTO seckill_meta (name, value) VALUES ('{SECRET}', {})",
+            quoted(&secret)
+        );
+        session.execute(&insert).await?;
+    }
+    Ok(())
+}
+
+/// Forgets all sales, orders, and what was decided; keeps the tables, the secret, and the place in the log, whose older
+/// records are of no sale then.
+pub(crate) async fn forget(store: &Store) -> Result<(), Fault> {
+    let mut session = store.ready().await?;
+    session.begin().await?;
+    for table in [
+        "seckill_give_back",
+        "seckill_event",
+        "seckill_void",
+        "seckill_dead",
+        "seckill",
+        "seckill_sale",
+    ] {
+        session.execute(&format!("DELETE FROM {table}")).await?;
+    }
+    session.commit().await
+}
+
+/// The store's version; 0 where there is no table of versions yet.
+async fn version(session: &mut Session) -> Result<u32, Fault> {
+    let found: Vec<u32> = session
+        .query("SELECT COALESCE(MAX(version), 0) FROM seckill_schema")
+        .await?;
+    Ok(found.first().copied().unwrap_or(0))
+}
+
+/// Whether this binary can work with the tables, and the store's secret.
+pub(crate) async fn check(session: &mut Session) -> Result<[u8; SECRET_BYTES], Fault> {
+    let version = version(session).await?;
+    check_newer(version)?;
+    if version < VERSION {
+        let detail = format!(
+            "the tables in MySQL are of version {version}, not {VERSION}; run `seckill init`"
+        );
+        return Err(Fault::without_effect(Cause::Store, detail));
+    }
+    let known: Vec<Vec<u8>> = session
+        .query(&format!(
+            "SELECT value FROM seckill_meta WHERE name = '{SECRET}'"
+        ))
+        .await?;
+    let secret = known
+        .first()
+        .and_then(|value| value.as_slice().try_into().ok());
+    secret.ok_or_else(|| {
+        let detail =
+            format!("seckill_meta has no {SECRET} of {SECRET_BYTES} bytes; run `seckill init`");
+        Fault::without_effect(Cause::Store, detail)
+    })
+}
+
+fn check_newer(version: u32) -> Result<(), Fault> {
+    if version > VERSION {
+        let detail = format!(
+            "the tables in MySQL are of version {version}; this binary knows up to {VERSION}: use the newer binary"
+        );
+        return Err(Fault::without_effect(Cause::Store, detail));
+    }
+    Ok(())
+}

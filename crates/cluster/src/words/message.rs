@@ -1,0 +1,229 @@
+//! The claim's message: what the gate puts into the outbox, the relay into the log, and the recorder reads.
+//! Version 1. A reader refuses what it does not understand; it never guesses.
+
+use std::fmt::Write;
+
+use seckill_sale::{Attempt, Buyer, IdempotencyKey, OrderId, SaleId, Unit};
+use serde::{Deserialize, Serialize};
+
+const VERSION: u32 = 1;
+/// The type of a claim, also as CloudEvents has it.
+pub(crate) const CLAIM: &str = "seckill.claim";
+
+/// A unit of a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Line {
+    /// The unit's number.
+    pub(crate) unit: u32,
+    /// Its generation.
+    #[serde(rename = "gen")]
+    pub(crate) generation: u32,
+    /// The buyer's slot; none where the sale has no limit.
+    pub(crate) slot: Option<u8>,
+}
+
+impl Line {
+    pub(crate) fn unit(&self) -> Unit {
+        Unit {
+            number: self.unit,
+            generation: self.generation,
+        }
+    }
+}
+
+/// A claim as the log has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ClaimMessage {
+    v: u32,
+    #[serde(rename = "type")]
+    kind: String,
+    pub(crate) sale_id: SaleId,
+    pub(crate) epoch: u32,
+    /// The gate's count of its claims: grows within an epoch.
+    pub(crate) n: u64,
+    pub(crate) order_id: OrderId,
+    pub(crate) lines: Vec<Line>,
+    /// Empty for the anonymous buyer.
+    pub(crate) buyer: Buyer,
+    pub(crate) idem_key: Option<IdempotencyKey>,
+    /// The digest of the attempt's content, as 16 hexadecimal digits.
+    pub(crate) fingerprint: String,
+    /// When the gate gave it, in Unix milliseconds.
+    pub(crate) at_ms: i64,
+}
+
+/// Why a record is no claim.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotAClaim {
+    #[error("it is no claim: {0}")]
+    Json(String),
+    #[error("its version is {0}; this recorder reads version {VERSION}")]
+    Version(u32),
+    #[error("its type is {0:?}, not {CLAIM:?}")]
+    Kind(String),
+    #[error("it has {0} lines; a claim has one")]
+    Lines(usize),
+    #[error("its fingerprint is not 16 hexadecimal digits")]
+    Fingerprint,
+}
+
+impl ClaimMessage {
+    /// Reads a record of the log.
+    pub(crate) fn read(record: &[u8]) -> Result<Self, NotAClaim> {
+        let not_json = |error: serde_json::Error| NotAClaim::Json(error.to_string());
+        let message: Self = serde_json::from_slice(record).map_err(not_json)?;
+        if message.v != VERSION {
+            return Err(NotAClaim::Version(message.v));
+        }
+        if message.kind != CLAIM {
+            return Err(NotAClaim::Kind(message.kind));
+        }
+        if message.lines.len() != 1 {
+            return Err(NotAClaim::Lines(message.lines.len()));
+        }
+        if message.fingerprint.len() != 16 || message.fingerprint_number().is_none() {
+            return Err(NotAClaim::Fingerprint);
+        }
+        Ok(message)
+    }
+
+    /// The fingerprint as the number it is.
+    pub(crate) fn fingerprint_number(&self) -> Option<u64> {
+        u64::from_str_radix(&self.fingerprint, 16).ok()
+    }
+
+    /// The one line.
+    pub(crate) fn line(&self) -> Line {
+        // `read` lets nothing else through.
+        self.lines.first().copied().unwrap_or(Line {
+            unit: 0,
+            generation: 0,
+            slot: None,
+        })
+    }
+}
+
+/// A fingerprint as gate and log write it.
+pub(crate) fn fingerprint_text(fingerprint: u64) -> String {
+    format!("{fingerprint:016x}")
+}
+
+/// The part of the message that is known before the gate has decided: it travels through the gate untouched.
+pub(crate) fn attempt_part(order_id: &OrderId, attempt: &Attempt) -> String {
+    let mut part = String::with_capacity(160);
+    // Order ids and fingerprints have no character that JSON escapes; the others are written by the library.
+    let _ = write!(part, r#""order_id":"{order_id}","buyer":"#);
+    part.push_str(&json(attempt.buyer.as_str()));
+    part.push_str(r#","idem_key":"#);
+    match &attempt.key {
+        Some(key) => part.push_str(&json(key.as_str())),
+        None => part.push_str("null"),
+    }
+    let _ = write!(part, r#","fingerprint":"{:016x}""#, attempt.fingerprint());
+    part
+}
+
+fn json(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// The order id inside an attempt's part, which always begins with it.
+pub(crate) fn order_id_of(part: &str) -> Option<&str> {
+    let rest = part.strip_prefix(r#""order_id":""#)?;
+    rest.split_once('"').map(|(id, _)| id)
+}
+
+/// What the gate adds to an attempt: one claim of an outbox entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OutboxClaim {
+    pub(crate) part: String,
+    pub(crate) n: u64,
+    pub(crate) line: Line,
+}
+
+/// A claim's message, whole.
+pub(crate) fn whole(sale: &SaleId, epoch: u32, at_ms: i64, claim: &OutboxClaim) -> String {
+    let OutboxClaim { part, n, line } = claim;
+    let slot = line.slot.map_or("null".into(), |slot| slot.to_string());
+    format!(
+        r#"{{"v":{VERSION},"type":"{CLAIM}","sale_id":"{sale}","epoch":{epoch},"n":{n},{part},"lines":[{{"unit":{},"gen":{},"slot":{slot}}}],"at_ms":{at_ms}}}"#,
+        line.unit, line.generation
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(buyer: &str) -> (Attempt, String) {
+        let attempt = Attempt {
+            buyer: Buyer::new(buyer).unwrap(),
+            key: Some(IdempotencyKey::new("k\"1\\").unwrap()),
+            ..Attempt::anonymous(SaleId::new("phone").unwrap())
+        };
+        let claim = OutboxClaim {
+            part: attempt_part(&OrderId::new("abc").unwrap(), &attempt),
+            n: 9,
+            line: Line {
+                unit: 3,
+                generation: 2,
+                slot: Some(1),
+            },
+        };
+        let text = whole(&attempt.sale, 4, 1_000, &claim);
+        (attempt, text)
+    }
+
+    #[test]
+    fn what_the_gate_and_the_relay_put_together_the_recorder_reads() {
+        for buyer in ["ann", "a\"b\\", "王芳", "'; DROP TABLE seckill; --"] {
+            let (attempt, text) = message(buyer);
+            let read = ClaimMessage::read(text.as_bytes()).unwrap();
+            assert_eq!(read.buyer, attempt.buyer);
+            assert_eq!(read.idem_key, attempt.key);
+            assert_eq!((read.epoch, read.n, read.at_ms), (4, 9, 1_000));
+            assert_eq!(
+                read.line().unit(),
+                Unit {
+                    number: 3,
+                    generation: 2
+                }
+            );
+            assert_eq!(read.fingerprint_number(), Some(attempt.fingerprint()));
+            assert_eq!(
+                serde_json::to_string(&read).map(|s| s.len()).ok(),
+                Some(text.len())
+            );
+            assert_eq!(
+                order_id_of(&attempt_part(&read.order_id, &attempt)),
+                Some("abc")
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_claim_is_refused_with_a_reason() {
+        let (_, text) = message("ann");
+        let refused = |from: &str, to: &str| {
+            let text = text.replacen(from, to, 1);
+            ClaimMessage::read(text.as_bytes()).unwrap_err()
+        };
+        assert_eq!(refused("\"v\":1", "\"v\":2"), NotAClaim::Version(2));
+        assert!(matches!(refused(CLAIM, "other"), NotAClaim::Kind(_)));
+        assert!(matches!(refused("{", "["), NotAClaim::Json(_)));
+        assert!(matches!(refused("\"n\":9", "\"m\":9"), NotAClaim::Json(_)));
+        let two = refused(
+            "[{\"unit\":3,\"gen\":2,\"slot\":1}",
+            "[{\"unit\":3,\"gen\":2,\"slot\":1},{\"unit\":4,\"gen\":2,\"slot\":1}",
+        );
+        assert_eq!(two, NotAClaim::Lines(2));
+        for record in [&b""[..], b"hello", b"{}", b"\xff\xfe", b"null"] {
+            assert!(matches!(
+                ClaimMessage::read(record),
+                Err(NotAClaim::Json(_))
+            ));
+        }
+    }
+}

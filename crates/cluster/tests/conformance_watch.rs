@@ -1,0 +1,13 @@
+//! The cluster engine, deciding by WATCH/MULTI/EXEC, passes the suite that every engine passes, on real servers.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    unreachable_pub,
+    missing_docs,
+    reason = "a module that two tests share"
+)]
+
+mod world;
+
+use seckill_cluster::Strategy;
+
+seckill_engine::conformance_suite!(world::ClusterWorld::new(Strategy::Watch));

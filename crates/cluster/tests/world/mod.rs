@@ -1,0 +1,85 @@
+//! Worlds on the servers that are up: each with keys, a topic and a database of its own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use seckill_cluster::{ClusterEngine, ClusterOptions, RecorderProcess, Strategy, init};
+use seckill_engine::conformance::World;
+use seckill_engine::{Answer, Engine};
+use seckill_testkit::servers::Urls;
+use tokio::sync::Mutex;
+
+static WORLDS: AtomicU32 = AtomicU32::new(0);
+
+/// A world, with a recorder that outlives the engines in it, as a process of its own would.
+pub struct ClusterWorld {
+    strategy: Strategy,
+    urls: Urls,
+    life: Mutex<Option<Life>>,
+}
+
+struct Life {
+    options: ClusterOptions,
+    _recorder: RecorderProcess,
+}
+
+impl ClusterWorld {
+    /// A world whose gates decide in this way.
+    pub fn new(strategy: Strategy) -> Self {
+        Self {
+            strategy,
+            urls: Urls::up().unwrap(),
+            life: Mutex::new(None),
+        }
+    }
+
+    fn options(&self) -> ClusterOptions {
+        let name = format!(
+            "t{}_{}",
+            std::process::id(),
+            WORLDS.fetch_add(1, Ordering::Relaxed)
+        );
+        let urls = self.urls.with_database(&name);
+        ClusterOptions {
+            topic: name.clone(),
+            topic_partitions: 1,
+            key_prefix: format!("{name}:"),
+            gate: self.strategy,
+            // Short, so that changes and rebuilds are: what it bounds is the same.
+            lease_ms: 150,
+            relay_sweep_ms: 100,
+            confirm_wait_ms: 20_000,
+            store_connections: 6,
+            records: false,
+            ..ClusterOptions::new(urls.redis, urls.kafka, urls.mysql)
+        }
+    }
+}
+
+impl World for ClusterWorld {
+    fn open(&self) -> Answer<'_, Arc<dyn Engine>> {
+        Box::pin(async move {
+            let mut life = self.life.lock().await;
+            if life.is_none() {
+                let options = self.options();
+                init(&options).await.unwrap();
+                let recorder = RecorderProcess::start(options.clone()).unwrap();
+                *life = Some(Life {
+                    options,
+                    _recorder: recorder,
+                });
+            }
+            let options = life.as_ref().unwrap().options.clone();
+            Arc::new(ClusterEngine::start(options).unwrap()) as Arc<dyn Engine>
+        })
+    }
+
+    fn clear(&self) {
+        // The next opening makes a world that nobody has been in.
+        *self.life.try_lock().unwrap() = None;
+    }
+
+    fn remembers_limits(&self) -> bool {
+        false
+    }
+}

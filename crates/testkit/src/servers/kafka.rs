@@ -1,0 +1,169 @@
+//! A Kafka of one's own: KRaft, or the tutorial's layout with ZooKeeper.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+
+use super::{Daemon, Programs, answers, free_port};
+
+const READY_WAIT: Duration = Duration::from_secs(60);
+/// 16 bytes in URL-safe base64, as Kafka wants them.
+const CLUSTER_ID: &str = "c2Vja2lsbC1jbHVzdGVyMA";
+
+/// How a broker finds the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KafkaLayout {
+    /// By itself, as today.
+    Kraft,
+    /// By ZooKeeper, as in the tutorial; up to Kafka 3.9.
+    ZooKeeper,
+}
+
+/// A broker.
+#[derive(Debug)]
+pub struct Kafka {
+    /// Its process.
+    pub daemon: Daemon,
+    /// ZooKeeper's, where there is one.
+    pub zookeeper: Option<Daemon>,
+    /// Where it listens on loopback.
+    pub port: u16,
+}
+
+impl Kafka {
+    /// Starts one over `dir`.
+    pub fn start(
+        programs: &Programs,
+        dir: &Path,
+        port: u16,
+        layout: KafkaLayout,
+    ) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        let libs = format!("{}/*", programs.kafka.display());
+        let zookeeper = match layout {
+            KafkaLayout::Kraft => None,
+            KafkaLayout::ZooKeeper => Some(zookeeper(programs, &libs, dir)?),
+        };
+        let file = match &zookeeper {
+            None => kraft_properties(programs, &libs, dir, port)?,
+            Some((_, zookeeper)) => write(
+                dir,
+                "server.properties",
+                &format!(
+                    "{}broker.id=1\nzookeeper.connect=127.0.0.1:{zookeeper}\n",
+                    common(dir, port)
+                ),
+            )?,
+        };
+        let arguments = [
+            "-Xmx384m",
+            "-Xms128m",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=4",
+            "-cp",
+            &libs,
+            "kafka.Kafka",
+            &file.display().to_string(),
+        ]
+        .map(str::to_owned);
+        let mut daemon = Daemon::spawn(&programs.java, &arguments, &dir.join("log"))?;
+        daemon
+            .wait_ready(READY_WAIT, || answers(port))
+            .context("Kafka")?;
+        Ok(Self {
+            daemon,
+            zookeeper: zookeeper.map(|(daemon, _)| daemon),
+            port,
+        })
+    }
+
+    /// How it is reached.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+}
+
+fn write(dir: &Path, name: &str, text: &str) -> anyhow::Result<PathBuf> {
+    let path = dir.join(name);
+    std::fs::write(&path, text)?;
+    Ok(path)
+}
+
+fn common(dir: &Path, port: u16) -> String {
+    format!(
+        "listeners=PLAINTEXT://127.0.0.1:{port}\nadvertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+         log.dirs={}\noffsets.topic.replication.factor=1\noffsets.topic.num.partitions=4\n\
+         transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
+         group.initial.rebalance.delay.ms=0\nauto.create.topics.enable=false\nnum.network.threads=2\nnum.io.threads=2\n",
+        dir.join("data").display()
+    )
+}
+
+fn kraft_properties(
+    programs: &Programs,
+    libs: &str,
+    dir: &Path,
+    port: u16,
+) -> anyhow::Result<PathBuf> {
+    let path = dir.join("server.properties");
+    let controller = free_port()?;
+    let text = format!(
+        "{}process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
+         controller.listener.names=CONTROLLER\nlistener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+         share.coordinator.state.topic.replication.factor=1\nshare.coordinator.state.topic.min.isr=1\n",
+        common(dir, port)
+    )
+    .replacen(
+        &format!("listeners=PLAINTEXT://127.0.0.1:{port}\n"),
+        &format!("listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n"),
+        1,
+    );
+    std::fs::write(&path, text)?;
+    if !dir.join("data").join("meta.properties").exists() {
+        let formatted = Command::new(&programs.java)
+            .args([
+                "-cp",
+                libs,
+                "kafka.tools.StorageTool",
+                "format",
+                "-t",
+                CLUSTER_ID,
+                "-c",
+            ])
+            .arg(&path)
+            .output()
+            .context("Java")?;
+        ensure!(
+            formatted.status.success(),
+            "Kafka's data folder was not made: {}{}",
+            String::from_utf8_lossy(&formatted.stdout),
+            String::from_utf8_lossy(&formatted.stderr)
+        );
+    }
+    Ok(path)
+}
+
+fn zookeeper(programs: &Programs, libs: &str, dir: &Path) -> anyhow::Result<(Daemon, u16)> {
+    let port = free_port()?;
+    let text = format!(
+        "dataDir={}\nclientPort={port}\nclientPortAddress=127.0.0.1\nadmin.enableServer=false\n",
+        dir.join("zookeeper").display()
+    );
+    let file = write(dir, "zookeeper.properties", &text)?;
+    let arguments = [
+        "-Xmx256m",
+        "-XX:+UseSerialGC",
+        "-cp",
+        libs,
+        "org.apache.zookeeper.server.quorum.QuorumPeerMain",
+        &file.display().to_string(),
+    ]
+    .map(str::to_owned);
+    let mut daemon = Daemon::spawn(&programs.java, &arguments, &dir.join("zookeeper.log"))?;
+    daemon
+        .wait_ready(READY_WAIT, || answers(port))
+        .context("ZooKeeper")?;
+    Ok((daemon, port))
+}

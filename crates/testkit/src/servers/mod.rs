@@ -1,0 +1,161 @@
+//! The real servers of a cluster on loopback: Redis, MariaDB or MySQL, Kafka. Started from programs that are on the machine,
+//! with their data in a given folder; fetching programs is `cargo xtask engines`'s work.
+
+mod daemon;
+mod kafka;
+mod mysql;
+mod redis;
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+
+pub use daemon::{Daemon, end_recorded};
+pub use kafka::{Kafka, KafkaLayout};
+pub use mysql::Mysql;
+pub use redis::{Redis, Sentinels};
+
+/// The variable that names the folder where the programs are listed and processes are recorded.
+pub const ENGINES_DIR_VARIABLE: &str = "SECKILL_ENGINES_DIR";
+/// The file of the URLs in that folder, which `seckill demo --engine cluster` looks for.
+pub const URLS_FILE: &str = "engines.json";
+/// The file of the programs in that folder.
+pub const PROGRAMS_FILE: &str = "programs.json";
+
+/// Where the servers' programs are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Programs {
+    /// Redis.
+    pub redis_server: PathBuf,
+    /// `mariadbd` or `mysqld`.
+    pub mysqld: PathBuf,
+    /// `mariadb-install-db`; none where `mysqld --initialize-insecure` does it.
+    pub mysql_install: Option<PathBuf>,
+    /// Java, 17 or later.
+    pub java: PathBuf,
+    /// The folder of Kafka's jars.
+    pub kafka: PathBuf,
+}
+
+/// How the three servers are reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Urls {
+    /// `redis://…`
+    pub redis: String,
+    /// `host:port`
+    pub kafka: String,
+    /// `mysql://…`
+    pub mysql: String,
+}
+
+impl Urls {
+    /// The flags that give them to `seckill`.
+    pub fn flags(&self) -> Vec<String> {
+        let flags = [
+            "--engine",
+            "cluster",
+            "--redis",
+            &self.redis,
+            "--kafka",
+            &self.kafka,
+            "--mysql",
+            &self.mysql,
+        ];
+        flags.map(str::to_owned).to_vec()
+    }
+
+    /// The same servers with another database of MySQL.
+    pub fn with_database(&self, name: &str) -> Self {
+        let place = self
+            .mysql
+            .rsplit_once('/')
+            .map_or(self.mysql.as_str(), |(place, _)| place);
+        Self {
+            mysql: format!("{place}/{name}"),
+            ..self.clone()
+        }
+    }
+}
+
+static DIR: OnceLock<PathBuf> = OnceLock::new();
+
+/// Sets the folder of the servers for this process; the first word counts.
+pub fn use_dir(dir: &Path) {
+    DIR.get_or_init(|| dir.to_owned());
+}
+
+/// The folder that `cargo xtask` keeps the servers in.
+pub fn engines_dir() -> anyhow::Result<PathBuf> {
+    if let Some(dir) = DIR.get() {
+        return Ok(dir.clone());
+    }
+    match std::env::var_os(ENGINES_DIR_VARIABLE) {
+        Some(dir) => Ok(dir.into()),
+        None => {
+            let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .ancestors()
+                .nth(2)
+                .context("no workspace")?;
+            Ok(root.join("target").join("engines"))
+        }
+    }
+}
+
+fn read<T: for<'de> Deserialize<'de>>(file: &str) -> anyhow::Result<T> {
+    let path = engines_dir()?.join(file);
+    let text = std::fs::read_to_string(&path).with_context(|| {
+        format!(
+            "{} cannot be read; `cargo xtask test` and `cargo xtask engines up` make it",
+            path.display()
+        )
+    })?;
+    serde_json::from_str(&text).with_context(|| format!("{} is not understood", path.display()))
+}
+
+impl Programs {
+    /// The programs that were found or fetched.
+    pub fn found() -> anyhow::Result<Self> {
+        read(PROGRAMS_FILE)
+    }
+}
+
+impl Urls {
+    /// The servers that are up. Without them a test fails; it never skips.
+    pub fn up() -> anyhow::Result<Self> {
+        read(URLS_FILE)
+    }
+}
+
+/// A port that nobody has at this moment.
+pub fn free_port() -> anyhow::Result<u16> {
+    let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
+    Ok(probe.local_addr()?.port())
+}
+
+/// Waits until something is true, or says what was not.
+pub fn wait_until(
+    what: &str,
+    within: Duration,
+    mut is_so: impl FnMut() -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
+    let began = Instant::now();
+    loop {
+        match is_so() {
+            Ok(true) => return Ok(()),
+            Ok(false) if began.elapsed() > within => bail!("{what} did not come within {within:?}"),
+            Err(error) if began.elapsed() > within => {
+                return Err(error.context(format!("{what} did not come within {within:?}")));
+            }
+            Ok(false) | Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
+
+fn answers(port: u16) -> bool {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
+}

@@ -1,0 +1,157 @@
+//! A Redis of one's own, and Sentinels over one and its replica.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+
+use super::{Daemon, Programs, answers, free_port, wait_until};
+
+const READY_WAIT: Duration = Duration::from_secs(20);
+
+/// A Redis.
+#[derive(Debug)]
+pub struct Redis {
+    /// Its process.
+    pub daemon: Daemon,
+    /// Where it listens on loopback.
+    pub port: u16,
+}
+
+impl Redis {
+    /// Starts one with an append-only file in `dir`. `more` are further arguments.
+    pub fn start(
+        programs: &Programs,
+        dir: &Path,
+        port: u16,
+        more: &[&str],
+    ) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        let (port_text, dir_text) = (port.to_string(), dir.display().to_string());
+        let usual = [
+            "--port",
+            &port_text,
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            &dir_text,
+            "--appendonly",
+            "yes",
+            "--save",
+            "",
+            "--maxmemory-policy",
+            "noeviction",
+        ];
+        let mut daemon = Daemon::spawn(
+            &programs.redis_server,
+            &[&usual, more].concat(),
+            &dir.join("log"),
+        )?;
+        daemon
+            .wait_ready(READY_WAIT, || {
+                ask(port, "PING").is_ok_and(|said| said.contains("PONG"))
+            })
+            .context("Redis")?;
+        Ok(Self { daemon, port })
+    }
+
+    /// How it is reached.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Runs one command and gives what it says, as it is on the wire.
+    pub fn ask(&self, command: &str) -> anyhow::Result<String> {
+        ask(self.port, command)
+    }
+}
+
+/// Sends one line and reads what comes back at once.
+fn ask(port: u16, command: &str) -> anyhow::Result<String> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(format!("{command}\r\n").as_bytes())?;
+    let mut said = vec![0; 65_536];
+    let count = stream.read(&mut said)?;
+    said.truncate(count);
+    Ok(String::from_utf8_lossy(&said).into_owned())
+}
+
+/// A master, its replica, and three Sentinels that watch them.
+#[derive(Debug)]
+pub struct Sentinels {
+    /// The master, until a failover.
+    pub master: Redis,
+    /// The replica that is made master then.
+    pub replica: Redis,
+    sentinels: Vec<Daemon>,
+    ports: Vec<u16>,
+}
+
+impl Sentinels {
+    /// Starts all five, and waits until each knows the others.
+    pub fn start(programs: &Programs, dir: &Path) -> anyhow::Result<Self> {
+        let master = Redis::start(programs, &dir.join("master"), free_port()?, &[])?;
+        let of = ["--replicaof", "127.0.0.1", &master.port.to_string()];
+        let replica = Redis::start(programs, &dir.join("replica"), free_port()?, &of)?;
+        let (mut sentinels, mut ports) = (Vec::new(), Vec::new());
+        for index in 0..3 {
+            let port = free_port()?;
+            let dir = dir.join(format!("sentinel-{index}"));
+            std::fs::create_dir_all(&dir)?;
+            let file: PathBuf = dir.join("sentinel.conf");
+            let text = format!(
+                "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor shop 127.0.0.1 {} 2\n\
+                 sentinel down-after-milliseconds shop 500\nsentinel failover-timeout shop 3000\n",
+                dir.display(),
+                master.port
+            );
+            std::fs::write(&file, text)?;
+            let arguments = [file.display().to_string(), "--sentinel".into()];
+            let mut daemon = Daemon::spawn(&programs.redis_server, &arguments, &dir.join("log"))?;
+            daemon
+                .wait_ready(READY_WAIT, || answers(port))
+                .context("a Sentinel")?;
+            sentinels.push(daemon);
+            ports.push(port);
+        }
+        let all = Self {
+            master,
+            replica,
+            sentinels,
+            ports,
+        };
+        wait_until(
+            "Sentinels that know each other and the replica",
+            READY_WAIT,
+            || {
+                let mut known = true;
+                for port in &all.ports {
+                    let said = ask(*port, "SENTINEL MASTER shop")?;
+                    let field = |name: &str| {
+                        let mut lines = said.lines().skip_while(|line| *line != name);
+                        lines.nth(2).and_then(|value| value.parse::<u32>().ok())
+                    };
+                    known &=
+                        field("num-slaves") == Some(1) && field("num-other-sentinels") == Some(2);
+                }
+                Ok(known)
+            },
+        )?;
+        ensure!(!all.sentinels.is_empty(), "no Sentinels");
+        Ok(all)
+    }
+
+    /// How the master is reached, whichever it is.
+    pub fn url(&self) -> String {
+        let places: Vec<String> = self
+            .ports
+            .iter()
+            .map(|port| format!("127.0.0.1:{port}"))
+            .collect();
+        format!("redis+sentinel://{}/shop", places.join(","))
+    }
+}

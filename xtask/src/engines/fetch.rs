@@ -1,0 +1,217 @@
+//! Where the servers' programs come from: what is installed, else the system's packages, else Maven Central's jars of one
+//! pinned version, whose checksums are kept here.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail, ensure};
+use seckill_testkit::servers::{KafkaLayout, Programs};
+
+use crate::build::{succeed, target};
+
+/// A set of jars: what to ask Maven for, and the checksums of all that comes.
+struct Jars {
+    name: &'static str,
+    artifacts: &'static [(&'static str, &'static str, &'static str)],
+    checksums: &'static str,
+}
+
+const KRAFT: Jars = Jars {
+    name: "kafka-4.3.1",
+    artifacts: &[("org.apache.kafka", "kafka_2.13", "4.3.1")],
+    checksums: include_str!("kafka-4.3.1.sha256"),
+};
+/// The last line that knows ZooKeeper. ZooKeeper needs snappy, and its own description leaves that out.
+const ZOOKEEPER: Jars = Jars {
+    name: "kafka-3.9.2",
+    artifacts: &[
+        ("org.apache.kafka", "kafka_2.13", "3.9.2"),
+        ("org.apache.zookeeper", "zookeeper", "3.8.4"),
+        ("org.xerial.snappy", "snappy-java", "1.1.10.5"),
+    ],
+    checksums: include_str!("kafka-3.9.2.sha256"),
+};
+const JAVA_MIN: u32 = 17;
+
+/// All programs, installed or fetched as needed. An error names what is missing and what was tried.
+pub(crate) fn programs(layout: KafkaLayout) -> anyhow::Result<Programs> {
+    let mysqld = || which("mariadbd").or_else(|| which("mysqld"));
+    let missing: Vec<&str> = [
+        (which("redis-server").is_none(), "redis-server"),
+        (mysqld().is_none(), "mariadb-server"),
+        (java().is_none(), "default-jre-headless"),
+        (
+            which("mvn").is_none() && !is_fetched(&jars(layout)),
+            "maven",
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(is_missing, package)| is_missing.then_some(package))
+    .collect();
+    if !missing.is_empty() {
+        install(&missing)?;
+    }
+    let none = |what: &str| {
+        format!("no {what} on the path, and the system's packages brought none; install it")
+    };
+    let mysqld = mysqld().with_context(|| none("mariadbd or mysqld"))?;
+    let is_mariadb = mysqld.ends_with("mariadbd");
+    Ok(Programs {
+        redis_server: which("redis-server").with_context(|| none("redis-server"))?,
+        mysql_install: is_mariadb.then(|| which("mariadb-install-db")).flatten(),
+        mysqld,
+        java: java().with_context(|| none(&format!("Java {JAVA_MIN} or later")))?,
+        kafka: fetch(&jars(layout))?,
+    })
+}
+
+fn jars(layout: KafkaLayout) -> Jars {
+    match layout {
+        KafkaLayout::Kraft => KRAFT,
+        KafkaLayout::ZooKeeper => ZOOKEEPER,
+    }
+}
+
+fn which(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path)
+        .chain(usual)
+        .map(|dir| dir.join(name))
+        .find(|program| program.is_file())
+}
+
+/// Java, if it is new enough.
+pub(crate) fn java() -> Option<PathBuf> {
+    let java = which("java")?;
+    let said = Command::new(&java).arg("-version").output().ok()?;
+    // The first line is like: openjdk version "17.0.15" 2025-04-15
+    let text = String::from_utf8_lossy(&said.stderr).into_owned();
+    let version: u32 = text.split('"').nth(1)?.split('.').next()?.parse().ok()?;
+    (version >= JAVA_MIN).then_some(java)
+}
+
+/// Installs Debian's packages without letting their daemons start: a policy that forbids it stands while apt works.
+pub(crate) fn install(packages: &[&str]) -> anyhow::Result<()> {
+    let wanted = packages.join(", ");
+    if which("apt-get").is_none() {
+        bail!("{wanted} are not installed, and this system has no apt-get; install them");
+    }
+    if !rustix_is_root() {
+        bail!(
+            "{wanted} are not installed, and only root can install them here; run: apt-get install {}",
+            packages.join(" ")
+        );
+    }
+    let policy = Path::new("/usr/sbin/policy-rc.d");
+    let ours = !policy.exists();
+    if ours {
+        std::fs::write(policy, "#!/bin/sh\nexit 101\n")?;
+        succeed(Command::new("chmod").arg("755").arg(policy))?;
+    }
+    let apt = |arguments: &[&str]| {
+        let mut apt = Command::new("apt-get");
+        // Standard output belongs to the task's own answer.
+        succeed(
+            apt.env("DEBIAN_FRONTEND", "noninteractive")
+                .args(arguments)
+                .stdin(Stdio::null())
+                .stdout(std::io::stderr()),
+        )
+    };
+    let installed = apt(&["update", "--quiet"]).and_then(|()| {
+        apt(&[
+            &["install", "--yes", "--quiet", "--no-install-recommends"],
+            packages,
+        ]
+        .concat())
+    });
+    if ours {
+        std::fs::remove_file(policy)?;
+    }
+    installed.with_context(|| format!("{wanted} could not be installed"))
+}
+
+fn rustix_is_root() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let uids = status.lines().find(|line| line.starts_with("Uid:"));
+    uids.and_then(|line| line.split_whitespace().nth(2))
+        .is_some_and(|effective| effective == "0")
+}
+
+fn folder(jars: &Jars) -> PathBuf {
+    target().join("engines").join(jars.name)
+}
+
+fn is_fetched(jars: &Jars) -> bool {
+    check(&folder(jars).join("libs"), jars.checksums).is_ok()
+}
+
+/// Fetches jars with Maven, unless they are there; either way each is checked.
+fn fetch(jars: &Jars) -> anyhow::Result<PathBuf> {
+    let dir = folder(jars);
+    let libs = dir.join("libs");
+    if !is_fetched(jars) {
+        fetch_artifacts(&dir, jars.artifacts)?;
+        check(&libs, jars.checksums)
+            .with_context(|| format!("the jars of {} are not those that are known", jars.name))?;
+    }
+    Ok(libs)
+}
+
+/// Has Maven copy artifacts, with all that they need, into `dir`/libs.
+pub(crate) fn fetch_artifacts(dir: &Path, artifacts: &[(&str, &str, &str)]) -> anyhow::Result<()> {
+    let libs = dir.join("libs");
+    if libs.exists() {
+        std::fs::remove_dir_all(&libs)?;
+    }
+    std::fs::create_dir_all(dir)?;
+    let mut pom = String::from(
+        "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion>\
+         <groupId>seckill</groupId><artifactId>jars</artifactId><version>1</version><dependencies>\n",
+    );
+    for (group, artifact, version) in artifacts {
+        pom.push_str(&format!(
+            "<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version></dependency>\n"
+        ));
+    }
+    pom.push_str("</dependencies></project>\n");
+    std::fs::write(dir.join("pom.xml"), pom)?;
+    let mut maven = Command::new("mvn");
+    maven
+        .current_dir(dir)
+        .args([
+            "--batch-mode",
+            "--quiet",
+            "--strict-checksums",
+            "dependency:copy-dependencies",
+        ])
+        .args(["-DoutputDirectory=libs", "-DincludeScope=runtime"])
+        .stdin(Stdio::null())
+        .stdout(std::io::stderr());
+    succeed(&mut maven).context("Maven could not fetch the jars")
+}
+
+/// Whether a folder has exactly these files.
+fn check(libs: &Path, checksums: &str) -> anyhow::Result<()> {
+    let count = std::fs::read_dir(libs)?.count();
+    ensure!(
+        count == checksums.lines().count(),
+        "{} has {count} files",
+        libs.display()
+    );
+    let mut sums = Command::new("sha256sum")
+        .current_dir(libs)
+        .args(["--check", "--strict", "--quiet"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("sha256sum")?;
+    if let Some(mut input) = sums.stdin.take() {
+        input.write_all(checksums.as_bytes())?;
+    }
+    ensure!(sums.wait()?.success(), "a checksum differs");
+    Ok(())
+}
