@@ -21,14 +21,21 @@ const EXAMPLES: &str = "Examples:
   seckill serve --units 500                      sell 500 units on http://127.0.0.1:3000
   curl -X POST http://127.0.0.1:3000/seckill     buy one
   seckill load --requests 10000 --connections 64
-  seckill audit                                  check every order against the invariants";
+  seckill audit                                  check every order against the invariants
+  seckill demo --engine cluster                  the same on Redis, Kafka and MySQL";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the whole experiment: serve, send the crowd, audit, and show what came of it
     Demo(DemoArgs),
+    /// Make what the cluster engine needs: tables, topic, the default sale
+    Init(InitArgs),
     /// Serve sales over HTTP
     Serve(ServeArgs),
+    /// Carry claims from Redis to Kafka, as a process of its own
+    Relay(PartArgs),
+    /// Carry claims from Kafka to MySQL, as a process of its own
+    Record(PartArgs),
     /// Send requests to any HTTP target and show what came of them
     Load(LoadArgs),
     /// Check everything that is stored against the invariants
@@ -45,9 +52,24 @@ pub(crate) struct Common {
     /// Configuration file [default: $SECKILL_CONFIG, or ./seckill.toml where it exists]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Engine that decides: embedded [default: embedded]
+    /// Engine that decides: embedded or cluster [default: embedded]
     #[arg(long, global = true, value_name = "NAME")]
     engine: Option<String>,
+    /// Redis of the cluster engine [default: redis://127.0.0.1:6379]
+    #[arg(long, global = true, value_name = "URL")]
+    redis: Option<String>,
+    /// Kafka brokers of the cluster engine [default: 127.0.0.1:9092]
+    #[arg(long, global = true, value_name = "HOST:PORT,…")]
+    kafka: Option<String>,
+    /// MySQL or MariaDB of the cluster engine [default: mysql://root:seckill@127.0.0.1:3306/seckill]
+    #[arg(long, global = true, value_name = "URL")]
+    mysql: Option<String>,
+    /// How the cluster's gate decides: script or watch [default: script]
+    #[arg(long, global = true, value_name = "NAME")]
+    gate: Option<String>,
+    /// What a yes of the cluster waits for: store or gate [default: store]
+    #[arg(long, global = true, value_name = "NAME")]
+    confirm: Option<String>,
     /// Data folder of the embedded engine [default: seckill-data]
     #[arg(long, global = true, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -57,7 +79,19 @@ impl Common {
     /// The configuration, under these flags and those of a command.
     pub(crate) fn load(&self, more: impl IntoIterator<Item = Flag>) -> anyhow::Result<Loaded> {
         let mut flags: Vec<Flag> = more.into_iter().collect();
-        flags.extend(flag("--engine", "engine", self.engine.clone()));
+        let named = [
+            ("--engine", "engine", &self.engine),
+            ("--redis", "cluster.redis", &self.redis),
+            ("--kafka", "cluster.kafka", &self.kafka),
+            ("--mysql", "cluster.mysql", &self.mysql),
+            ("--gate", "cluster.gate", &self.gate),
+            ("--confirm", "cluster.confirm", &self.confirm),
+        ];
+        flags.extend(
+            named
+                .into_iter()
+                .filter_map(|(name, key, value)| flag(name, key, value.clone())),
+        );
         let data = self.data.as_ref().map(|dir| dir.display().to_string());
         flags.extend(flag("--data", "embedded.data", data));
         let environment = std::env::vars_os()
@@ -80,6 +114,7 @@ fn flag(name: &'static str, key: &'static str, value: Option<String>) -> Option<
 #[command(after_help = "Examples:
   seckill demo
   seckill demo --units 10 --requests 50000 --ramp 2s
+  seckill demo --engine cluster                on Redis, Kafka and MySQL; `cargo xtask engines up` brings them up
   seckill demo --keep          leave the service up to play with; Ctrl-C ends it")]
 pub(crate) struct DemoArgs {
     #[command(flatten)]
@@ -106,17 +141,59 @@ pub(crate) struct DemoArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
+  seckill init --engine cluster
+  seckill init --engine cluster --units 500 --mysql mysql://shop:secret@db:3306/shop
+  seckill init --engine cluster --reset        forget every sale and order, and begin anew
+
+Safe to run twice: what is there stays as it is.")]
+pub(crate) struct InitArgs {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Units of the default sale when it is first made [default: 100]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    units: Option<String>,
+    /// Forget all sales and orders, and the topic's records, first; not while anything sells
+    #[arg(long)]
+    pub(crate) reset: bool,
+}
+
+impl InitArgs {
+    pub(crate) fn flags(&self) -> Vec<Flag> {
+        flag("--units", "sale.units", self.units.clone())
+            .into_iter()
+            .collect()
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Any number may run beside each other, and beside `seckill serve --no-relay --no-record`."
+)]
+pub(crate) struct PartArgs {
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
   seckill serve
-  seckill serve --listen 0.0.0.0:8080 --data /var/lib/seckill --units 500")]
+  seckill serve --listen 0.0.0.0:8080 --data /var/lib/seckill --units 500
+  seckill serve --engine cluster --no-record        with `seckill record` beside it")]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) common: Common,
     /// Address and port [default: 127.0.0.1:3000]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// Units of the default sale when it is first made [default: 100]
+    /// Units of the default sale when it is first made; with the cluster engine that is `seckill init`'s [default: 100]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     units: Option<String>,
+    /// Cluster: leave the way from Redis to Kafka to `seckill relay`
+    #[arg(long)]
+    pub(crate) no_relay: bool,
+    /// Cluster: leave the way from Kafka to MySQL to `seckill record`
+    #[arg(long)]
+    pub(crate) no_record: bool,
 }
 
 impl ServeArgs {
@@ -187,6 +264,7 @@ pub(crate) struct LoadArgs {
   seckill audit
   seckill audit --data /var/lib/seckill --json
   seckill load --history yeses.jsonl && seckill audit --history yeses.jsonl
+  seckill audit --engine cluster               gate, log and store against each other, unit by unit
 
 The exit code is 1 when an invariant is broken, 2 when the audit could not be made.
 A running service's file can be audited, too: the audit sees one moment of it.")]
@@ -209,7 +287,8 @@ pub(crate) struct AuditArgs {
   seckill sale list --json
 
 A running service sees a change at once; it has been stored when the command ends. Setting a limit on a sale
-that had none, lowering it, or lifting it reads every order of the sale, and holds up claims for as long.")]
+that had none, lowering it, or lifting it reads every order of the sale, and holds up claims for as long. With the
+cluster engine a change is acknowledged when no server can answer by the old terms any more (cluster.lease_ms).")]
 pub(crate) struct SaleArgs {
     #[command(flatten)]
     pub(crate) common: Common,

@@ -50,7 +50,10 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<Ended> {
     match cli.command {
         Command::Demo(args) => commands::demo::run(&args),
+        Command::Init(args) => commands::init::run(&args),
         Command::Serve(args) => commands::serve::run(&args),
+        Command::Relay(args) => commands::part::relay(&args),
+        Command::Record(args) => commands::part::record(&args),
         Command::Load(args) => commands::load::run(&args),
         Command::Audit(args) => commands::audit::run(&args),
         Command::Sale(args) => commands::sale::run(&args),

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use seckill_cluster::{ClusterEngine, ClusterOptions};
 use seckill_embedded::{EmbeddedEngine, Holder};
-use seckill_engine::{Engine, SaleRefused};
+use seckill_engine::{Engine, Part, SaleRefused};
 use seckill_sale::NewSale;
 use seckill_service::{ControlSocket, Service};
 use tokio::net::{TcpListener, TcpSocket};
@@ -61,8 +62,41 @@ pub(crate) fn engine(
             let options = configuration.embedded_options(holder);
             Ok(Arc::new(EmbeddedEngine::open(options)?))
         }
+        // A command that looks or changes leaves the way of claims to those that serve.
+        EngineKind::Cluster => Ok(Arc::new(cluster(configuration, Roles::NONE)?)),
     }
 }
+
+/// Which ways of the cluster's claims this process carries.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Roles {
+    pub(crate) relays: bool,
+    pub(crate) records: bool,
+}
+
+impl Roles {
+    pub(crate) const ALL: Self = Self {
+        relays: true,
+        records: true,
+    };
+    const NONE: Self = Self {
+        relays: false,
+        records: false,
+    };
+}
+
+fn cluster(configuration: &Configuration, roles: Roles) -> anyhow::Result<ClusterEngine> {
+    Ok(ClusterEngine::start(ClusterOptions {
+        relays: roles.relays,
+        records: roles.records,
+        ..configuration.cluster_options()
+    })?)
+}
+
+type Control = (oneshot::Sender<()>, JoinHandle<()>);
+
+/// How often the parts of a cluster are looked at.
+pub(crate) const PARTS_POLL: Duration = Duration::from_millis(500);
 
 /// A service that answers, in this process.
 pub(crate) struct Running {
@@ -70,37 +104,32 @@ pub(crate) struct Running {
     pub(crate) engine: Arc<dyn Engine>,
     stop: oneshot::Sender<()>,
     served: JoinHandle<()>,
-    control: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    control: Option<Control>,
+    watch: Option<JoinHandle<()>>,
     shutdown_wait: Duration,
 }
 
-/// Takes the port, opens the engine, makes the default sale where it is missing, and serves.
+/// Takes the port, opens the engine, and serves. The embedded engine's default sale is made where it is missing; a
+/// cluster's is `seckill init`'s, since its servers may not be up yet.
 pub(crate) async fn serve(
     configuration: &Configuration,
     listener: TcpListener,
+    roles: Roles,
 ) -> anyhow::Result<Running> {
     let address = listener.local_addr()?;
-    let socket = socket_path(&configuration.embedded.data);
-    let engine = engine(
-        configuration,
-        format!("serve on {address}"),
-        Some(socket.clone()),
-    )?;
-    make_default_sale(engine.as_ref(), configuration).await?;
-    let control = ControlSocket::bind(&socket);
-    let control = match control {
-        Ok(control) => {
-            let (stop, stopped) = oneshot::channel::<()>();
-            let serving = control.serve(Arc::clone(&engine), async {
-                // A sender that is gone asks for the same.
-                let _ = stopped.await;
-            });
-            Some((stop, tokio::spawn(serving)))
+    let (engine, control, watch) = match configuration.engine {
+        EngineKind::Embedded => {
+            let socket = socket_path(&configuration.embedded.data);
+            let purpose = format!("serve on {address}");
+            let engine = engine(configuration, purpose, Some(socket.clone()))?;
+            make_default_sale(engine.as_ref(), configuration).await?;
+            let control = control(&engine, &socket);
+            (engine, control, None)
         }
-        Err(error) => {
-            let path = socket.display();
-            tracing::warn!(%error, %path, "no socket for `seckill sale`: sales change only after a stop");
-            None
+        EngineKind::Cluster => {
+            let engine = Arc::new(cluster(configuration, roles)?);
+            let watch = tokio::spawn(watch_cluster(Arc::clone(&engine)));
+            (engine as Arc<dyn Engine>, None, Some(watch))
         }
     };
     let options = configuration.service_options();
@@ -116,8 +145,63 @@ pub(crate) async fn serve(
         stop,
         served,
         control,
+        watch,
         shutdown_wait: Duration::from_millis(options.shutdown_wait_ms),
     })
+}
+
+fn control(engine: &Arc<dyn Engine>, socket: &Path) -> Option<Control> {
+    match ControlSocket::bind(socket) {
+        Ok(control) => {
+            let (stop, stopped) = oneshot::channel::<()>();
+            let serving = control.serve(Arc::clone(engine), async {
+                // A sender that is gone asks for the same.
+                let _ = stopped.await;
+            });
+            Some((stop, tokio::spawn(serving)))
+        }
+        Err(error) => {
+            let path = socket.display();
+            tracing::warn!(%error, %path, "no socket for `seckill sale`: sales change only after a stop");
+            None
+        }
+    }
+}
+
+/// Says when a part becomes ready or ceases to be, and once, when all are, which settings of the servers are too weak.
+async fn watch_cluster(engine: Arc<ClusterEngine>) {
+    let mut known: Vec<Part> = Vec::new();
+    let mut checked = false;
+    loop {
+        tokio::time::sleep(PARTS_POLL).await;
+        let parts = engine.parts();
+        say_changes(&known, &parts);
+        if !checked && parts.iter().all(|part| part.ready) {
+            checked = true;
+            match engine.weaker_settings().await {
+                Ok(weaker) => weaker.iter().for_each(|weaker| tracing::warn!("{weaker}")),
+                Err(fault) => tracing::warn!(
+                    "the servers' settings could not be checked: {}",
+                    fault.detail
+                ),
+            }
+        }
+        known = parts;
+    }
+}
+
+/// Says which parts have become ready or ceased to be, and why.
+pub(crate) fn say_changes(known: &[Part], parts: &[Part]) {
+    for part in parts {
+        let before = known.iter().find(|known| known.name == part.name);
+        let changed =
+            before.is_none_or(|before| before.ready != part.ready || before.detail != part.detail);
+        match (changed, part.ready) {
+            (true, true) => tracing::info!("{} is ready", part.name),
+            (true, false) => tracing::warn!("{} is not ready: {}", part.name, part.detail),
+            (false, _) => {}
+        }
+    }
 }
 
 impl Running {
@@ -137,6 +221,9 @@ impl Running {
             {
                 tracing::warn!("an operator's request was still open at the end");
             }
+        }
+        if let Some(watch) = self.watch {
+            watch.abort();
         }
         self.engine.close().await;
     }
@@ -166,7 +253,8 @@ pub(crate) fn try_listen(address: SocketAddr, backlog: u32) -> std::io::Result<T
     socket.listen(backlog)
 }
 
-async fn make_default_sale(
+/// Makes the default sale, unless it is there.
+pub(crate) async fn make_default_sale(
     engine: &dyn Engine,
     configuration: &Configuration,
 ) -> anyhow::Result<()> {

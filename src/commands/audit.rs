@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::Ended;
 use crate::cli::AuditArgs;
 use crate::configuration::EngineKind;
+use crate::open;
 use crate::table::{self, grouped};
 
 /// How many broken invariants the table names; JSON names up to a thousand.
@@ -25,12 +26,25 @@ pub(crate) fn run(args: &AuditArgs) -> anyhow::Result<Ended> {
         EngineKind::Embedded => {
             seckill_embedded::audit_file(&configuration.embedded.data, &history)?
         }
+        EngineKind::Cluster => {
+            let runtime = open::runtime(configuration.service.threads.get())?;
+            runtime.block_on(async {
+                let engine = open::engine(&configuration, "audit".into(), None)?;
+                let report = engine.audit(history).await;
+                engine.close().await;
+                anyhow::Ok(report?)
+            })?
+        }
     };
     if args.json {
         println!("{}", serde_json::to_string_pretty(&to_json(&report)?)?);
     } else {
         print!("{}", table::pairs(&rows(&report)));
         print!("{}", broken(&report));
+        report
+            .notes
+            .iter()
+            .for_each(|note| println!("note: {note}"));
     }
     Ok(if report.is_clean() {
         Ended::Well
@@ -61,11 +75,17 @@ fn rows(report: &AuditReport) -> Vec<(&'static str, String)> {
     let mut rows = vec![
         ("sales", grouped(report.sales.len() as u64)),
         ("rows in the order store", grouped(report.store_rows)),
+    ];
+    if let Some(records) = report.log_records {
+        rows.push(("messages in the order log", grouped(records)));
+        rows.push(("claims on their way", grouped(report.in_flight)));
+    }
+    rows.extend([
         ("units left", grouped(report.gate_left)),
         ("oversold", grouped(report.oversold)),
         ("undersold", grouped(report.undersold)),
         ("duplicates", grouped(report.duplicates)),
-    ];
+    ]);
     if report.promises_checked > 0 {
         rows.push(("yeses of clients checked", grouped(report.promises_checked)));
     }

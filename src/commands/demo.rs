@@ -13,9 +13,9 @@ use tokio::net::TcpListener;
 
 use crate::Ended;
 use crate::cli::DemoArgs;
-use crate::commands::{audit, load};
-use crate::configuration::{Configuration, Flag};
-use crate::open;
+use crate::commands::{audit, demo_cluster, load};
+use crate::configuration::{Configuration, EngineKind, Flag};
+use crate::open::{self, Roles};
 use crate::table::{self, grouped};
 
 /// Where the demo keeps its sale unless told otherwise; made anew each time.
@@ -40,7 +40,14 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<Ended> {
         .data()
         .cloned()
         .unwrap_or_else(|| PathBuf::from(DEMO_FOLDER));
-    let configuration = args.common.load(flags(args, &dir))?.configuration;
+    let mut loaded = args.common.load(flags(args, &dir))?;
+    if loaded.configuration.engine == EngineKind::Cluster {
+        let found = demo_cluster::found(&loaded)?;
+        loaded = args
+            .common
+            .load(flags(args, &dir).into_iter().chain(found))?;
+    }
+    let configuration = loaded.configuration;
     open::raise_file_limit();
     let runtime = open::runtime(configuration.service.threads.get())?;
     runtime.block_on(demo(args, &configuration, &dir))
@@ -99,8 +106,14 @@ pub(crate) fn keep(dir: &Path) -> anyhow::Result<()> {
 
 async fn demo(args: &DemoArgs, configuration: &Configuration, dir: &Path) -> anyhow::Result<Ended> {
     let listener = listen(args, configuration)?;
-    clear(dir)?;
-    let running = open::serve(configuration, listener).await?;
+    match configuration.engine {
+        EngineKind::Embedded => clear(dir)?,
+        EngineKind::Cluster => demo_cluster::begin_afresh(configuration).await?,
+    }
+    let running = open::serve(configuration, listener, Roles::ALL).await?;
+    if configuration.engine == EngineKind::Cluster {
+        open::make_default_sale(running.engine.as_ref(), configuration).await?;
+    }
     let url = format!("http://{}/seckill", running.address);
     if !args.json {
         println!(
@@ -133,7 +146,7 @@ async fn demo(args: &DemoArgs, configuration: &Configuration, dir: &Path) -> any
     } else {
         print!("{}", table::pairs(&rows(&report, &audited, clean)));
         print!("{}", audit::broken(&audited));
-        print!("{}", next_steps(&running, dir, args.keep));
+        print!("{}", next_steps(configuration, &running, dir, args.keep));
     }
     if args.keep {
         tokio::signal::ctrl_c()
@@ -163,6 +176,7 @@ fn is_clean(args: &DemoArgs, report: &Report, audited: &AuditReport) -> bool {
         && report.count(Outcome::SoldOut) == args.requests - sold
         && audited.store_rows == sold
         && audited.gate_left == u64::from(args.units) - sold
+        && audited.log_records.is_none_or(|records| records == sold)
 }
 
 fn verdict(clean: bool) -> &'static str {
@@ -212,6 +226,13 @@ fn rows(report: &Report, audited: &AuditReport, clean: bool) -> Vec<(&'static st
             ),
         ),
         ("units left", grouped(audited.gate_left)),
+    ]);
+    rows.extend(
+        audited
+            .log_records
+            .map(|records| ("messages in the order log", grouped(records))),
+    );
+    rows.extend([
         ("rows in the order store", grouped(audited.store_rows)),
         ("oversold", grouped(audited.oversold)),
         ("undersold", grouped(audited.undersold)),
@@ -221,16 +242,31 @@ fn rows(report: &Report, audited: &AuditReport, clean: bool) -> Vec<(&'static st
     rows
 }
 
-fn next_steps(running: &open::Running, dir: &Path, keep: bool) -> String {
-    let database = dir.join(DATABASE_FILE);
-    let (database, dir) = (database.display(), dir.display());
-    let mut text = format!(
-        "\nTry next:\n  sqlite3 {database} 'select * from seckill limit 5'\n  seckill audit --data {dir}\n"
-    );
+fn next_steps(
+    configuration: &Configuration,
+    running: &open::Running,
+    dir: &Path,
+    keep: bool,
+) -> String {
+    let mut text = "\nTry next:\n".to_owned();
+    let of_engine = match configuration.engine {
+        EngineKind::Embedded => {
+            let (database, dir) = (dir.join(DATABASE_FILE), dir.display());
+            text.push_str(&format!(
+                "  sqlite3 {} 'select * from seckill limit 5'\n  seckill audit --data {dir}\n",
+                database.display()
+            ));
+            format!("--data {dir}")
+        }
+        EngineKind::Cluster => {
+            text.push_str(&demo_cluster::look(&configuration.cluster_options()));
+            "--engine cluster".to_owned()
+        }
+    };
     if keep {
         let address = running.address;
         text.push_str(&format!(
-            "  curl -X POST http://{address}/seckill\n  seckill sale change counter --add-units 1 --data {dir}\n\
+            "  curl -X POST http://{address}/seckill\n  seckill sale change counter --add-units 1 {of_engine}\n\
              \nThe service stays up on http://{address} until Ctrl-C.\n"
         ));
     } else {

@@ -3,6 +3,9 @@
 pub(crate) mod audit;
 pub(crate) mod config;
 pub(crate) mod demo;
+pub(crate) mod demo_cluster;
+pub(crate) mod init;
 pub(crate) mod load;
+pub(crate) mod part;
 pub(crate) mod sale;
 pub(crate) mod serve;

@@ -31,7 +31,9 @@ pub(crate) fn run(args: &SaleArgs) -> anyhow::Result<Ended> {
     let views = runtime.block_on(async {
         let sales = find(&configuration, &action)?;
         let views = sales.carry_out(&action).await;
-        demo::keep(&configuration.embedded.data)?;
+        if configuration.engine == EngineKind::Embedded {
+            demo::keep(&configuration.embedded.data)?;
+        }
         if let Sales::Here(engine) = sales {
             engine.close().await;
         }
@@ -126,6 +128,11 @@ fn find(configuration: &Configuration, action: &Action) -> anyhow::Result<Sales>
                 None,
             )?))
         }
+        EngineKind::Cluster => Ok(Sales::Here(open::engine(
+            configuration,
+            "sale".into(),
+            None,
+        )?)),
     }
 }
 

@@ -5,27 +5,37 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::Ended;
 use crate::cli::ServeArgs;
 use crate::commands::demo;
-use crate::configuration::Configuration;
-use crate::open;
+use crate::configuration::{Configuration, EngineKind};
+use crate::open::{self, Roles};
 
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<Ended> {
     let configuration = args.common.load(args.flags())?.configuration;
     open::raise_file_limit();
     let runtime = open::runtime(configuration.service.threads.get())?;
-    runtime.block_on(serve(&configuration, args.names_units()))?;
+    let roles = Roles {
+        relays: !args.no_relay,
+        records: !args.no_record,
+    };
+    runtime.block_on(serve(&configuration, roles, args.names_units()))?;
     Ok(Ended::Well)
 }
 
-async fn serve(configuration: &Configuration, names_units: bool) -> anyhow::Result<()> {
+async fn serve(
+    configuration: &Configuration,
+    roles: Roles,
+    names_units: bool,
+) -> anyhow::Result<()> {
     // Before anything is opened: a signal in between must end the process in order, too.
     let (mut interrupt, mut terminate) = (
         signal(SignalKind::interrupt())?,
         signal(SignalKind::terminate())?,
     );
     let listener = open::listen(configuration.service.listen, configuration.backlog())?;
-    let running = open::serve(configuration, listener).await?;
-    demo::keep(&configuration.embedded.data)?;
-    warn_of_other_units(&running, configuration, names_units).await?;
+    let running = open::serve(configuration, listener, roles).await?;
+    if configuration.engine == EngineKind::Embedded {
+        demo::keep(&configuration.embedded.data)?;
+        warn_of_other_units(&running, configuration, names_units).await?;
+    }
     println!("seckill is listening on http://{}", running.address);
     tokio::select! {
         _ = interrupt.recv() => {}

@@ -9,7 +9,9 @@ use config::{Config, Environment, File, FileFormat, Map, Value, ValueKind};
 use super::{Configuration, DEFAULT_FILE};
 
 /// Variables with our prefix that are not part of the configuration.
-const OTHER_VARIABLES: [&str; 2] = ["SECKILL_CONFIG", "SECKILL_LOG"];
+const OTHER_VARIABLES: [&str; 3] = ["SECKILL_CONFIG", "SECKILL_LOG", "SECKILL_ENGINES_DIR"];
+/// Keys whose values may hold a password.
+const SECRET_KEYS: [&str; 3] = ["cluster.redis", "cluster.mysql", "cluster.kafka_properties"];
 /// Read where no file is named.
 const USUAL_FILE: &str = "seckill.toml";
 
@@ -155,7 +157,7 @@ fn explain(
     }
     let value = merged
         .get::<Value>(&key)
-        .map_or_else(|_| "?".into(), |value| shown(&value));
+        .map_or_else(|_| "?".into(), |value| without_secrets(&key, shown(&value)));
     BadConfiguration::Value {
         origin: origin_of(&key, layers),
         key,
@@ -180,6 +182,29 @@ fn shown(value: &Value) -> String {
     }
 }
 
+/// What may be shown of a value: of an address what stands behind the password, of Kafka's settings the names.
+fn without_secrets(key: &str, shown: String) -> String {
+    if !SECRET_KEYS.contains(&key) {
+        return shown;
+    }
+    if let Some((user, place)) = shown.rsplit_once('@')
+        && let Some((scheme, _)) = user.split_once("://")
+    {
+        return format!("{scheme}://…@{place}");
+    }
+    if key == "cluster.kafka_properties" {
+        let names = shown
+            .trim_matches('"')
+            .split([',', '\n'])
+            .filter_map(|part| part.split_once('='));
+        let names: Vec<String> = names
+            .map(|(name, _)| format!("{}=…", name.trim()))
+            .collect();
+        return format!("\"{}\"", names.join(","));
+    }
+    shown
+}
+
 /// One line of `seckill config`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub(crate) struct Setting {
@@ -189,6 +214,11 @@ pub(crate) struct Setting {
 }
 
 impl Loaded {
+    /// Whether any layer above the defaults has set this key.
+    pub(crate) fn is_set(&self, key: &str) -> bool {
+        origin_of(key, &self.layers) != "default"
+    }
+
     /// Every key in effect, sections together, in the order of names.
     pub(crate) fn settings(&self) -> Vec<Setting> {
         let mut settings = Vec::new();
@@ -201,7 +231,7 @@ impl Loaded {
         let ValueKind::Table(members) = &value.kind else {
             into.push(Setting {
                 key: path.to_owned(),
-                value: shown(value),
+                value: without_secrets(path, shown(value)),
                 origin: origin_of(path, &self.layers),
             });
             return;

@@ -1,17 +1,20 @@
 //! The configuration: one TOML file, the environment over it, flags over both; each value with where it came from.
 //! Whatever is not understood is refused here, before anything starts.
 
+mod cluster;
 mod layers;
 mod values;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use seckill_cluster::ClusterOptions;
 use seckill_embedded::{EmbeddedOptions, Holder};
 use seckill_sale::{SALE_TOTAL_MAX, SaleId};
 use seckill_service::ServiceOptions;
 use serde::Deserialize;
 
+use cluster::ClusterSection;
 pub(crate) use layers::{Flag, Loaded, load};
 use values::{Between, address};
 
@@ -23,6 +26,7 @@ pub(crate) const DEFAULT_FILE: &str = include_str!("default.toml");
 #[serde(try_from = "String")]
 pub(crate) enum EngineKind {
     Embedded,
+    Cluster,
 }
 
 impl TryFrom<String> for EngineKind {
@@ -31,7 +35,8 @@ impl TryFrom<String> for EngineKind {
     fn try_from(name: String) -> Result<Self, Self::Error> {
         match name.as_str() {
             "embedded" => Ok(Self::Embedded),
-            _ => Err("it must be the name of an engine: embedded"),
+            "cluster" => Ok(Self::Cluster),
+            _ => Err("it must be the name of an engine: embedded or cluster"),
         }
     }
 }
@@ -44,6 +49,7 @@ pub(crate) struct Configuration {
     pub(crate) service: ServiceSection,
     pub(crate) sale: SaleSection,
     pub(crate) embedded: EmbeddedSection,
+    cluster: ClusterSection,
 }
 
 const HOUR_MS: u64 = 3_600_000;
@@ -107,6 +113,10 @@ impl Configuration {
             shutdown_wait_ms: service.shutdown_wait_ms.get(),
             retry_after_s: service.retry_after_s.get() as u32,
         }
+    }
+
+    pub(crate) fn cluster_options(&self) -> ClusterOptions {
+        self.cluster.options()
     }
 
     pub(crate) fn embedded_options(&self, holder: Holder) -> EmbeddedOptions {

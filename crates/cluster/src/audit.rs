@@ -269,14 +269,7 @@ fn read_log_blocking(options: &ClusterOptions) -> Result<LogView, Fault> {
         .set("enable.partition.eof", "false")
         .create_with_context(log::Words::default())
         .map_err(failed)?;
-    let metadata = consumer
-        .fetch_metadata(Some(&options.topic), LOG_WAIT)
-        .map_err(failed)?;
-    let parts: Vec<i32> = metadata
-        .topics()
-        .iter()
-        .flat_map(|topic| topic.partitions().iter().map(|part| part.id()))
-        .collect();
+    let parts = log::partitions(&consumer, &options.topic).map_err(failed)?;
     if parts.is_empty() {
         let detail = format!(
             "Kafka at {} has no topic {}; run `seckill init`",
@@ -376,7 +369,11 @@ fn is_same(claim: &ClaimMessage, sale: &str, order: &Stored) -> bool {
     claim.sale_id.as_str() == sale
         && claim.line().unit() == order.unit
         && claim.buyer.as_str() == order.buyer
-        && claim.idem_key.as_ref().map(|key| key.as_str()) == order.key.as_deref()
+        && claim
+            .idem_key
+            .as_ref()
+            .map(seckill_sale::IdempotencyKey::as_str)
+            == order.key.as_deref()
         && claim.fingerprint_number() == Some(order.fingerprint)
         && claim.epoch == order.epoch
 }

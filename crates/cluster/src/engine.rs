@@ -71,6 +71,14 @@ impl ClusterEngine {
         })
     }
 
+    /// Settings of the servers that are weaker than what the product promises needs, in words.
+    pub async fn weaker_settings(&self) -> Result<Vec<String>, Fault> {
+        let mut weaker = crate::log::weaker_settings(&self.core.options).await?;
+        let mut session = self.core.store.ready().await?;
+        weaker.extend(crate::store::weaker_settings(&mut session).await?);
+        Ok(weaker)
+    }
+
     async fn decide_all(&self, attempts: Vec<Attempt>) -> Vec<Result<Verdict, Fault>> {
         if attempts.len() > DECIDE_MAX {
             let detail = format!(

@@ -36,7 +36,7 @@ pub(crate) async fn write(core: Arc<Core>, mut offers: mpsc::Receiver<Offer>) {
             .drain(..)
             .map(|offer| format!("{} {}", offer.sale, offer.entry.id));
         let mut push = redis::cmd("LPUSH");
-        push.arg(&list).arg(&hints.collect::<Vec<_>>());
+        push.arg(&list).arg(hints.collect::<Vec<_>>());
         let mut trim = redis::cmd("LTRIM");
         trim.arg(&list).arg(0).arg(HINTS_MAX - 1);
         for command in [push, trim] {

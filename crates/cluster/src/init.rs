@@ -1,15 +1,31 @@
 //! Makes what a cluster needs before it sells: tables, topic. Safe to run any number of times, by any number of processes.
+//! And takes all of it back to the beginning, which nothing but an explicit word asks for.
 
-use seckill_engine::Fault;
+use seckill_engine::{Fault, SALES_PAGE_MAX};
+use seckill_sale::DEFAULT_SALE_ID;
 
-use crate::store::schema;
+use crate::store::{Store, orders, sales, schema};
 use crate::{BadOptions, ClusterOptions, log, parts};
 
-/// What was there and what was made.
+/// Marks a store whose sales the demo made, and may forget.
+const DEMO_MARK: &str = "made_by_demo";
+
+/// What was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Initialised {
     /// Whether the topic is new.
     pub topic_made: bool,
+}
+
+/// Whose the sales in a store are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// Nothing was sold, and there is no sale but the default one.
+    Nobody,
+    /// The demo made them, and nobody has used them since.
+    Demo,
+    /// Somebody's.
+    Somebody,
 }
 
 /// Why a cluster was not made ready.
@@ -23,22 +39,93 @@ pub enum NotInitialised {
     Server(Fault),
 }
 
+impl From<Fault> for NotInitialised {
+    fn from(fault: Fault) -> Self {
+        Self::Server(fault)
+    }
+}
+
 /// Makes the database with its tables, and the topic.
 pub async fn init(options: &ClusterOptions) -> Result<Initialised, NotInitialised> {
     let store = parts::store(options)?;
     let migrated = schema::migrate(&store).await;
     store.close().await;
-    migrated.map_err(NotInitialised::Server)?;
-    let topic_made = log::create_topic(options)
-        .await
-        .map_err(NotInitialised::Server)?;
+    migrated?;
+    let topic_made = log::create_topic(options).await?;
     Ok(Initialised { topic_made })
 }
 
-/// Forgets all sales and orders, so that everything begins anew. The topic's records stay; they count no more.
+/// Forgets all sales, orders, the gates' keys and the topic's records, so that everything begins anew. Not while anything
+/// sells.
 pub async fn reset(options: &ClusterOptions) -> Result<(), NotInitialised> {
     let store = parts::store(options)?;
-    let forgotten = schema::forget(&store).await;
+    let forgotten = forget(options, &store).await;
     store.close().await;
-    forgotten.map_err(NotInitialised::Server)
+    forgotten
+}
+
+async fn forget(options: &ClusterOptions, store: &Store) -> Result<(), NotInitialised> {
+    let gate = parts::gate(options)?;
+    let mut gates = Vec::new();
+    {
+        let mut session = store.ready().await?;
+        let mut after = None;
+        loop {
+            let page = sales::page(&mut session, after.as_ref(), SALES_PAGE_MAX).await?;
+            let is_last = page.len() < SALES_PAGE_MAX;
+            after = page.last().map(|row| row.sale.id.clone());
+            gates.extend(page.into_iter().map(|row| row.keys));
+            if is_last {
+                break;
+            }
+        }
+    }
+    // The store first: without a sale, nothing that is still on its way can be stored.
+    schema::forget(store).await?;
+    for keys in gates {
+        gate.forget(&keys).await?;
+    }
+    let ends = log::empty_topic(options).await?;
+    let mut session = store.ready().await?;
+    Ok(orders::begin_at(&mut session, &options.topic, &ends).await?)
+}
+
+/// Whose the sales are.
+pub async fn owner(options: &ClusterOptions) -> Result<Owner, NotInitialised> {
+    let store = parts::store(options)?;
+    let found = async {
+        let mut session = store.ready().await?;
+        let is_marked = schema::meta(&mut session, DEMO_MARK)
+            .await?
+            .is_some_and(|mark| mark == b"yes");
+        // The default sale alone, of which nothing was sold, is what `init` leaves.
+        let sales = sales::page(&mut session, None, 2).await?;
+        let is_default = |row: &sales::SaleRow| row.sale.id.as_str() == DEFAULT_SALE_ID;
+        let is_empty = sales.iter().all(is_default) && !orders::any(&mut session).await?;
+        Ok(match (is_empty, is_marked) {
+            (true, _) => Owner::Nobody,
+            (false, true) => Owner::Demo,
+            (false, false) => Owner::Somebody,
+        })
+    };
+    let owner = found.await;
+    store.close().await;
+    owner.map_err(NotInitialised::Server)
+}
+
+/// Says whether the demo may forget what is in the store.
+pub async fn mark_as_demo(options: &ClusterOptions, is_demo: bool) -> Result<(), NotInitialised> {
+    let store = parts::store(options)?;
+    let marked = async {
+        let mut session = store.ready().await?;
+        schema::set_meta(
+            &mut session,
+            DEMO_MARK,
+            if is_demo { b"yes" } else { b"no" },
+        )
+        .await
+    };
+    let marked = marked.await;
+    store.close().await;
+    marked.map_err(NotInitialised::Server)
 }

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 
 pub use engine::ClusterEngine;
 pub use gate::link::BadRedisUrl;
-pub use init::{Initialised, NotInitialised, init, reset};
+pub use init::{Initialised, NotInitialised, Owner, init, mark_as_demo, owner, reset};
 pub use options::{ClusterOptions, Confirm, Strategy};
 pub use recorder_process::RecorderProcess;
 pub use store::BadMysqlUrl;

@@ -60,7 +60,7 @@ pub(crate) fn store(options: &ClusterOptions) -> Result<Store, BadOptions> {
     )?)
 }
 
-fn gate(options: &ClusterOptions) -> Result<Gate, BadOptions> {
+pub(crate) fn gate(options: &ClusterOptions) -> Result<Gate, BadOptions> {
     let read = |path: &Path| {
         std::fs::read(path).map_err(|error| BadOptions::File {
             path: path.to_owned(),

@@ -334,6 +334,13 @@ impl Gate {
         read.ok_or_else(|| reply::strange(&value))
     }
 
+    /// Takes a sale's keys away.
+    pub(crate) async fn forget(&self, keys: &GateKeys) -> Result<(), Fault> {
+        let mut command = redis::cmd("DEL");
+        command.arg(keys.all().as_slice());
+        self.redis.call(&command).await.map(|_| ())
+    }
+
     async fn headed(
         &self,
         operation: &str,

@@ -453,7 +453,7 @@ fn decide(
             writes
                 .cmd("HSET")
                 .arg(keys.buyers())
-                .arg(&changed.collect::<Vec<_>>());
+                .arg(changed.collect::<Vec<_>>());
         }
         if taken_returned > 0 {
             writes

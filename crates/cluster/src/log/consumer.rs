@@ -77,7 +77,12 @@ impl ConsumerContext for Assignments {
                 if let Err(error) = consumer.pause(parts) {
                     tracing::warn!(%error, "a partition could not be paused");
                 }
-                assigned.extend(parts.elements().iter().map(|part| part.partition()));
+                assigned.extend(
+                    parts
+                        .elements()
+                        .iter()
+                        .map(rdkafka::topic_partition_list::TopicPartitionListElem::partition),
+                );
             }
             Rebalance::Revoke(_) | Rebalance::Error(_) => assigned.clear(),
         }

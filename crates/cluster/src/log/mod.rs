@@ -6,11 +6,11 @@ pub(crate) mod producer;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::ConsumerContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::{ClientConfig, ClientContext};
+use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
 use seckill_engine::{Cause, Fault};
 
 use crate::options::ClusterOptions;
@@ -73,7 +73,7 @@ pub(crate) fn client(options: &ClusterOptions) -> ClientConfig {
         .set("socket.nagle.disable", "true")
         .set("reconnect.backoff.ms", "50")
         .set("reconnect.backoff.max.ms", "1000")
-        .set("topic.metadata.refresh.interval.ms", "10000");
+        .set("topic.metadata.refresh.interval.ms", "500");
     for (name, value) in &options.kafka_properties {
         config.set(name, value);
     }
@@ -128,4 +128,97 @@ pub(crate) async fn create_topic(options: &ClusterOptions) -> Result<bool, Fault
             "Kafka said nothing of the topic",
         )),
     }
+}
+
+/// Takes all records out of the topic. Gives where each partition goes on.
+pub(crate) async fn empty_topic(options: &ClusterOptions) -> Result<Vec<(i32, i64)>, Fault> {
+    let failed = |error: KafkaError| fault(options, &error, "");
+    let consumer: BaseConsumer<Words> = client(options)
+        .set("group.id", "seckill-init")
+        .create_with_context(Words::default())
+        .map_err(failed)?;
+    let (topic, asked) = (options.topic.clone(), options.clone());
+    let ends = tokio::task::spawn_blocking(move || {
+        let failed = |error: KafkaError| fault(&asked, &error, "");
+        let mut ends = Vec::new();
+        for part in partitions(&consumer, &topic).map_err(failed)? {
+            let (_, high) = consumer
+                .fetch_watermarks(&topic, part, ADMIN_WAIT)
+                .map_err(failed)?;
+            ends.push((part, high));
+        }
+        Ok::<_, Fault>(ends)
+    });
+    let ends = ends
+        .await
+        .map_err(|error| Fault::without_effect(Cause::Store, error.to_string()))??;
+    let mut list = TopicPartitionList::new();
+    for (part, _) in ends.iter().filter(|(_, high)| *high > 0) {
+        list.add_partition_offset(&options.topic, *part, Offset::End)
+            .map_err(failed)?;
+    }
+    if list.count() > 0 {
+        let admin: AdminClient<Words> = client(options)
+            .create_with_context(Words::default())
+            .map_err(failed)?;
+        let wait = AdminOptions::new()
+            .request_timeout(Some(ADMIN_WAIT))
+            .operation_timeout(Some(ADMIN_WAIT));
+        admin.delete_records(&list, &wait).await.map_err(failed)?;
+    }
+    Ok(ends)
+}
+
+/// The topic's partitions; none where there is no topic.
+pub(crate) fn partitions(
+    consumer: &BaseConsumer<Words>,
+    topic: &str,
+) -> Result<Vec<i32>, KafkaError> {
+    let metadata = consumer.fetch_metadata(Some(topic), ADMIN_WAIT)?;
+    Ok(metadata
+        .topics()
+        .iter()
+        .flat_map(|topic| {
+            topic
+                .partitions()
+                .iter()
+                .map(rdkafka::metadata::MetadataPartition::id)
+        })
+        .collect())
+}
+
+/// The topic's settings that are weaker than what the log needs, in words.
+pub(crate) async fn weaker_settings(options: &ClusterOptions) -> Result<Vec<String>, Fault> {
+    let failed = |error: KafkaError| fault(options, &error, "");
+    let admin: AdminClient<Words> = client(options)
+        .create_with_context(Words::default())
+        .map_err(failed)?;
+    let wait = AdminOptions::new().request_timeout(Some(ADMIN_WAIT));
+    let topic = ResourceSpecifier::Topic(&options.topic);
+    let described = admin
+        .describe_configs([&topic], &wait)
+        .await
+        .map_err(failed)?;
+    let mut weaker = Vec::new();
+    for described in described.into_iter().flatten() {
+        for name in ["retention.ms", "retention.bytes"] {
+            let value = described.get(name).and_then(|entry| entry.value.clone());
+            if let Some(value) = value.filter(|value| value != "-1") {
+                weaker.push(format!(
+                    "Kafka's topic {} has {name}={value}: older records go, and the audit misses them; set it to -1",
+                    options.topic
+                ));
+            }
+        }
+        let policy = described
+            .get("cleanup.policy")
+            .and_then(|entry| entry.value.clone());
+        if policy.is_some_and(|policy| policy.contains("compact")) {
+            weaker.push(format!(
+                "Kafka's topic {} has cleanup.policy=compact: all records of a sale have one key, so that only the last would stay; set it to delete",
+                options.topic
+            ));
+        }
+    }
+    Ok(weaker)
 }

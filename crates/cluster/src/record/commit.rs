@@ -373,7 +373,7 @@ async fn refused(
         match session.insert(&insert_statement(piece)).await? {
             Inserted::Done => {}
             Inserted::Duplicate(reason) if piece.len() == 1 => {
-                refused.push((piece[0].clone(), reason))
+                refused.push((piece[0].clone(), reason));
             }
             Inserted::Duplicate(_) => {
                 let (first, second) = piece.split_at(piece.len() / 2);

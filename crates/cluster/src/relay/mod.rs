@@ -181,7 +181,7 @@ impl Relay {
 
     /// Asks the store for claims that were acknowledged a while ago and that nobody has told of.
     fn check(&self, view: &mut View) {
-        let ids = view.to_check(CHECK_MAX);
+        let ids = view.take_quiet(CHECK_MAX);
         if ids.is_empty() {
             return;
         }
@@ -194,7 +194,7 @@ impl Relay {
             match asked.await {
                 // The relay is gone only when the process ends.
                 Ok(settled) => {
-                    drop(checked.try_send(settled.into_iter().map(|(id, _)| id).collect()))
+                    drop(checked.try_send(settled.into_iter().map(|(id, _)| id).collect()));
                 }
                 Err(fault) => tracing::debug!(%fault, "the store could not be asked"),
             }
@@ -256,7 +256,7 @@ impl Relay {
                 }
             }
         }
-        let last = books.iter().skip(first).take(SWEEP_SALES_MAX).last();
+        let last = books.iter().skip(first).take(SWEEP_SALES_MAX).next_back();
         let is_whole = first + SWEEP_SALES_MAX >= books.len();
         swept.after = last
             .filter(|_| !is_whole)

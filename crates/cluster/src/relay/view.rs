@@ -131,7 +131,7 @@ impl View {
     }
 
     /// Claims that the store is to be asked for, up to `max`.
-    pub(super) fn to_check(&mut self, max: usize) -> Vec<String> {
+    pub(super) fn take_quiet(&mut self, max: usize) -> Vec<String> {
         let mut ids = Vec::new();
         for tracked in self.entries.values_mut() {
             if tracked.checked_at.elapsed() < QUIET {

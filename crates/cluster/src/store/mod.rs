@@ -396,6 +396,38 @@ impl Drop for Session {
     }
 }
 
+/// The server's settings under which a committed row can be lost, in words.
+pub(crate) async fn weaker_settings(session: &mut Session) -> Result<Vec<String>, Fault> {
+    let sql = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('innodb_flush_log_at_trx_commit', 'sync_binlog', 'log_bin', 'innodb_doublewrite')";
+    let variables: Vec<(String, String)> = session.query(sql).await?;
+    let value = |name: &str| {
+        variables
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
+    };
+    let mut weaker = Vec::new();
+    if let Some(value) = value("innodb_flush_log_at_trx_commit").filter(|value| *value != "1") {
+        weaker.push(format!(
+            "MySQL has innodb_flush_log_at_trx_commit={value}: a power cut loses orders that were answered yes; set it to 1"
+        ));
+    }
+    if value("log_bin") == Some("ON")
+        && let Some(value) = value("sync_binlog").filter(|value| *value != "1")
+    {
+        weaker.push(format!(
+            "MySQL has sync_binlog={value}: after a power cut its replicas may miss orders; set it to 1"
+        ));
+    }
+    if value("innodb_doublewrite").is_some_and(|value| value.eq_ignore_ascii_case("off")) {
+        weaker.push(
+            "MySQL has innodb_doublewrite=OFF: a power cut can leave torn pages; set it to ON"
+                .into(),
+        );
+    }
+    Ok(weaker)
+}
+
 /// A column of a row; none where it is not there or of another type, as another hand may have left it.
 pub(crate) fn column<T: FromValue>(row: &mut Row, at: usize) -> Option<T> {
     row.take_opt(at)?.ok()

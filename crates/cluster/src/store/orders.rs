@@ -114,6 +114,14 @@ pub(crate) async fn active(session: &mut Session, sale: &SaleId) -> Result<u32, 
     Ok(session.query::<u32>(&sql).await?.pop().unwrap_or(0))
 }
 
+/// Whether there is any order.
+pub(crate) async fn any(session: &mut Session) -> Result<bool, Fault> {
+    Ok(!session
+        .query::<u8>("SELECT 1 FROM seckill LIMIT 1")
+        .await?
+        .is_empty())
+}
+
 /// Changes an order's state where its state allows it, with the event and the unit's way back; nothing where another
 /// change came first. One transaction.
 pub(crate) async fn change(
@@ -300,6 +308,26 @@ pub(crate) async fn offsets(
         .into_iter()
         .map(|(part, log_gen, next)| (part, (log_gen, next)))
         .collect())
+}
+
+/// Goes on at these offsets, as if nothing before them had been.
+pub(crate) async fn begin_at(
+    session: &mut Session,
+    topic: &str,
+    ends: &[(i32, i64)],
+) -> Result<(), Fault> {
+    let topic = quoted(topic.as_bytes());
+    session.begin().await?;
+    session
+        .execute(&format!("DELETE FROM seckill_offset WHERE topic = {topic}"))
+        .await?;
+    for (part, next) in ends {
+        let sql = format!(
+            "INSERT INTO seckill_offset (topic, part, log_gen, next_offset) VALUES ({topic}, {part}, 1, {next})"
+        );
+        session.execute(&sql).await?;
+    }
+    session.commit().await
 }
 
 /// Begins a transaction in which every read sees one moment.

@@ -4,7 +4,7 @@ use mysql_async::Row;
 use seckill_engine::Fault;
 use seckill_sale::{Sale, SaleChange, SaleId};
 
-use super::{Inserted, Session, column, or_null, quoted, text};
+use super::{Inserted, Session, column, or_null, quoted, schema, text};
 use crate::gate::keys::GateKeys;
 
 const COLUMNS: &str = "num, id, stock_key, title, epoch, gate = 'open', suspect_epoch, ver, total, buyer_limit, opens_at_ms, \
@@ -105,18 +105,19 @@ pub(crate) fn rows(rows: Vec<Row>) -> Vec<SaleRow> {
     rows.into_iter().filter_map(sale_row).collect()
 }
 
-/// Makes a sale of epoch 0, whose gate is still to be built.
+/// Makes a sale whose gate is still to be built.
 pub(crate) async fn create(
     session: &mut Session,
     sale: &Sale,
     stock_key: &str,
 ) -> Result<Inserted, Fault> {
     let sql = format!(
-        "INSERT INTO seckill_sale (id, stock_key, title, ver, total, buyer_limit, opens_at_ms, closes_at_ms) \
-         VALUES ({}, {}, {}, {}, {}, {}, {}, {})",
+        "INSERT INTO seckill_sale (id, stock_key, title, epoch, ver, total, buyer_limit, opens_at_ms, closes_at_ms) \
+         VALUES ({}, {}, {}, {}, {}, {}, {}, {}, {})",
         named(&sale.id),
         quoted(stock_key.as_bytes()),
         title(&sale.title),
+        schema::base_epoch(session).await?,
         sale.ver,
         sale.total,
         or_null(sale.buyer_limit),

@@ -3,7 +3,7 @@
 
 use seckill_engine::{Cause, Fault};
 
-use super::{Session, Store, quoted};
+use super::{Inserted, Session, Store, quoted};
 use crate::words::order_id::SECRET_BYTES;
 
 /// The version that this binary works with.
@@ -14,6 +14,7 @@ const LOCK: &str = "seckill_schema";
 const LOCK_WAIT_S: u32 = 30;
 
 const SECRET: &str = "order_id_secret";
+const BASE_EPOCH: &str = "base_epoch";
 
 /// Names from outside are VARBINARY: the usual collations take `ann`, `Ann` and `ann ` for one buyer.
 /// The unique keys are what makes oversell, a unit sold twice, a key claimed twice and a broken limit impossible to store,
@@ -147,12 +148,7 @@ async fn migrate_locked(session: &mut Session) -> Result<(), Fault> {
             ))
             .await?;
     }
-    let known: Vec<Vec<u8>> = session
-        .query(&format!(
-            "SELECT value FROM seckill_meta WHERE name = '{SECRET}'"
-        ))
-        .await?;
-    if known.is_empty() {
+    if meta(session, SECRET).await?.is_none() {
         let mut secret = [0; SECRET_BYTES];
         getrandom::fill(&mut secret).map_err(|error| {
             Fault::without_effect(
@@ -160,20 +156,26 @@ async fn migrate_locked(session: &mut Session) -> Result<(), Fault> {
                 format!("the system gave no random bytes: {error}"),
             )
         })?;
-        let insert = format!(
-            "INSERT INTO seckill_meta (name, value) VALUES ('{SECRET}', {})",
-            quoted(&secret)
-        );
-        session.execute(&insert).await?;
+        set_meta(session, SECRET, &secret).await?;
     }
     Ok(())
 }
 
-/// Forgets all sales, orders, and what was decided; keeps the tables, the secret, and the place in the log, whose older
-/// records are of no sale then.
+/// Forgets all sales, orders, and what was decided; keeps the tables, the secret, and the place in the log. Sales that are
+/// made later begin in epochs that no claim from before has.
 pub(crate) async fn forget(store: &Store) -> Result<(), Fault> {
     let mut session = store.ready().await?;
     session.begin().await?;
+    let highest: Vec<Option<u32>> = session
+        .query("SELECT MAX(epoch) FROM seckill_sale FOR UPDATE")
+        .await?;
+    let base = base_epoch(&mut session).await?.max(
+        highest
+            .first()
+            .copied()
+            .flatten()
+            .map_or(0, |epoch| epoch + 1),
+    );
     for table in [
         "seckill_give_back",
         "seckill_event",
@@ -184,7 +186,44 @@ pub(crate) async fn forget(store: &Store) -> Result<(), Fault> {
     ] {
         session.execute(&format!("DELETE FROM {table}")).await?;
     }
+    set_meta(&mut session, BASE_EPOCH, base.to_string().as_bytes()).await?;
     session.commit().await
+}
+
+/// The epoch that a new sale begins in.
+pub(crate) async fn base_epoch(session: &mut Session) -> Result<u32, Fault> {
+    let text = meta(session, BASE_EPOCH).await?.unwrap_or_default();
+    Ok(std::str::from_utf8(&text)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0))
+}
+
+/// A named value of the store.
+pub(crate) async fn meta(session: &mut Session, name: &str) -> Result<Option<Vec<u8>>, Fault> {
+    let sql = format!(
+        "SELECT value FROM seckill_meta WHERE name = {}",
+        quoted(name.as_bytes())
+    );
+    Ok(session.query(&sql).await?.pop())
+}
+
+/// Sets a named value.
+pub(crate) async fn set_meta(session: &mut Session, name: &str, value: &[u8]) -> Result<(), Fault> {
+    let name = quoted(name.as_bytes());
+    let sql = format!(
+        "INSERT INTO seckill_meta (name, value) VALUES ({name}, {})",
+        quoted(value)
+    );
+    if session.insert(&sql).await? != Inserted::Done {
+        session
+            .execute(&format!(
+                "UPDATE seckill_meta SET value = {} WHERE name = {name}",
+                quoted(value)
+            ))
+            .await?;
+    }
+    Ok(())
 }
 
 /// The store's version; 0 where there is no table of versions yet.
@@ -205,14 +244,8 @@ pub(crate) async fn check(session: &mut Session) -> Result<[u8; SECRET_BYTES], F
         );
         return Err(Fault::without_effect(Cause::Store, detail));
     }
-    let known: Vec<Vec<u8>> = session
-        .query(&format!(
-            "SELECT value FROM seckill_meta WHERE name = '{SECRET}'"
-        ))
-        .await?;
-    let secret = known
-        .first()
-        .and_then(|value| value.as_slice().try_into().ok());
+    let known = meta(session, SECRET).await?;
+    let secret = known.and_then(|value| value.as_slice().try_into().ok());
     secret.ok_or_else(|| {
         let detail =
             format!("seckill_meta has no {SECRET} of {SECRET_BYTES} bytes; run `seckill init`");

@@ -1,0 +1,107 @@
+//! What `seckill demo` does before and after on a cluster: finds the servers, begins afresh, says what to look at.
+//! Sales that somebody else made are never touched.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use seckill_cluster::{ClusterOptions, Owner};
+use serde::Deserialize;
+
+use crate::configuration::{Configuration, Flag, Loaded};
+
+/// Where `cargo xtask engines up` leaves the URLs.
+const URLS_FILE: &str = "engines.json";
+const URLS_DIR: &str = "target/engines";
+/// Names that folder, where it is another.
+const DIR_VARIABLE: &str = "SECKILL_ENGINES_DIR";
+const KEYS: [&str; 3] = ["cluster.redis", "cluster.kafka", "cluster.mysql"];
+
+#[derive(Debug, Deserialize)]
+struct Urls {
+    redis: String,
+    kafka: String,
+    mysql: String,
+}
+
+/// The flags that name the servers which `cargo xtask engines up` brought up, unless some are named already.
+pub(crate) fn found(loaded: &Loaded) -> anyhow::Result<Vec<Flag>> {
+    if KEYS.iter().any(|key| loaded.is_set(key)) {
+        return Ok(Vec::new());
+    }
+    let Some(path) = urls_file() else {
+        return Ok(Vec::new());
+    };
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("{} cannot be read", path.display()))?;
+    let urls: Urls = serde_json::from_str(&text)
+        .with_context(|| format!("{} is not understood", path.display()))?;
+    let named = KEYS.into_iter().zip([urls.redis, urls.kafka, urls.mysql]);
+    Ok(named
+        .map(|(key, value)| Flag {
+            name: URLS_FILE,
+            key,
+            value,
+        })
+        .collect())
+}
+
+/// The file in the folder that is named, or in this folder or one above it.
+fn urls_file() -> Option<PathBuf> {
+    if let Some(dir) = std::env::var_os(DIR_VARIABLE) {
+        return Some(PathBuf::from(dir).join(URLS_FILE)).filter(|path| path.exists());
+    }
+    let here = std::env::current_dir().ok()?;
+    here.ancestors()
+        .map(|dir| dir.join(URLS_DIR).join(URLS_FILE))
+        .find(|path| path.exists())
+}
+
+/// Makes tables and topic, and forgets what an earlier demo left.
+pub(crate) async fn begin_afresh(configuration: &Configuration) -> anyhow::Result<()> {
+    let options = configuration.cluster_options();
+    let hint = "no servers? `cargo xtask engines up` brings them up, or name yours with --redis, --kafka and --mysql";
+    seckill_cluster::init(&options).await.context(hint)?;
+    if seckill_cluster::owner(&options).await? == Owner::Somebody {
+        bail!(
+            "{} has sales that the demo did not make, and the demo starts afresh each time; give it another database with --mysql, \
+             or forget them with `seckill init --engine cluster --reset`",
+            without_password(&options.mysql)
+        );
+    }
+    seckill_cluster::reset(&options).await?;
+    seckill_cluster::mark_as_demo(&options, true).await?;
+    Ok(())
+}
+
+/// What can be looked at afterwards.
+pub(crate) fn look(options: &ClusterOptions) -> String {
+    let port = |url: &str, usual: &str| {
+        let place = url.rsplit_once('@').map_or(url, |(_, place)| place);
+        let place = place.rsplit_once("://").map_or(place, |(_, place)| place);
+        let place = place.split('/').next().unwrap_or_default();
+        place
+            .rsplit_once(':')
+            .map_or(usual, |(_, port)| port)
+            .to_owned()
+    };
+    let database = options
+        .mysql
+        .rsplit_once('/')
+        .map_or("seckill", |(_, name)| name);
+    format!(
+        "  redis-cli -p {} get {}counter\n  kcat -b {} -t {} -C -e -q | wc -l\n  \
+         mysql -h 127.0.0.1 -P {} -u seckill -p {database} -e 'select count(*) from seckill'\n",
+        port(&options.redis, "6379"),
+        options.key_prefix,
+        options.kafka,
+        options.topic,
+        port(&options.mysql, "3306"),
+    )
+}
+
+fn without_password(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, place))) => format!("{scheme}://…@{place}"),
+        _ => url.to_owned(),
+    }
+}

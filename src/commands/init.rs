@@ -1,0 +1,56 @@
+//! `seckill init`: makes what the cluster engine needs before it sells.
+
+use anyhow::{Context, bail};
+use seckill_engine::Engine;
+
+use crate::Ended;
+use crate::cli::InitArgs;
+use crate::configuration::{Configuration, EngineKind};
+use crate::open;
+
+pub(crate) fn run(args: &InitArgs) -> anyhow::Result<Ended> {
+    let configuration = args.common.load(args.flags())?.configuration;
+    if configuration.engine != EngineKind::Cluster {
+        bail!(
+            "the embedded engine makes what it needs by itself; `seckill init --engine cluster` is for the cluster"
+        );
+    }
+    let runtime = open::runtime(configuration.service.threads.get())?;
+    runtime.block_on(init(&configuration, args.reset))?;
+    Ok(Ended::Well)
+}
+
+async fn init(configuration: &Configuration, reset: bool) -> anyhow::Result<()> {
+    let options = configuration.cluster_options();
+    let made = seckill_cluster::init(&options).await?;
+    if reset {
+        seckill_cluster::reset(&options)
+            .await
+            .context("not everything was forgotten; run it again")?;
+        println!("every sale and order is forgotten");
+    }
+    let topic = if made.topic_made { "made" } else { "is there" };
+    println!("tables   are there\ntopic    {} {topic}", options.topic);
+    let engine = open::engine(configuration, "init".into(), None)?;
+    let sale = default_sale(engine.as_ref(), configuration).await;
+    engine.close().await;
+    println!("{}", sale?);
+    seckill_cluster::mark_as_demo(&options, false).await?;
+    Ok(())
+}
+
+async fn default_sale(
+    engine: &dyn Engine,
+    configuration: &Configuration,
+) -> anyhow::Result<String> {
+    open::make_default_sale(engine, configuration).await?;
+    let id = &configuration.sale.id;
+    let stock = engine
+        .sale(id)
+        .await?
+        .with_context(|| format!("the sale {id} is gone again"))?;
+    Ok(format!(
+        "sale     {id}: {} of {} units left",
+        stock.free, stock.sale.total
+    ))
+}
