@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use seckill_engine::{Part, Reading};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::gate::Gate;
@@ -14,7 +14,7 @@ use crate::gate::link::Redis;
 use crate::log::LogCondition;
 use crate::log::consumer::LogConsumer;
 use crate::log::producer::LogProducer;
-use crate::record::{Recorder, RecorderState};
+use crate::record::{Recorder, RecorderState, StoredOrders};
 use crate::relay::{Inputs, Relay, RelayState};
 use crate::serve::deciding::Waiting;
 use crate::serve::{Core, Outputs, confirming, deciding, refresh};
@@ -87,7 +87,7 @@ pub(crate) fn start(
 ) -> Result<Started, BadOptions> {
     let options = Arc::new(options);
     let (store, gate) = (Arc::new(store(&options)?), Arc::new(gate(&options)?));
-    let stored = Arc::new(Notify::new());
+    let (stored, hear_stored) = mpsc::unbounded_channel();
     let (waiters, waiting) = mpsc::unbounded_channel();
     let (rebuilds, to_rebuild) = mpsc::unbounded_channel();
     let (offers, offered) = mpsc::channel(OFFERS_MAX);
@@ -103,7 +103,6 @@ pub(crate) fn start(
         Arc::clone(&options),
         Arc::clone(&store),
         gate,
-        Arc::clone(&stored),
         waiters,
         outputs,
     ));
@@ -113,13 +112,17 @@ pub(crate) fn start(
         tokio::spawn(rebuild::run(Arc::clone(&core), to_rebuild, stop.clone())),
     ];
     if role == Role::Serve {
+        let inputs = confirming::Inputs {
+            waiters: waiting,
+            stored: hear_stored,
+        };
         tasks.push(tokio::spawn(until(
             stop,
             deciding::run(Arc::clone(&core), asked),
         )));
         tasks.push(tokio::spawn(until(
             stop,
-            confirming::run(Arc::clone(&core), waiting),
+            confirming::run(Arc::clone(&core), inputs),
         )));
     }
     let mut parts = Parts {
@@ -159,7 +162,12 @@ pub(crate) fn start(
         )));
     }
     if options.records {
-        let (state, condition, task) = record(&options, store, stored, stop)?;
+        let (state, condition, task) = record(
+            &options,
+            store,
+            (role == Role::Serve).then_some(stored),
+            stop,
+        )?;
         parts.recorder = Some((state, condition));
         tasks.push(task);
     }
@@ -177,7 +185,7 @@ type Recording = (Arc<RecorderState>, LogCondition, JoinHandle<()>);
 pub(crate) fn record(
     options: &Arc<ClusterOptions>,
     store: Arc<Store>,
-    stored: Arc<Notify>,
+    stored: Option<mpsc::UnboundedSender<StoredOrders>>,
     stop: &watch::Receiver<bool>,
 ) -> Result<Recording, BadOptions> {
     let log = LogConsumer::start(options).map_err(|fault| BadOptions::Kafka(fault.detail))?;

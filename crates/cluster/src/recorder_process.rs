@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use seckill_engine::Part;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::log::LogCondition;
@@ -23,8 +23,7 @@ impl RecorderProcess {
     pub fn start(options: ClusterOptions) -> Result<Self, BadOptions> {
         let (stop, stopped) = watch::channel(false);
         let store = Arc::new(parts::store(&options)?);
-        let (state, log, task) =
-            parts::record(&Arc::new(options), store, Arc::new(Notify::new()), &stopped)?;
+        let (state, log, task) = parts::record(&Arc::new(options), store, None, &stopped)?;
         Ok(Self {
             state,
             log,

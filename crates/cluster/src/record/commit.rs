@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 
 use seckill_engine::{Cause, Fault};
+use seckill_sale::{OrderId, Unit};
 
 use super::plan::{self, Content, Dead, Known, Plan};
 use crate::log::consumer::Record;
@@ -24,15 +25,16 @@ pub(crate) struct Place {
 }
 
 /// What a batch came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Done {
     pub(crate) place: Place,
-    pub(crate) orders: u64,
+    /// The orders that are rows now.
+    pub(crate) orders: Vec<(Unit, OrderId)>,
     pub(crate) voids: u64,
     pub(crate) dead: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Committed {
     Stored(Done),
     /// The store goes on elsewhere; nothing was written.
@@ -111,27 +113,24 @@ pub(crate) async fn commit(
         return Ok(Committed::Moved);
     };
     debug_assert!(first.offset >= at.next);
-    let read = plan::read(records);
     let mut session = store.ready().await?;
-    let Some(known) = lock(&mut session, topic, part, at, &read).await? else {
-        session.rollback().await?;
-        return Ok(Committed::Moved);
-    };
-    let mut plan = plan::plan(read, &known);
-    if let Some(halt) = plan.halt {
-        session.rollback().await?;
-        return Err(Fault::without_effect(Cause::Store, halt));
-    }
     let place = Place {
         log_gen: at.log_gen,
         next: last.offset + 1,
     };
-    let end = end_statement(topic, part, place, &plan::mark(last), &plan, &known);
+    let mark = plan::mark(last);
+    let read = plan::read(records);
+    let Some(mut known) = lock(&mut session, topic, part, at, &read).await? else {
+        session.rollback().await?;
+        return Ok(Committed::Moved);
+    };
+    // Most claims are new: what they might meet is read only where a unique key says that they have met something.
+    let plan = sound(&mut session, plan::plan(read, &known)).await?;
+    let end = end_statement(topic, part, place, &mark, &plan, &known);
     if plan.orders.is_empty() {
         finish(&mut session, &end).await?;
-        return Ok(Committed::Stored(done(place, &plan)));
+        return Ok(Committed::Stored(done(place, plan)));
     }
-    // The usual batch is one round trip more.
     let at_once = format!(
         "{}; {}; {end}",
         insert_statement(&plan.orders),
@@ -139,11 +138,35 @@ pub(crate) async fn commit(
     );
     if session.insert(&at_once).await? == Inserted::Done {
         session.ended();
-        return Ok(Committed::Stored(done(place, &plan)));
+        return Ok(Committed::Stored(done(place, plan)));
     }
+    let read = plan::read(records);
+    look_up(&mut session, &read, &mut known).await?;
+    let plan = sound(&mut session, plan::plan(read, &known)).await?;
+    let plan = insert_what_fits(&mut session, plan).await?;
+    let mut end = end_statement(topic, part, place, &mark, &plan, &known);
+    if !plan.orders.is_empty() {
+        end = format!("{}; {end}", events_statement(&plan.orders));
+    }
+    finish(&mut session, &end).await?;
+    Ok(Committed::Stored(done(place, plan)))
+}
+
+/// A plan that may be carried out. One that must not be leaves nothing behind.
+async fn sound(session: &mut Session, plan: Plan) -> Result<Plan, Fault> {
+    match plan.halt {
+        None => Ok(plan),
+        Some(halt) => {
+            session.rollback().await?;
+            Err(Fault::without_effect(Cause::Store, halt))
+        }
+    }
+}
+
+/// Inserts the orders of a plan piece by piece; those whose unit, key or slot another order has become voids.
+async fn insert_what_fits(session: &mut Session, mut plan: Plan) -> Result<Plan, Fault> {
     let claims = std::mem::take(&mut plan.orders);
-    for claim in refused(&mut session, &claims).await? {
-        let (claim, reason) = claim;
+    for (claim, reason) in refused(session, &claims).await? {
         tracing::error!(order_id = %claim.order_id, sale = %claim.sale_id, reason, "a claim could not be stored");
         plan.suspects.insert(claim.sale_id.clone());
         plan.voids.push((claim, "another order has what it claims"));
@@ -153,26 +176,18 @@ pub(crate) async fn commit(
         .iter()
         .map(|(claim, _)| claim.order_id.as_str())
         .collect();
-    plan.orders = claims
-        .into_iter()
-        .filter(|claim| !voided.contains(claim.order_id.as_str()))
-        .collect();
-    let end = end_statement(topic, part, place, &plan::mark(last), &plan, &known);
-    let end = if plan.orders.is_empty() {
-        end
-    } else {
-        format!("{}; {end}", events_statement(&plan.orders))
-    };
-    finish(&mut session, &end).await?;
-    Ok(Committed::Stored(done(place, &plan)))
+    let fits = |claim: &ClaimMessage| !voided.contains(claim.order_id.as_str());
+    plan.orders = claims.into_iter().filter(fits).collect();
+    Ok(plan)
 }
 
-fn done(place: Place, plan: &Plan) -> Done {
+fn done(place: Place, plan: Plan) -> Done {
+    let stored = |claim: ClaimMessage| (claim.line().unit(), claim.order_id);
     Done {
         place,
-        orders: plan.orders.len() as u64,
         voids: plan.voids.len() as u64,
         dead: plan.dead.len() as u64,
+        orders: plan.orders.into_iter().map(stored).collect(),
     }
 }
 
@@ -182,7 +197,7 @@ async fn finish(session: &mut Session, end: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Begins the transaction, takes the locks, and reads what is known; nothing where the store goes on elsewhere.
+/// Begins the transaction and takes the locks; nothing where the store goes on elsewhere. Voids are read, orders are not.
 async fn lock(
     session: &mut Session,
     topic: &str,
@@ -190,18 +205,15 @@ async fn lock(
     at: Place,
     read: &[(i64, Result<ClaimMessage, Dead>)],
 ) -> Result<Option<Known>, Fault> {
-    let claims = || read.iter().filter_map(|(_, record)| record.as_ref().ok());
-    let sale_ids: HashSet<&str> = claims().map(|claim| claim.sale_id.as_str()).collect();
+    let sale_ids: HashSet<&str> = claims(read).map(|claim| claim.sale_id.as_str()).collect();
     let mut sql = format!(
         "START TRANSACTION; SELECT log_gen, next_offset FROM seckill_offset WHERE {} FOR UPDATE",
         of_part(topic, part)
     );
     if !sale_ids.is_empty() {
-        let order_ids = list(claims().map(|claim| claim.order_id.as_str()));
         let _ = write!(
             sql,
-            "; {}; SELECT order_id, unit, gen, buyer, idem_key, fingerprint FROM seckill WHERE order_id IN ({order_ids}); \
-             SELECT order_id FROM seckill_void WHERE order_id IN ({order_ids})",
+            "; {}; SELECT order_id FROM seckill_void LIMIT 1",
             sales::lock_statement(&list(sale_ids.iter().copied()))
         );
     }
@@ -217,18 +229,52 @@ async fn lock(
         return Ok(None);
     }
     let rows = sales::rows(next());
-    let orders = next().into_iter().filter_map(content);
-    Ok(Some(Known {
+    let mut known = Known {
         sales: rows
             .into_iter()
             .map(|row| (row.sale.id.clone(), row))
             .collect(),
-        orders: orders.collect::<HashMap<_, _>>(),
-        voids: next()
+        ..Known::default()
+    };
+    // Voids are rare, and come only under the sales' locks, which are held now.
+    if !next().is_empty() {
+        let sql = format!(
+            "SELECT order_id FROM seckill_void WHERE order_id IN ({})",
+            order_ids(read)
+        );
+        let voids: Vec<mysql_async::Row> = session.query(&sql).await?;
+        known.voids = voids
             .into_iter()
             .filter_map(|mut row| text(&mut row, 0))
-            .collect(),
-    }))
+            .collect();
+    }
+    Ok(Some(known))
+}
+
+/// Reads the orders that the claims may be.
+async fn look_up(
+    session: &mut Session,
+    read: &[(i64, Result<ClaimMessage, Dead>)],
+    known: &mut Known,
+) -> Result<(), Fault> {
+    let sql = format!(
+        "SELECT order_id, unit, gen, buyer, idem_key, fingerprint FROM seckill WHERE order_id IN ({})",
+        order_ids(read)
+    );
+    let orders: Vec<mysql_async::Row> = session.query(&sql).await?;
+    known.orders = orders
+        .into_iter()
+        .filter_map(content)
+        .collect::<HashMap<_, _>>();
+    Ok(())
+}
+
+fn claims(read: &[(i64, Result<ClaimMessage, Dead>)]) -> impl Iterator<Item = &ClaimMessage> {
+    read.iter().filter_map(|(_, record)| record.as_ref().ok())
+}
+
+fn order_ids(read: &[(i64, Result<ClaimMessage, Dead>)]) -> String {
+    list(claims(read).map(|claim| claim.order_id.as_str()))
 }
 
 fn content(mut row: mysql_async::Row) -> Option<(String, Content)> {

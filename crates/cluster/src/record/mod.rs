@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use seckill_engine::{Cause, Fault};
-use tokio::sync::{Notify, watch};
+use seckill_sale::{OrderId, Unit};
+use tokio::sync::{mpsc, watch};
 
 use self::commit::{Committed, Place};
 use crate::log::LogCondition;
@@ -21,6 +22,9 @@ use crate::store::Store;
 
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// Orders that a commit has made rows of.
+pub(crate) type StoredOrders = Vec<(Unit, OrderId)>;
 
 /// What a recorder has done since it started, and what ails it.
 #[derive(Debug, Default)]
@@ -40,8 +44,8 @@ pub(crate) struct Recorder {
     pub(crate) options: Arc<ClusterOptions>,
     pub(crate) store: Arc<Store>,
     pub(crate) state: Arc<RecorderState>,
-    /// Told after each commit: whoever waits for orders may look.
-    pub(crate) stored: Arc<Notify>,
+    /// Told after each commit which orders are rows now, where somebody in this process waits for them.
+    pub(crate) stored: Option<mpsc::UnboundedSender<StoredOrders>>,
 }
 
 /// Where a partition is read from next; `check` is what the record before must be.
@@ -215,11 +219,16 @@ impl Recorder {
                 state
                     .records
                     .fetch_add(records.len() as u64, Ordering::Relaxed);
-                state.orders.fetch_add(done.orders, Ordering::Relaxed);
+                state
+                    .orders
+                    .fetch_add(done.orders.len() as u64, Ordering::Relaxed);
                 state.voids.fetch_add(done.voids, Ordering::Relaxed);
                 state.dead.fetch_add(done.dead, Ordering::Relaxed);
                 state.batches.fetch_add(1, Ordering::Relaxed);
-                self.stored.notify_waiters();
+                if let Some(stored) = &self.stored {
+                    // Whoever waited is gone only when the process ends.
+                    let _ = stored.send(done.orders);
+                }
                 Some(Reading {
                     place: done.place,
                     check: None,
@@ -227,7 +236,6 @@ impl Recorder {
             }
             Committed::Moved => {
                 // Another recorder had it, or a commit whose answer was lost was done after all.
-                self.stored.notify_waiters();
                 self.positioned(log, stop, part).await
             }
         }

@@ -1,5 +1,5 @@
-//! Claims that wait for the store's word: one SELECT over all of them a tick. A yes comes only from a row; a hint that
-//! something was stored only brings the next tick forward.
+//! Claims that wait for the store's word: what the recorder of this process has committed, and one SELECT over all others a
+//! tick. A yes comes only from a row that is committed.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -9,14 +9,16 @@ use std::time::Duration;
 use seckill_engine::{Cause, Fault};
 use seckill_sale::{Claim, Verdict};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::Core;
 use super::deciding::Reply;
+use crate::record::StoredOrders;
 use crate::store::orders::{self, Settled};
 
 /// Claims in one SELECT.
 const ASK_MAX: usize = 1_000;
-/// The pause between two looks where no recorder in this process gives hints.
+/// The pause between two looks where no recorder of this process tells of its commits.
 const TICK: Duration = Duration::from_millis(3);
 /// The same where one does.
 const HINTED_TICK: Duration = Duration::from_millis(50);
@@ -59,6 +61,10 @@ impl Room {
         }
     }
 
+    fn enter_all(&mut self, waiters: Waiters) {
+        waiters.into_iter().for_each(|waiter| self.enter(waiter));
+    }
+
     /// Those first in line, without those whose askers have gone.
     fn first(&mut self) -> Vec<(String, u32)> {
         let mut first = Vec::new();
@@ -97,6 +103,9 @@ impl Room {
             // Whoever asked may have gone; the order's address tells.
             let _ = reply.send(answer);
         }
+        if self.waiters.is_empty() {
+            self.line.clear();
+        }
     }
 
     /// Puts back who has to wait on: in front, or behind all others after many looks.
@@ -120,74 +129,82 @@ pub(crate) fn voided(reason: &str) -> Fault {
     Fault::without_effect(Cause::Rebuilding, detail)
 }
 
-/// Settles claims until their channel closes and nobody waits any more.
-pub(crate) async fn run(core: Arc<Core>, mut incoming: mpsc::UnboundedReceiver<Waiters>) {
+/// What the waiting room hears from its process.
+pub(crate) struct Inputs {
+    pub(crate) waiters: mpsc::UnboundedReceiver<Waiters>,
+    /// What the recorder of this process has committed.
+    pub(crate) stored: mpsc::UnboundedReceiver<StoredOrders>,
+}
+
+/// Settles claims until their channel closes.
+pub(crate) async fn run(core: Arc<Core>, mut inputs: Inputs) {
     let mut room = Room::default();
     let tick = if core.options.records {
         HINTED_TICK
     } else {
         TICK
     };
-    let mut is_open = true;
+    let mut next_look = Instant::now();
     loop {
-        // Before looking, so that what is stored from here on wakes the next look.
-        let stored = core.stored.notified();
-        tokio::pin!(stored);
-        stored.as_mut().enable();
-        while let Ok(waiters) = incoming.try_recv() {
-            waiters.into_iter().for_each(|waiter| room.enter(waiter));
+        tokio::select! {
+            biased;
+            Some(stored) = inputs.stored.recv() => {
+                // A claim's waiter may be in the channel still, while its row is here.
+                while let Ok(waiters) = inputs.waiters.try_recv() {
+                    room.enter_all(waiters);
+                }
+                let ids = stored.iter().map(|(_, id)| id.to_string()).collect();
+                for (unit, id) in stored {
+                    room.settle(id.as_str(), &Settled::Order(unit));
+                }
+                core.settled(ids);
+            }
+            waiters = inputs.waiters.recv() => {
+                let Some(waiters) = waiters else { return };
+                // A claim that was given before may be stored already; one that is new cannot be yet.
+                let look_at = if waiters.iter().any(|(waiter, _)| waiter.is_repeat) { Instant::now() } else { Instant::now() + tick };
+                next_look = if room.waiters.is_empty() { look_at } else { next_look.min(look_at) };
+                room.enter_all(waiters);
+            }
+            () = tokio::time::sleep_until(next_look), if !room.waiters.is_empty() => {
+                let all_settled = look(&core, &mut room).await;
+                // Those behind them may be stored, too.
+                next_look = Instant::now() + if all_settled { Duration::ZERO } else { tick };
+            }
         }
-        let first = room.first();
         core.confirming
             .waiting
-            .store(first.len() + room.line.len(), Ordering::Relaxed);
-        if first.is_empty() {
-            if !is_open {
-                return;
-            }
-            match incoming.recv().await {
-                Some(waiters) => waiters.into_iter().for_each(|waiter| room.enter(waiter)),
-                None => is_open = false,
-            }
-            // What has only just been given cannot be stored yet.
-            wait(&mut stored, tick).await;
-            continue;
-        }
-        core.confirming.looks.fetch_add(1, Ordering::Relaxed);
-        let asked = first.len();
-        let settled = look(&core, &first).await;
-        let answered = match settled {
-            Ok(settled) => {
-                settled
-                    .iter()
-                    .for_each(|(id, settled)| room.settle(id, settled));
-                let count = settled.len();
-                core.confirming
-                    .settled
-                    .fetch_add(count as u64, Ordering::Relaxed);
-                core.settled(settled.into_iter().map(|(id, _)| id).collect());
-                count
-            }
-            Err(fault) => {
-                core.store_condition.fails(fault.detail);
-                tokio::time::sleep(PAUSE_AFTER_FAULT).await;
-                0
-            }
-        };
-        room.put_back(first);
-        // All were stored, so that those behind them may be, too.
-        if answered < asked || room.line.is_empty() {
-            wait(&mut stored, tick).await;
-        }
+            .store(room.waiters.len(), Ordering::Relaxed);
     }
 }
 
-async fn wait(stored: &mut std::pin::Pin<&mut tokio::sync::futures::Notified<'_>>, tick: Duration) {
-    // Either is as good: a hint, or the time for a look without one.
-    let _ = tokio::time::timeout(tick, stored.as_mut()).await;
-}
-
-async fn look(core: &Core, first: &[(String, u32)]) -> Result<Vec<(String, Settled)>, Fault> {
-    let mut session = core.store.ready().await?;
-    orders::settled(&mut session, first.iter().map(|(id, _)| id.as_str())).await
+/// Asks the store for those first in line. Says whether it had a word on each.
+async fn look(core: &Core, room: &mut Room) -> bool {
+    let first = room.first();
+    if first.is_empty() {
+        return false;
+    }
+    core.confirming.looks.fetch_add(1, Ordering::Relaxed);
+    let asked = async {
+        let mut session = core.store.ready().await?;
+        orders::settled(&mut session, first.iter().map(|(id, _)| id.as_str())).await
+    };
+    let settled = match asked.await {
+        Ok(settled) => settled,
+        Err(fault) => {
+            core.store_condition.fails(fault.detail);
+            tokio::time::sleep(PAUSE_AFTER_FAULT).await;
+            Vec::new()
+        }
+    };
+    settled
+        .iter()
+        .for_each(|(id, settled)| room.settle(id, settled));
+    core.confirming
+        .settled
+        .fetch_add(settled.len() as u64, Ordering::Relaxed);
+    let all_settled = settled.len() == first.len();
+    core.settled(settled.into_iter().map(|(id, _)| id).collect());
+    room.put_back(first);
+    all_settled
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use seckill_engine::Fault;
 use seckill_sale::SaleId;
-use tokio::sync::{Mutex, Notify, mpsc};
+use tokio::sync::{Mutex, mpsc};
 
 use self::books::{Book, Books};
 use self::confirming::{ConfirmingCounts, Waiters};
@@ -45,8 +45,6 @@ pub(crate) struct Core {
     pub(crate) books: Books,
     pub(crate) deciding: DecidingCounts,
     pub(crate) confirming: ConfirmingCounts,
-    /// Told by the recorder of this process after each commit.
-    pub(crate) stored: Arc<Notify>,
     pub(crate) gate_condition: LogCondition,
     pub(crate) store_condition: LogCondition,
     names: OnceLock<Names>,
@@ -72,7 +70,6 @@ impl Core {
         options: Arc<ClusterOptions>,
         store: Arc<Store>,
         gate: Arc<Gate>,
-        stored: Arc<Notify>,
         waiters: mpsc::UnboundedSender<Waiters>,
         outputs: Outputs,
     ) -> Self {
@@ -84,7 +81,6 @@ impl Core {
             books: Books::new(lease),
             deciding: DecidingCounts::default(),
             confirming: ConfirmingCounts::default(),
-            stored,
             gate_condition: LogCondition::default(),
             store_condition: LogCondition::default(),
             names: OnceLock::new(),

@@ -22,6 +22,9 @@ const ACCESS_DENIED: u16 = 1045;
 const NO_SUCH_DATABASE: u16 = 1049;
 const NO_SUCH_TABLE: u16 = 1146;
 
+/// How long a connection may stay idle before it is closed.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+
 /// A MySQL URL that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("MySQL URL {shown}: {error}; give mysql://user:password@host:port/database")]
@@ -42,14 +45,26 @@ pub(crate) struct Store {
 
 /// Bytes as a literal that no content can break out of.
 pub(crate) fn quoted(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2 + 3);
+    let mut text = String::with_capacity(bytes.len() + 2);
     quote_into(&mut text, bytes);
     text
 }
 
-/// Appends bytes as such a literal.
+/// Appends bytes as such a literal: as they are where each is harmless, else in hexadecimal.
 pub(crate) fn quote_into(text: &mut String, bytes: &[u8]) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
+    let is_harmless = |byte: &u8| {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b':' | b'/' | b'@')
+    };
+    if let Some(plain) = std::str::from_utf8(bytes)
+        .ok()
+        .filter(|_| bytes.iter().all(is_harmless))
+    {
+        text.push('\'');
+        text.push_str(plain);
+        text.push('\'');
+        return;
+    }
     text.push_str("x'");
     for byte in bytes {
         text.push(HEX[usize::from(byte >> 4)].into());
@@ -92,7 +107,7 @@ impl Store {
         if opts.db_name().is_none_or(str::is_empty) {
             return Err(bad("the database's name is missing".into()));
         }
-        let constraints = PoolConstraints::new(0, connections)
+        let constraints = PoolConstraints::new(1, connections)
             .ok_or_else(|| bad("at least one connection is needed".into()))?;
         // Reads see what is committed, times are UTC, and nothing is cut to fit.
         let setup = [
@@ -106,7 +121,9 @@ impl Store {
             .pool_opts(
                 PoolOpts::default()
                     .with_constraints(constraints)
-                    .with_reset_connection(false),
+                    .with_reset_connection(false)
+                    // Without this each connection beyond the first would be closed after each use.
+                    .with_inactive_connection_ttl(IDLE_MAX),
             );
         if let Some(ca) = ca {
             builder = builder.ssl_opts(SslOpts::default().with_root_certs(vec![ca.into()]));
@@ -312,6 +329,11 @@ impl Session {
             .await
     }
 
+    /// Lets each statement take this long.
+    pub(crate) fn wait_longer(&mut self, wait: Duration) {
+        self.use_of.wait = wait;
+    }
+
     /// Begins a transaction.
     pub(crate) async fn begin(&mut self) -> Result<(), Fault> {
         self.execute("START TRANSACTION").await?;
@@ -459,9 +481,12 @@ mod tests {
 
     #[test]
     fn no_content_breaks_out_of_a_literal() {
-        assert_eq!(quoted(b""), "x''");
+        assert_eq!(quoted(b""), "''");
+        assert_eq!(quoted(b"ann_1@x.y"), "'ann_1@x.y'");
+        assert_eq!(quoted(b"\\"), "x'5c'");
+        assert_eq!(quoted("王".as_bytes()), "x'e78e8b'");
         assert_eq!(quoted(b"'; DROP"), "x'273b2044524f50'");
-        assert_eq!(list(["a", "b"]), "x'61',x'62'");
+        assert_eq!(list(["a", "b"]), "'a','b'");
     }
 
     #[tokio::test]

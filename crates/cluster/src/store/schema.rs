@@ -1,6 +1,8 @@
 //! The tables, as versioned steps that MySQL 8 and MariaDB 10.11 both take. A step that was released is never changed.
 //! Nothing here reads or writes an order.
 
+use std::time::Duration;
+
 use seckill_engine::{Cause, Fault};
 
 use super::{Inserted, Session, Store, quoted};
@@ -15,6 +17,8 @@ const LOCK_WAIT_S: u32 = 30;
 
 const SECRET: &str = "order_id_secret";
 const BASE_EPOCH: &str = "base_epoch";
+/// How long it may take to throw a table away.
+const FORGET_WAIT: Duration = Duration::from_secs(120);
 
 /// Names from outside are VARBINARY: the usual collations take `ann`, `Ann` and `ann ` for one buyer.
 /// The unique keys are what makes oversell, a unit sold twice, a key claimed twice and a broken limit impossible to store,
@@ -176,18 +180,21 @@ pub(crate) async fn forget(store: &Store) -> Result<(), Fault> {
             .flatten()
             .map_or(0, |epoch| epoch + 1),
     );
+    // Without its sale, nothing that is still on its way can be stored.
+    session.execute("DELETE FROM seckill_sale").await?;
+    set_meta(&mut session, BASE_EPOCH, base.to_string().as_bytes()).await?;
+    session.commit().await?;
+    session.wait_longer(FORGET_WAIT);
     for table in [
         "seckill_give_back",
         "seckill_event",
         "seckill_void",
         "seckill_dead",
         "seckill",
-        "seckill_sale",
     ] {
-        session.execute(&format!("DELETE FROM {table}")).await?;
+        session.execute(&format!("TRUNCATE TABLE {table}")).await?;
     }
-    set_meta(&mut session, BASE_EPOCH, base.to_string().as_bytes()).await?;
-    session.commit().await
+    Ok(())
 }
 
 /// The epoch that a new sale begins in.
