@@ -262,13 +262,14 @@ fn read_log_blocking(options: &ClusterOptions) -> Result<LogView, Fault> {
             "; if the topic is missing, run `seckill init`",
         )
     };
-    let consumer: BaseConsumer<log::Words> = log::client(options)
-        .set("group.id", "seckill-audit")
-        .set("enable.auto.commit", "false")
-        .set("auto.offset.reset", "error")
-        .set("enable.partition.eof", "false")
-        .create_with_context(log::Words::default())
-        .map_err(failed)?;
+    let own = [
+        ("group.id", "seckill-audit"),
+        ("auto.offset.reset", "error"),
+    ];
+    let consumer: BaseConsumer<log::Words> =
+        log::client(options, &own, &[("enable.auto.commit", "false")])
+            .create_with_context(log::Words::default())
+            .map_err(failed)?;
     let parts = log::partitions(&consumer, &options.topic).map_err(failed)?;
     if parts.is_empty() {
         let detail = format!(

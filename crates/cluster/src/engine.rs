@@ -17,16 +17,19 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::parts::{Parts, Role, start};
+use crate::serve::books::Book;
 use crate::serve::deciding::{Waiting, now_ms};
 use crate::serve::refresh::give_back;
 use crate::serve::{Core, addresses};
-use crate::store::{Inserted, orders, sales};
+use crate::store::{Inserted, Session, orders, sales};
 use crate::{BadOptions, ClusterOptions, audit, rebuild};
 
 /// How often a new or changed sale is looked at until its gate is open.
 const OPEN_POLL: Duration = Duration::from_millis(10);
 /// How long `close` waits for each part.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
+/// How long it may take to give the slots of a whole sale anew.
+const SLOTS_WAIT: Duration = Duration::from_secs(60);
 /// Conflicts with other changes of the same order that are tried through.
 const CHANGE_TRIES: u32 = 8;
 
@@ -88,6 +91,7 @@ impl ClusterEngine {
             let refused = || Err(Fault::without_effect(Cause::Overloaded, detail.clone()));
             return attempts.iter().map(|_| refused()).collect();
         }
+        let deadline = self.deadline();
         let mut answers = Vec::with_capacity(attempts.len());
         for attempt in attempts {
             answers.push(self.ask(attempt).await);
@@ -95,7 +99,7 @@ impl ClusterEngine {
         let mut verdicts = Vec::with_capacity(answers.len());
         for answer in answers {
             verdicts.push(match answer {
-                Ok(answer) => self.wait(answer).await,
+                Ok(answer) => self.wait(answer, deadline).await,
                 Err(fault) => Err(fault),
             });
         }
@@ -113,40 +117,39 @@ impl ClusterEngine {
                 "the engine is stopping",
             ));
         }
-        let counts = &self.core.deciding;
-        if counts.waiting.fetch_add(1, Ordering::AcqRel) >= self.core.options.queue_max {
-            counts.waiting.fetch_sub(1, Ordering::AcqRel);
+        let waiting = &self.core.deciding.waiting;
+        if waiting.load(Ordering::Acquire) >= self.core.options.queue_max {
             return Err(Fault::without_effect(
                 Cause::Overloaded,
                 "too many attempts wait for the gate; try again shortly",
             ));
         }
-        let (reply, answer) = oneshot::channel();
-        // The channel holds fewer than may wait; behind it the queues are bounded by the count.
-        if self
-            .attempts
-            .send(Waiting { attempt, reply })
-            .await
-            .is_err()
-        {
+        // Counted only once there is room, so that one who goes away while waiting for it leaves no trace.
+        let Ok(room) = self.attempts.reserve().await else {
             return Err(Fault::without_effect(
                 Cause::Stopping,
                 "the engine is stopping",
             ));
-        }
+        };
+        waiting.fetch_add(1, Ordering::AcqRel);
+        let (reply, answer) = oneshot::channel();
+        room.send(Waiting { attempt, reply });
         Ok(answer)
+    }
+
+    /// The moment by which every part has said its word; the parts bound their own waits, this is for one that has died.
+    fn deadline(&self) -> tokio::time::Instant {
+        let options = &self.core.options;
+        let wait_ms = options.gate_retry_ms + options.confirm_wait_ms + 2 * options.store_wait_ms;
+        tokio::time::Instant::now() + Duration::from_millis(wait_ms)
     }
 
     async fn wait(
         &self,
         answer: oneshot::Receiver<Result<Verdict, Fault>>,
+        deadline: tokio::time::Instant,
     ) -> Result<Verdict, Fault> {
-        // The parts bound their own waits; this bound is for a part that has died.
-        let options = &self.core.options;
-        let wait = Duration::from_millis(
-            options.gate_retry_ms + options.confirm_wait_ms + 2 * options.store_wait_ms,
-        );
-        match tokio::time::timeout(wait, answer).await {
+        match tokio::time::timeout_at(deadline, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(Fault::unknown(
                 Cause::Stopping,
@@ -154,7 +157,7 @@ impl ClusterEngine {
             )),
             Err(_) => Err(Fault::unknown(
                 Cause::Deadline,
-                format!("no answer within {wait:?}"),
+                "no part of the engine answered in time",
             )),
         }
     }
@@ -226,30 +229,28 @@ impl ClusterEngine {
         Ok(Ok(sale))
     }
 
-    /// Waits until a sale's gate is open, by this process's hand or another's.
+    /// Has a sale's gate opened, by this process or another, and waits for it.
     async fn open(&self, id: &SaleId) -> Result<(), Fault> {
-        let wait = Duration::from_millis(self.core.options.rebuild_lease_ms);
-        let opened = async {
-            loop {
-                self.core.rebuild(id);
-                match rebuild::rebuild(&self.core, id).await {
-                    Ok(()) => return,
-                    Err(fault) => tracing::debug!(%fault, "not open yet"),
-                }
-                tokio::time::sleep(OPEN_POLL).await;
+        let until =
+            tokio::time::Instant::now() + Duration::from_millis(self.core.options.rebuild_lease_ms);
+        self.core.rebuild(id);
+        loop {
+            if let Ok(Some(book)) = self.core.read_sale(id).await
+                && book.row.is_open
+            {
+                return Ok(());
             }
-        };
-        tokio::time::timeout(wait, opened).await.map_err(|_| Fault {
-            effect: seckill_engine::Effect::Happened,
-            cause: Cause::Rebuilding,
-            detail: format!(
-                "the sale is stored, but its gate is not open yet: {}",
-                self.core
-                    .gate_condition
-                    .trouble()
-                    .unwrap_or_else(|| "it is being rebuilt".into())
-            ),
-        })
+            if tokio::time::Instant::now() > until {
+                let why = self.core.why_closed(id);
+                let why = why.unwrap_or_else(|| "it is being rebuilt".into());
+                return Err(Fault {
+                    effect: seckill_engine::Effect::Happened,
+                    cause: Cause::Rebuilding,
+                    detail: format!("the sale is stored, but its gate is not open yet: {why}"),
+                });
+            }
+            tokio::time::sleep(OPEN_POLL).await;
+        }
     }
 
     async fn change(
@@ -258,14 +259,43 @@ impl ClusterEngine {
         change: SaleChange,
     ) -> Result<Result<Sale, SaleRefused>, Fault> {
         let mut session = self.core.store.ready().await?;
+        if let Some(row) = sales::one(&mut session, id).await?
+            && sales::changes_limit(&row, &change)
+        {
+            // A changed limit ends the epoch: what is on its way is carried to the store first.
+            rebuild::drain(&self.core, &row).await?;
+        }
+        let stored = self.store_change(&mut session, id, &change).await;
+        drop(session);
+        // Where nothing was changed after all, this opens a closed gate again.
+        self.core.rebuild(id);
+        let (changed, changes_limit) = match stored? {
+            Ok(stored) => stored,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        if changes_limit {
+            self.open(id).await?;
+        } else {
+            self.told(id, &changed).await?;
+        }
+        Ok(Ok(changed))
+    }
+
+    /// Stores changed terms; says whether the limit is one of them.
+    async fn store_change(
+        &self,
+        session: &mut Session,
+        id: &SaleId,
+        change: &SaleChange,
+    ) -> Result<Result<(Sale, bool), SaleRefused>, Fault> {
         session.begin().await?;
-        let Some(row) = sales::locked(&mut session, id).await? else {
+        let Some(row) = sales::locked(session, id).await? else {
             session.rollback().await?;
             return Ok(Err(SaleRefused::NoSuchSale(id.clone())));
         };
-        let changes_limit = sales::changes_limit(&row, &change);
+        let changes_limit = sales::changes_limit(&row, change);
         let most_held = if change.buyer_limit.is_some() {
-            sales::most_held(&mut session, id).await?
+            sales::most_held(session, id).await?
         } else {
             0
         };
@@ -276,18 +306,13 @@ impl ClusterEngine {
                 return Ok(Err(ChangeRefused::into(refused)));
             }
         };
-        sales::store_terms(&mut session, &changed).await?;
+        sales::store_terms(session, &changed).await?;
         if changes_limit {
-            sales::renew_slots(&mut session, id).await?;
+            session.wait_longer(SLOTS_WAIT);
+            sales::renew_slots(session, id).await?;
         }
         session.commit().await?;
-        drop(session);
-        if changes_limit {
-            self.open(id).await?;
-        } else {
-            self.told(id, &changed).await?;
-        }
-        Ok(Ok(changed))
+        Ok(Ok((changed, changes_limit)))
     }
 
     /// Tells the gate of changed terms, and waits until no server can answer by the old ones.
@@ -300,24 +325,12 @@ impl ClusterEngine {
             detail: format!("the change is stored, but the gate does not know it yet: {detail}"),
         };
         loop {
-            let Some(book) = self.core.read_sale(id).await? else {
-                return Ok(());
-            };
-            let why = match self
-                .core
-                .gate
-                .sync(&book.row.keys, book.row.epoch, sale)
-                .await
-            {
-                Ok(Ok(head)) if head.ver >= sale.ver => {
-                    book.heard(&head);
-                    break;
-                }
-                Ok(Ok(_)) => "the gate kept its terms".into(),
-                Ok(Err(refusal)) => {
-                    self.core.refused(id, &refusal);
-                    refusal.to_string()
-                }
+            let why = match self.core.read_sale(id).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(book)) => match self.tell(id, &book, sale).await {
+                    None => break,
+                    Some(why) => why,
+                },
                 Err(fault) => fault.detail,
             };
             if tokio::time::Instant::now() > until {
@@ -327,6 +340,23 @@ impl ClusterEngine {
         }
         tokio::time::sleep(Duration::from_millis(self.core.options.lease_ms)).await;
         Ok(())
+    }
+
+    /// Tells the gate of newer terms; why not, where it does not take them.
+    async fn tell(&self, id: &SaleId, book: &Book, sale: &Sale) -> Option<String> {
+        let row = &book.row;
+        match self.core.gate.sync(&row.keys, row.epoch, sale).await {
+            Ok(Ok(head)) if head.ver >= sale.ver => {
+                book.heard(&head);
+                None
+            }
+            Ok(Ok(_)) => Some("the gate kept its terms".into()),
+            Ok(Err(refusal)) => {
+                self.core.refused(id, &refusal);
+                Some(refusal.to_string())
+            }
+            Err(fault) => Some(fault.detail),
+        }
     }
 
     async fn stock(&self, row: sales::SaleRow) -> Result<SaleStock, Fault> {
@@ -371,7 +401,7 @@ impl Engine for ClusterEngine {
     fn decide_one(&self, attempt: Attempt) -> Answer<'_, Result<Verdict, Fault>> {
         Box::pin(async move {
             let answer = self.ask(attempt).await?;
-            self.wait(answer).await
+            self.wait(answer, self.deadline()).await
         })
     }
 

@@ -39,6 +39,16 @@ pub enum BadOptions {
     /// Kafka's settings.
     #[error("{0}")]
     Kafka(String),
+    /// A rebuild waits for the lease, so that its own must be longer.
+    #[error(
+        "cluster.rebuild_lease_ms = {rebuild_lease_ms} must be at least twice cluster.lease_ms = {lease_ms}"
+    )]
+    Lease {
+        /// What is given.
+        rebuild_lease_ms: u64,
+        /// What it must outlast.
+        lease_ms: u64,
+    },
     /// A file of certificates.
     #[error("{} cannot be read: {error}", path.display())]
     File {

@@ -85,6 +85,12 @@ pub(crate) fn start(
     role: Role,
     stop: &watch::Receiver<bool>,
 ) -> Result<Started, BadOptions> {
+    if options.rebuild_lease_ms < 2 * options.lease_ms {
+        return Err(BadOptions::Lease {
+            rebuild_lease_ms: options.rebuild_lease_ms,
+            lease_ms: options.lease_ms,
+        });
+    }
     let options = Arc::new(options);
     let (store, gate) = (Arc::new(store(&options)?), Arc::new(gate(&options)?));
     let (stored, hear_stored) = mpsc::unbounded_channel();
@@ -138,7 +144,7 @@ pub(crate) fn start(
         let relay = Relay {
             core: Arc::clone(&core),
             state: Arc::clone(&state),
-            producer,
+            producer: Arc::new(producer),
             checked: settled,
         };
         let inputs = Inputs {
@@ -234,7 +240,10 @@ impl Parts {
         let stopping = || is_stopping.then(|| "the engine is stopping".to_owned());
         let mut parts = vec![
             part("store", stopping().or(store)),
-            part("gate", core.gate_condition.trouble()),
+            part(
+                "gate",
+                core.gate_condition.trouble().or_else(|| core.all_closed()),
+            ),
         ];
         if let Some(relay) = &self.relay {
             parts.push(part(

@@ -62,12 +62,8 @@ async fn until_open(core: &Core, sale: &SaleId, mut stop: watch::Receiver<bool>)
     let mut pause = PAUSE_MIN;
     loop {
         match rebuild(core, sale).await {
-            Ok(()) => return,
-            Err(fault) => {
-                tracing::debug!(%sale, %fault, "the gate is not rebuilt yet");
-                core.gate_condition
-                    .fails(format!("sale {sale} is closed: {}", fault.detail));
-            }
+            Ok(()) => return core.opened(sale),
+            Err(fault) => core.closed(sale, fault.detail),
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -90,10 +86,10 @@ pub(crate) async fn rebuild(core: &Core, id: &SaleId) -> Result<(), Fault> {
         match core.gate.peek(&row.keys, row.epoch).await? {
             Ok(head) => {
                 core.books.take(row).heard(&head);
-                core.gate_condition.is_well();
                 return Ok(());
             }
             Err(refusal @ Refusal::Type(_)) => return Err(refused(&refusal)),
+            Err(Refusal::Epoch(epoch)) if epoch > row.epoch => return Err(went_back(&row, epoch)),
             Err(refusal) => tracing::warn!(sale = %id, "the sale closes: {refusal}"),
         }
     }
@@ -101,7 +97,7 @@ pub(crate) async fn rebuild(core: &Core, id: &SaleId) -> Result<(), Fault> {
         return Err(not_yet("another process is rebuilding it"));
     }
     let began = Instant::now();
-    drain(core, &row).await;
+    drain(core, &row).await?;
     let leader = leader()?;
     let fenced = {
         let mut session = core.store.ready().await?;
@@ -128,21 +124,36 @@ pub(crate) async fn rebuild(core: &Core, id: &SaleId) -> Result<(), Fault> {
         return Err(fault);
     }
     core.read_sale(id).await?;
-    core.gate_condition.is_well();
     tracing::info!(sale = %id, epoch, closed_ms = began.elapsed().as_millis() as u64, "the gate is open");
     Ok(())
 }
 
 /// Closes what can be closed and waits, for a bounded time, until its outbox has been carried to the store. A Redis that
-/// restarted intact loses nothing that way.
-async fn drain(core: &Core, row: &SaleRow) {
+/// restarted intact loses nothing that way. A gate of a later epoch than the store's is a fault: to go on would sell again
+/// what was sold in it.
+pub(crate) async fn drain(core: &Core, row: &SaleRow) -> Result<(), Fault> {
     let until = Instant::now() + Duration::from_millis(core.options.drain_wait_ms);
-    while let Ok(Ok(waiting)) = core.gate.close(&row.keys, row.epoch).await {
-        if waiting == 0 || Instant::now() > until {
-            return;
+    loop {
+        match core.gate.close(&row.keys, row.epoch).await {
+            Ok(Ok(waiting)) if waiting > 0 && Instant::now() < until => {}
+            Ok(Err(Refusal::Epoch(epoch))) if epoch > row.epoch => {
+                return Err(went_back(row, epoch));
+            }
+            Ok(Ok(_) | Err(_)) | Err(_) => return Ok(()),
         }
         tokio::time::sleep(DRAIN_POLL).await;
     }
+}
+
+fn went_back(row: &SaleRow, epoch: u32) -> Fault {
+    let detail = format!(
+        "the gate {} is of epoch {epoch}, and MySQL has its sale in epoch {}: MySQL's data is older than the gate's, or \
+         the keys are another cluster's. Bring MySQL's data up to date, or set cluster.key_prefix; delete the keys of \
+         that name only if nothing of them is wanted",
+        row.keys.terms(),
+        row.epoch
+    );
+    Fault::without_effect(Cause::Rebuilding, detail)
 }
 
 /// Fills and opens the gate of an epoch that this process leads. `fenced_at` is given where other servers may still say
@@ -168,6 +179,7 @@ async fn fill(
     session.rollback().await?;
     let (handed_out, returned) = snapshot?;
     if let Some(fenced_at) = fenced_at {
+        extend(core, &row, leader).await?;
         let lease = Duration::from_millis(core.options.lease_ms);
         tokio::time::sleep(lease.saturating_sub(fenced_at.elapsed())).await;
     }
@@ -183,6 +195,16 @@ async fn fill(
         return Err(not_yet("another process is rebuilding it"));
     }
     Ok(())
+}
+
+/// Keeps the lease while there is something to do; on a connection of its own, since the snapshot's is in a transaction.
+async fn extend(core: &Core, row: &SaleRow, leader: &str) -> Result<(), Fault> {
+    let mut session = core.store.ready().await?;
+    let lease_ms = core.options.rebuild_lease_ms;
+    if sales::extend(&mut session, &row.sale.id, row.epoch, leader, lease_ms).await? {
+        return Ok(());
+    }
+    Err(not_yet("another process is rebuilding it"))
 }
 
 /// Loads a snapshot of the store into the gate: how many units were handed out, and how many of these are free.
@@ -206,6 +228,7 @@ async fn load(
     let (mut handed_out, mut returned) = (0_u32, 0_usize);
     let mut after = None;
     loop {
+        extend(core, row, leader).await?;
         let page = orders::page(session, &row.sale.id, after, PAGE).await?;
         let is_last = page.len() < PAGE;
         after = page.last().map(|order| order.unit);

@@ -76,7 +76,7 @@ pub fn kill_rounds(plan: &KillPlan) -> anyhow::Result<KillSummary> {
 }
 
 /// xorshift64 (Marsaglia 2003): the moments need variety, not secrecy.
-fn next(state: &mut u64) -> u64 {
+pub(crate) fn next(state: &mut u64) -> u64 {
     *state ^= *state << 13;
     *state ^= *state >> 7;
     *state ^= *state << 17;

@@ -1,13 +1,17 @@
 //! The product's processes as a user has them: started, asked, killed. For the tests, the bench and the fault runs.
 //! Nothing here looks inside the product; it knows the binary, its output and its HTTP answers.
 
+mod cluster;
 mod http;
 mod kill_rounds;
 mod process;
 mod sales;
+mod scenarios;
 pub mod servers;
 
+pub use cluster::{Cluster, ClusterKillSummary, CrowdPlan, CrowdSum, Shape, cluster_kill_rounds};
 pub use http::{Answer, exchange, get, post, raw};
 pub use kill_rounds::{KillPlan, KillSummary, kill_rounds};
 pub use process::{Served, raise_file_limit, run};
 pub use sales::create_sales;
+pub use scenarios::{Scenario, Survived, fast_settings, survive};

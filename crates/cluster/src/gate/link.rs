@@ -1,7 +1,7 @@
 //! The connection to Redis: single, Sentinel or Cluster, made when it is needed and made anew after it broke.
 //! It knows no operation of the gate; every error says whether the command may have had its effect.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::cluster::ClusterClient;
@@ -15,7 +15,11 @@ use redis::{
 use seckill_engine::{Cause, Effect, Fault};
 use tokio::sync::Mutex;
 
-const CONNECT_WAIT: Duration = Duration::from_secs(3);
+const CONNECT_WAIT: Duration = Duration::from_secs(2);
+/// How long a command waits for a connection.
+const LINK_WAIT: Duration = Duration::from_secs(3);
+/// How long nobody tries again after a connection failed: those who wait must not try one after another.
+const FAILED_FOR: Duration = Duration::from_millis(200);
 
 /// Where Redis is.
 #[derive(Debug, Clone)]
@@ -108,6 +112,7 @@ enum Link {
 struct Linked {
     made: u64,
     link: Option<Link>,
+    failed: Option<(Instant, Fault)>,
 }
 
 /// Redis, wherever it is now.
@@ -134,13 +139,17 @@ impl Redis {
             linked: Mutex::new(Linked {
                 made: 0,
                 link: None,
+                failed: None,
             }),
         })
     }
 
     /// Sends one command. After a lost connection or a late reply the effect is unknown, and the next call connects anew.
     pub(crate) async fn call(&self, command: &Cmd) -> Result<Value, Fault> {
-        let (made, link) = self.link().await?;
+        let Ok(linked) = tokio::time::timeout(LINK_WAIT, self.link()).await else {
+            return Err(self.unreachable("it could not be connected to in time"));
+        };
+        let (made, link) = linked?;
         let sent = async {
             match link {
                 Link::Single(mut link) => command.query_async::<Value>(&mut link).await,
@@ -202,14 +211,30 @@ impl Redis {
         if let Some(link) = &linked.link {
             return Ok((linked.made, link.clone()));
         }
+        if let Some((at, fault)) = &linked.failed
+            && at.elapsed() < FAILED_FOR
+        {
+            return Err(fault.clone());
+        }
+        let link = match self.connected().await {
+            Ok(link) => link,
+            Err(fault) => {
+                linked.failed = Some((Instant::now(), fault.clone()));
+                return Err(fault);
+            }
+        };
+        linked.made += 1;
+        linked.link = Some(link.clone());
+        Ok((linked.made, link))
+    }
+
+    async fn connected(&self) -> Result<Link, Fault> {
         let link = match &self.target {
             Target::Cluster(nodes) => self.cluster(nodes.clone()).await?,
             _ => Link::Single(self.single().await?),
         };
         self.check(&link).await?;
-        linked.made += 1;
-        linked.link = Some(link.clone());
-        Ok((linked.made, link))
+        Ok(link)
     }
 
     async fn unlink(&self, made: u64) {
@@ -341,7 +366,17 @@ impl Redis {
     }
 
     pub(crate) fn fault(&self, error: &RedisError) -> Fault {
-        let effect = if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() {
+        let is_lost = error.is_io_error()
+            || error.is_timeout()
+            || error.is_connection_dropped()
+            || matches!(error.kind(), redis::ErrorKind::Parse);
+        // The Cluster client sends again by itself: its last error says nothing of the tries before.
+        let is_retried = matches!(self.target, Target::Cluster(_))
+            && !matches!(
+                error.kind(),
+                redis::ErrorKind::Server(ServerErrorKind::NoScript)
+            );
+        let effect = if is_lost || is_retried {
             Effect::Unknown
         } else {
             Effect::None

@@ -1,8 +1,8 @@
 //! Reads the order log: a thread that polls Kafka and hands batches on, partition by partition, from where it is told to.
 //! It keeps no offsets: the recorder's lie in the store, with the orders.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc as std_mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use rdkafka::message::Message;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use rdkafka::{config::RDKafkaLogLevel, error::KafkaError};
 use seckill_engine::{Cause, Fault};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{LogCondition, Words};
@@ -19,6 +20,9 @@ use crate::options::ClusterOptions;
 
 const POLL_WAIT: Duration = Duration::from_millis(20);
 const BROKER_WAIT: Duration = Duration::from_secs(5);
+/// How long a batch that is not taken waits before it is offered again.
+const FULL_PAUSE: Duration = Duration::from_millis(1);
+const PROBE_PAUSE: Duration = Duration::from_secs(1);
 /// Batches that wait for the recorder; the next one grows meanwhile.
 const BATCHES_MAX: usize = 1;
 
@@ -34,14 +38,18 @@ pub(crate) struct Record {
 pub(crate) enum FromLog {
     /// These partitions are ours now; each waits for its [`ToLog::Begin`].
     Assigned(Vec<i32>),
-    /// Records of one partition, in their order.
-    Records { part: i32, records: Vec<Record> },
+    /// Records of one partition, in their order, as read since the `Begin` of this serial.
+    Records {
+        part: i32,
+        serial: u64,
+        records: Vec<Record>,
+    },
 }
 
 /// What the log is told.
 pub(crate) enum ToLog {
-    /// Read this partition from here on.
-    Begin { part: i32, offset: i64 },
+    /// Read this partition from here on; what was read before is of another serial.
+    Begin { part: i32, offset: i64, serial: u64 },
     /// Where this partition begins and ends.
     Ends {
         part: i32,
@@ -94,6 +102,7 @@ pub(crate) struct LogConsumer {
     to_log: std_mpsc::Sender<ToLog>,
     pub(crate) from_log: mpsc::Receiver<FromLog>,
     pub(crate) condition: LogCondition,
+    serial: AtomicU64,
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -101,17 +110,22 @@ pub(crate) struct LogConsumer {
 impl LogConsumer {
     /// Joins the group of recorders.
     pub(crate) fn start(options: &ClusterOptions) -> Result<Self, Fault> {
-        let consumer: BaseConsumer<Assignments> = super::client(options)
-            .set("group.id", format!("seckill-record-{}", options.topic))
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
-            .set("auto.offset.reset", "earliest")
+        let group = format!("seckill-record-{}", options.topic);
+        let own = [
+            ("group.id", group.as_str()),
             // A recorder that died is replaced this soon; the broker takes no less by default.
-            .set("session.timeout.ms", "6000")
-            .set("heartbeat.interval.ms", "1000")
-            .set("fetch.wait.max.ms", "100")
-            .set("fetch.error.backoff.ms", "100")
-            .set("queued.max.messages.kbytes", "16384")
+            ("session.timeout.ms", "6000"),
+            ("heartbeat.interval.ms", "500"),
+            ("fetch.wait.max.ms", "100"),
+            ("fetch.error.backoff.ms", "100"),
+            ("queued.max.messages.kbytes", "16384"),
+        ];
+        let fixed = [
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("auto.offset.reset", "earliest"),
+        ];
+        let consumer: BaseConsumer<Assignments> = super::client(options, &own, &fixed)
             .create_with_context(Assignments::default())
             .map_err(|error| super::fault(options, &error, "; see cluster.kafka_properties"))?;
         consumer
@@ -128,6 +142,8 @@ impl LogConsumer {
             told,
             sender,
             stop: Arc::clone(&stop),
+            serials: HashMap::new(),
+            probed: Instant::now(),
         };
         let thread = std::thread::Builder::new()
             .name("seckill-log".into())
@@ -139,23 +155,33 @@ impl LogConsumer {
             to_log,
             from_log,
             condition,
+            serial: AtomicU64::new(0),
             stop,
             thread: Some(thread),
         })
     }
 
-    /// Reads a partition from here on.
-    pub(crate) fn begin(&self, part: i32, offset: i64) {
+    /// Reads a partition from here on. The serial is that of the records that come of it.
+    pub(crate) fn begin(&self, part: i32, offset: i64) -> u64 {
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed) + 1;
         // The thread is gone only when the process ends.
-        let _ = self.to_log.send(ToLog::Begin { part, offset });
+        let _ = self.to_log.send(ToLog::Begin {
+            part,
+            offset,
+            serial,
+        });
+        serial
     }
 
     /// Where a partition begins and ends.
     pub(crate) async fn ends(&self, part: i32) -> Result<(i64, i64), String> {
         let (reply, ends) = oneshot::channel();
         let _ = self.to_log.send(ToLog::Ends { part, reply });
-        ends.await
-            .unwrap_or_else(|_| Err("the log's reader has stopped".into()))
+        match tokio::time::timeout(2 * BROKER_WAIT, ends).await {
+            Ok(Ok(ends)) => ends,
+            Ok(Err(_)) => Err("the log's reader has stopped".into()),
+            Err(_) => Err("the broker did not say where it begins and ends".into()),
+        }
     }
 
     /// Leaves the group, so that another recorder takes over at once.
@@ -184,34 +210,76 @@ struct Poller {
     told: std_mpsc::Receiver<ToLog>,
     sender: mpsc::Sender<FromLog>,
     stop: Arc<AtomicBool>,
+    /// The serial of the latest `Begin` of each partition.
+    serials: HashMap<i32, u64>,
+    probed: Instant,
 }
 
 impl Poller {
-    fn run(self) {
+    fn run(mut self) {
         while !self.stop.load(Ordering::Acquire) {
             while let Ok(told) = self.told.try_recv() {
                 self.obey(told);
             }
             let batch = self.poll();
             // After the poll: it is what runs the callback.
-            let assigned = {
-                let context = self.consumer.client().context();
-                std::mem::take(
-                    &mut *context
-                        .assigned
-                        .lock()
-                        .unwrap_or_else(std::sync::PoisonError::into_inner),
-                )
-            };
-            let assigned = (!assigned.is_empty()).then_some(FromLog::Assigned(assigned));
-            let records = batch
-                .into_iter()
-                .map(|(part, records)| FromLog::Records { part, records });
-            for said in assigned.into_iter().chain(records) {
-                if self.sender.blocking_send(said).is_err() {
-                    return;
+            let assigned = std::mem::take(&mut *self.assigned());
+            if !assigned.is_empty() {
+                for part in &assigned {
+                    self.serials.remove(part);
+                }
+                self.say(FromLog::Assigned(assigned));
+            }
+            for (part, records) in batch {
+                // A partition that was not begun is paused; what it had fetched before that is not wanted.
+                if let Some(serial) = self.serials.get(&part).copied() {
+                    self.say(FromLog::Records {
+                        part,
+                        serial,
+                        records,
+                    });
                 }
             }
+            self.probe();
+        }
+    }
+
+    /// Hands something on. Meanwhile the recorder may ask or tell, and it must be heard: it may wait for the answer
+    /// before it takes this.
+    fn say(&mut self, said: FromLog) {
+        let mut said = said;
+        while !self.stop.load(Ordering::Acquire) {
+            match self.sender.try_send(said) {
+                Ok(()) | Err(TrySendError::Closed(_)) => return,
+                Err(TrySendError::Full(back)) => said = back,
+            }
+            if let Ok(told) = self.told.recv_timeout(FULL_PAUSE) {
+                self.obey(told);
+            }
+        }
+    }
+
+    fn assigned(&self) -> std::sync::MutexGuard<'_, Vec<i32>> {
+        let context = self.consumer.client().context();
+        context
+            .assigned
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// After trouble, whether the broker is there again; where nothing is written no record would tell.
+    fn probe(&mut self) {
+        let condition = &self.consumer.client().context().words.0;
+        if condition.trouble().is_none() || self.probed.elapsed() < PROBE_PAUSE {
+            return;
+        }
+        self.probed = Instant::now();
+        if self
+            .consumer
+            .fetch_watermarks(&self.topic, 0, PROBE_PAUSE)
+            .is_ok()
+        {
+            condition.is_well();
         }
     }
 
@@ -253,16 +321,11 @@ impl Poller {
             .assignment()
             .is_ok_and(|parts| parts.find_partition(&self.topic, part).is_some());
         if ours {
-            let context = self.consumer.client().context();
-            context
-                .assigned
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .push(part);
+            self.assigned().push(part);
         }
     }
 
-    fn obey(&self, told: ToLog) {
+    fn obey(&mut self, told: ToLog) {
         match told {
             ToLog::Ends { part, reply } => {
                 let ends = self
@@ -271,7 +334,12 @@ impl Poller {
                 // Whoever asked may have gone.
                 let _ = reply.send(ends.map_err(|error| error.to_string()));
             }
-            ToLog::Begin { part, offset } => {
+            ToLog::Begin {
+                part,
+                offset,
+                serial,
+            } => {
+                self.serials.insert(part, serial);
                 let mut parts = TopicPartitionList::new();
                 let listed = parts.add_partition_offset(&self.topic, part, Offset::Offset(offset));
                 let begun = listed

@@ -63,18 +63,35 @@ impl ClientContext for Words {
 
 impl ConsumerContext for Words {}
 
-/// What all clients of the log have in common.
-pub(crate) fn client(options: &ClusterOptions) -> ClientConfig {
+/// The settings of a client: what all have in common, its own, over both the user's, and over all what must not change.
+pub(crate) fn client(
+    options: &ClusterOptions,
+    own: &[(&str, &str)],
+    fixed: &[(&str, &str)],
+) -> ClientConfig {
     let mut config = ClientConfig::new();
-    config
-        .set("bootstrap.servers", &options.kafka)
-        .set("client.id", "seckill")
-        .set("allow.auto.create.topics", "false")
-        .set("socket.nagle.disable", "true")
-        .set("reconnect.backoff.ms", "50")
-        .set("reconnect.backoff.max.ms", "1000")
-        .set("topic.metadata.refresh.interval.ms", "500");
-    for (name, value) in &options.kafka_properties {
+    let common = [
+        ("bootstrap.servers", options.kafka.as_str()),
+        ("client.id", "seckill"),
+        ("socket.nagle.disable", "true"),
+        ("reconnect.backoff.ms", "50"),
+        ("reconnect.backoff.max.ms", "1000"),
+        // A topic that has only just been made is not known everywhere at once.
+        ("topic.metadata.refresh.interval.ms", "500"),
+    ];
+    let user = options
+        .kafka_properties
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()));
+    let fixed = [("allow.auto.create.topics", "false")]
+        .into_iter()
+        .chain(fixed.iter().copied());
+    for (name, value) in common
+        .into_iter()
+        .chain(own.iter().copied())
+        .chain(user)
+        .chain(fixed)
+    {
         config.set(name, value);
     }
     config
@@ -96,7 +113,7 @@ pub(crate) fn fault(options: &ClusterOptions, error: &KafkaError, next: &str) ->
 /// Makes the topic where it is missing. Says whether it was made. It keeps its records for ever: an order's record must
 /// be there as long as the order.
 pub(crate) async fn create_topic(options: &ClusterOptions) -> Result<bool, Fault> {
-    let admin: AdminClient<Words> = client(options)
+    let admin: AdminClient<Words> = client(options, &[], &[])
         .create_with_context(Words::default())
         .map_err(|error| fault(options, &error, ""))?;
     let topic = NewTopic::new(
@@ -133,8 +150,7 @@ pub(crate) async fn create_topic(options: &ClusterOptions) -> Result<bool, Fault
 /// Takes all records out of the topic. Gives where each partition goes on.
 pub(crate) async fn empty_topic(options: &ClusterOptions) -> Result<Vec<(i32, i64)>, Fault> {
     let failed = |error: KafkaError| fault(options, &error, "");
-    let consumer: BaseConsumer<Words> = client(options)
-        .set("group.id", "seckill-init")
+    let consumer: BaseConsumer<Words> = client(options, &[("group.id", "seckill-init")], &[])
         .create_with_context(Words::default())
         .map_err(failed)?;
     let (topic, asked) = (options.topic.clone(), options.clone());
@@ -158,7 +174,7 @@ pub(crate) async fn empty_topic(options: &ClusterOptions) -> Result<Vec<(i32, i6
             .map_err(failed)?;
     }
     if list.count() > 0 {
-        let admin: AdminClient<Words> = client(options)
+        let admin: AdminClient<Words> = client(options, &[], &[])
             .create_with_context(Words::default())
             .map_err(failed)?;
         let wait = AdminOptions::new()
@@ -190,7 +206,7 @@ pub(crate) fn partitions(
 /// The topic's settings that are weaker than what the log needs, in words.
 pub(crate) async fn weaker_settings(options: &ClusterOptions) -> Result<Vec<String>, Fault> {
     let failed = |error: KafkaError| fault(options, &error, "");
-    let admin: AdminClient<Words> = client(options)
+    let admin: AdminClient<Words> = client(options, &[], &[])
         .create_with_context(Words::default())
         .map_err(failed)?;
     let wait = AdminOptions::new().request_timeout(Some(ADMIN_WAIT));

@@ -72,13 +72,15 @@ impl LogProducer {
         let (delivered, deliveries) = mpsc::unbounded_channel();
         let words = Words::default();
         let condition = words.0.clone();
-        let producer = super::client(options)
-            .set("acks", "all")
-            .set("enable.idempotence", "true")
+        let timeout_ms = options.log_wait_ms.to_string();
+        let own = [
             // At 0 each record is a request of its own, which costs a fifth of a core.
-            .set("linger.ms", "1")
-            .set("message.timeout.ms", options.log_wait_ms.to_string())
-            .set("queue.buffering.max.messages", "200000")
+            ("linger.ms", "1"),
+            ("message.timeout.ms", timeout_ms.as_str()),
+            ("queue.buffering.max.messages", "200000"),
+        ];
+        let fixed = [("acks", "all"), ("enable.idempotence", "true")];
+        let producer = super::client(options, &own, &fixed)
             .create_with_context(Deliveries { words, delivered })
             .map_err(|error| super::fault(options, &error, "; see cluster.kafka_properties"))?;
         Ok((
@@ -116,6 +118,17 @@ impl LogProducer {
             .payload(payload)
             .headers(headers);
         self.producer.send(record).is_ok()
+    }
+
+    /// Asks the broker for the topic; an answer ends the trouble.
+    pub(crate) fn probe(&self, wait: Duration) {
+        let asked = self
+            .producer
+            .client()
+            .fetch_metadata(Some(&self.topic), wait);
+        if asked.is_ok_and(|said| said.topics().iter().all(|topic| topic.error().is_none())) {
+            self.condition.is_well();
+        }
     }
 
     /// Waits for what was handed over.

@@ -125,7 +125,14 @@ pub(crate) async fn commit(
         return Ok(Committed::Moved);
     };
     // Most claims are new: what they might meet is read only where a unique key says that they have met something.
-    let plan = sound(&mut session, plan::plan(read, &known)).await?;
+    let mut plan = plan::plan(read, &known);
+    if !plan.voids.is_empty() || plan.halt.is_some() {
+        // A claim that is a row already must not become a void, whatever its epoch.
+        let read = plan::read(records);
+        look_up(&mut session, &read, &mut known).await?;
+        plan = plan::plan(read, &known);
+    }
+    let plan = sound(&mut session, plan).await?;
     let end = end_statement(topic, part, place, &mark, &plan, &known);
     if plan.orders.is_empty() {
         finish(&mut session, &end).await?;
@@ -361,7 +368,7 @@ fn end_statement(
         sql.push_str("; ");
     }
     for (index, dead) in plan.dead.iter().enumerate() {
-        const PAYLOAD_MAX_BYTES: usize = 65_000;
+        const PAYLOAD_MAX_BYTES: usize = 4_096;
         const ERROR_MAX_CHARS: usize = 500;
         if index == 0 {
             sql.push_str("INSERT INTO seckill_dead (topic, log_gen, part, at_offset, payload, error) VALUES ");

@@ -53,6 +53,7 @@ pub(crate) struct Recorder {
 struct Reading {
     place: Place,
     check: Option<String>,
+    serial: u64,
 }
 
 impl Recorder {
@@ -76,7 +77,18 @@ impl Recorder {
                         }
                     }
                 }
-                FromLog::Records { part, records } => {
+                FromLog::Records {
+                    part,
+                    serial,
+                    records,
+                } => {
+                    // What was read before the latest beginning is not what comes next.
+                    if parts
+                        .get(&part)
+                        .is_none_or(|reading| reading.serial != serial)
+                    {
+                        continue;
+                    }
                     let Some(reading) = parts.remove(&part) else {
                         continue;
                     };
@@ -151,8 +163,12 @@ impl Recorder {
         } else {
             place.next
         };
-        log.begin(part, from);
-        Ok(Reading { place, check })
+        let serial = log.begin(part, from);
+        Ok(Reading {
+            place,
+            check,
+            serial,
+        })
     }
 
     /// The log is not the one that was read before: from its beginning. What is stored already is skipped there.
@@ -193,6 +209,13 @@ impl Recorder {
                 return self.positioned(log, stop, part).await;
             }
         }
+        if records
+            .first()
+            .is_some_and(|first| first.offset + 1 < reading.place.next)
+        {
+            // The reader was set back behind our back: the log is shorter than it was, or another one.
+            return self.positioned(log, stop, part).await;
+        }
         records.retain(|record| record.offset >= reading.place.next);
         if records.is_empty() {
             return Some(reading);
@@ -232,6 +255,7 @@ impl Recorder {
                 Some(Reading {
                     place: done.place,
                     check: None,
+                    serial: reading.serial,
                 })
             }
             Committed::Moved => {

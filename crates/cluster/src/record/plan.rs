@@ -107,6 +107,10 @@ pub(crate) fn plan(records: Vec<(i64, Result<ClaimMessage, Dead>)>, known: &Know
             continue;
         }
         if known.voids.contains(id) {
+            if claim.epoch == row.epoch {
+                // The gate gave a unit to a claim that had been given up: it must learn that the unit is free.
+                plan.suspects.insert(claim.sale_id.clone());
+            }
             continue;
         }
         if claim.epoch > row.epoch {
@@ -208,6 +212,8 @@ mod tests {
         known.voids.insert("b".into());
         let plan = planned(&[record(0, "a", 3, 1), record(1, "b", 3, 2)], &known);
         assert!(plan.orders.is_empty() && plan.voids.is_empty() && plan.dead.is_empty());
+        // The gate counts a unit as taken that nobody has.
+        assert_eq!(plan.suspects.len(), 1);
         let other = planned(&[record(0, "a", 3, 7)], &known);
         assert_eq!((other.dead.len(), other.suspects.len()), (1, 1));
     }

@@ -6,7 +6,7 @@ mod view;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use seckill_sale::SaleId;
 use tokio::sync::{mpsc, watch};
@@ -29,6 +29,7 @@ const SWEEP_PAGE: usize = 64;
 /// Sales of one sweep; the next one goes on behind them.
 const SWEEP_SALES_MAX: usize = 1_000;
 const FLUSH_WAIT: Duration = Duration::from_secs(2);
+const PROBE_PAUSE: Duration = Duration::from_secs(1);
 
 /// An outbox entry that is to be carried.
 #[derive(Debug, Clone)]
@@ -61,7 +62,7 @@ pub(crate) struct Inputs {
 pub(crate) struct Relay {
     pub(crate) core: Arc<Core>,
     pub(crate) state: Arc<RelayState>,
-    pub(crate) producer: LogProducer,
+    pub(crate) producer: Arc<LogProducer>,
     /// What the store said of claims that nobody else told of.
     pub(crate) checked: mpsc::Sender<Vec<String>>,
 }
@@ -71,6 +72,7 @@ impl Relay {
     pub(crate) async fn run(self, mut inputs: Inputs, mut stop: watch::Receiver<bool>) {
         let mut view = View::default();
         let mut swept = Swept::default();
+        let mut probed = Instant::now();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let sweep = Duration::from_millis(self.core.options.relay_sweep_ms);
@@ -89,6 +91,7 @@ impl Relay {
                 _ = ticks.tick() => {
                     self.trim(&mut view);
                     self.check(&mut view);
+                    self.probe(&mut probed);
                     self.produce_again(&mut view);
                     self.state.in_view.store(view.claims() as u64, Ordering::Relaxed);
                 }
@@ -102,6 +105,17 @@ impl Relay {
         if flushed.is_err() {
             tracing::error!("the log's writer ended badly");
         }
+    }
+
+    /// After trouble, whether the broker is there again; where nothing is sold no delivery would tell.
+    fn probe(&self, probed: &mut Instant) {
+        if self.producer.condition.trouble().is_none() || probed.elapsed() < PROBE_PAUSE {
+            return;
+        }
+        *probed = Instant::now();
+        let producer = Arc::clone(&self.producer);
+        // The library waits for its answer.
+        tokio::task::spawn_blocking(move || producer.probe(PROBE_PAUSE));
     }
 
     /// Takes an entry into view and sends its claims.
@@ -223,7 +237,7 @@ impl Relay {
                     Ok(entries) => entries,
                     Err(fault) => {
                         tracing::debug!(%fault, "the outbox could not be read");
-                        break;
+                        return;
                     }
                 };
                 let is_last = entries.len() < SWEEP_PAGE;

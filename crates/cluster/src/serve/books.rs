@@ -16,6 +16,8 @@ pub(crate) struct Book {
     pub(crate) row: SaleRow,
     /// The gate's `n` + 1 at which no unit was free; 0 where one may be. It dies with the book: a restock makes a new one.
     sold_out_n: AtomicU64,
+    /// The highest `n` heard of.
+    heard_n: AtomicU64,
     /// Asked for since the last refresh.
     used: AtomicBool,
 }
@@ -25,12 +27,17 @@ impl Book {
         Self {
             row,
             sold_out_n: AtomicU64::new(0),
+            heard_n: AtomicU64::new(0),
             used: AtomicBool::new(false),
         }
     }
 
     /// Takes note of the gate's word.
     pub(crate) fn heard(&self, head: &Head) {
+        // Replies may come in another order than they were given.
+        if self.heard_n.fetch_max(head.n, Ordering::AcqRel) > head.n {
+            return;
+        }
         let mark = if head.free == 0 && head.ver == self.row.sale.ver {
             head.n + 1
         } else {
@@ -93,6 +100,12 @@ impl Books {
     pub(crate) fn is_fresh(&self) -> bool {
         let read_ms = self.read_ms.load(Ordering::Acquire);
         read_ms > 0 && self.began.elapsed() < Duration::from_millis(read_ms - 1) + self.lease
+    }
+
+    /// Whether a no of this book's epoch may be said.
+    pub(crate) fn is_fresh_for(&self, book: &Book) -> bool {
+        let is_current = |now: &Book| now.row.epoch == book.row.epoch && now.row.is_open;
+        self.is_fresh() && self.with(&book.row.sale.id, is_current) == Some(true)
     }
 
     /// Says that a whole read which began then is in.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use seckill_engine::{Cause, Fault};
 use seckill_sale::{Claim, Verdict};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Core;
 use super::deciding::Reply;
@@ -31,6 +31,7 @@ const PAUSE_AFTER_FAULT: Duration = Duration::from_millis(100);
 pub(crate) struct Waiter {
     pub(crate) claim: Claim,
     pub(crate) is_repeat: bool,
+    pub(crate) since: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +83,17 @@ impl Room {
             }
         }
         first
+    }
+
+    /// Tells those who have waited since before `since` where to ask.
+    fn give_up_waiting(&mut self, since: Instant) {
+        self.waiters.retain(|_, waiters| {
+            for (waiter, reply) in waiters.extract_if(.., |(waiter, _)| waiter.since <= since) {
+                // Whoever asked may have gone.
+                let _ = reply.send(Ok(Verdict::Pending(waiter.claim.order_id)));
+            }
+            !waiters.is_empty()
+        });
     }
 
     fn settle(&mut self, id: &str, settled: &Settled) {
@@ -145,6 +157,11 @@ pub(crate) async fn run(core: Arc<Core>, mut inputs: Inputs) {
         TICK
     };
     let mut next_look = Instant::now();
+    let confirm_wait = Duration::from_millis(core.options.confirm_wait_ms);
+    let mut expiries = tokio::time::interval(
+        (confirm_wait / 10).clamp(Duration::from_millis(1), Duration::from_millis(100)),
+    );
+    expiries.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             biased;
@@ -165,6 +182,11 @@ pub(crate) async fn run(core: Arc<Core>, mut inputs: Inputs) {
                 let look_at = if waiters.iter().any(|(waiter, _)| waiter.is_repeat) { Instant::now() } else { Instant::now() + tick };
                 next_look = if room.waiters.is_empty() { look_at } else { next_look.min(look_at) };
                 room.enter_all(waiters);
+            }
+            now = expiries.tick() => {
+                if let Some(since) = now.checked_sub(confirm_wait) {
+                    room.give_up_waiting(since);
+                }
             }
             () = tokio::time::sleep_until(next_look), if !room.waiters.is_empty() => {
                 let all_settled = look(&core, &mut room).await;

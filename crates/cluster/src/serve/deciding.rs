@@ -113,11 +113,13 @@ fn next_call(
         queues.remove(&sale);
         return;
     }
-    let batch: Vec<Waiting> = queue.drain(..queue.len().min(CLAIM_MAX)).collect();
+    let mut batch: Vec<Waiting> = queue.drain(..queue.len().min(CLAIM_MAX)).collect();
     let (core, called) = (Arc::clone(core), sale.clone());
     core.deciding
         .waiting
         .fetch_sub(batch.len(), Ordering::AcqRel);
+    // Nothing was done for these yet, and nobody would learn of it.
+    batch.retain(|waiting| !waiting.reply.is_closed());
     calls.begin(sale, async move { decide(&core, &called, batch).await });
 }
 
@@ -143,9 +145,15 @@ async fn decide(core: &Core, sale: &SaleId, batch: Vec<Waiting>) {
             Err(None) => return,
         };
         match call(core, &book, &asked).await {
-            Called::Decided(claims) => {
-                let is_fresh = core.books.is_fresh() || is_still(core, &book).await;
-                return dispatch(core, &book, asked, replies, claims, is_fresh);
+            Called::Decided(claims, is_sure) => {
+                let noes = if !is_sure {
+                    Noes::Unsure
+                } else if core.books.is_fresh_for(&book) || is_still(core, &book).await {
+                    Noes::Final
+                } else {
+                    Noes::Stale
+                };
+                return dispatch(core, &book, asked, replies, claims, noes);
             }
             Called::Unknown => {
                 for (asked, reply) in asked.into_iter().zip(replies) {
@@ -229,8 +237,19 @@ fn prepare(
     }
 }
 
+/// What a no of the gate is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Noes {
+    Final,
+    /// A call before this one had no reply, and may still come to be done.
+    Unsure,
+    /// The gate's epoch may be over.
+    Stale,
+}
+
 enum Called {
-    Decided(Claims),
+    /// With whether it was the only call.
+    Decided(Claims, bool),
     /// Nothing is known of the batch.
     Unknown,
     /// Nothing was done.
@@ -257,7 +276,7 @@ async fn call(core: &Core, book: &Book, asked: &[Asked]) -> Called {
                     .attempts
                     .fetch_add(asked.len() as u64, Ordering::Relaxed);
                 core.gate_condition.is_well();
-                return Called::Decided(claims);
+                return Called::Decided(claims, !is_unknown);
             }
             Ok(Err(refusal)) => {
                 book.doubt();
@@ -292,7 +311,7 @@ fn dispatch(
     asked: Vec<Asked>,
     replies: Vec<Reply>,
     claims: Claims,
-    is_fresh: bool,
+    noes: Noes,
 ) {
     book.heard(&claims.head);
     let new_claims = claims
@@ -303,6 +322,7 @@ fn dispatch(
     let mut n = claims.head.n - new_claims as u64;
     let mut outbox = Vec::with_capacity(new_claims);
     let mut waiters = Vec::new();
+    let since = tokio::time::Instant::now();
     for ((asked, reply), (decided, remaining)) in asked.into_iter().zip(replies).zip(claims.decided)
     {
         let wait = |order_id, unit, is_repeat| Waiter {
@@ -312,6 +332,7 @@ fn dispatch(
                 remaining,
             },
             is_repeat,
+            since,
         };
         let waiter = match decided {
             Decided::Claimed { unit, slot } => {
@@ -333,11 +354,10 @@ fn dispatch(
             refused => {
                 let verdict = no(&refused, &claims.head);
                 let is_no = matches!(verdict, Verdict::No(_));
-                // A no by the word of a gate whose epoch may be over by now is none.
-                let answer = if is_no && !is_fresh {
-                    Err(stale())
-                } else {
-                    Ok(verdict)
+                let answer = match noes {
+                    Noes::Unsure if is_no => Ok(Verdict::Pending(asked.order_id)),
+                    Noes::Stale if is_no => Err(stale()),
+                    Noes::Final | Noes::Unsure | Noes::Stale => Ok(verdict),
                 };
                 let _ = reply.send(answer);
                 continue;

@@ -7,7 +7,8 @@ pub(crate) mod confirming;
 pub(crate) mod deciding;
 pub(crate) mod refresh;
 
-use std::sync::{Arc, OnceLock};
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use seckill_engine::Fault;
@@ -51,6 +52,8 @@ pub(crate) struct Core {
     waiters: mpsc::UnboundedSender<Waiters>,
     outputs: Outputs,
     unknown: Mutex<Vec<(SaleId, Instant)>>,
+    /// Sales whose gates could not be opened, and why.
+    closed: std::sync::Mutex<BTreeMap<SaleId, String>>,
 }
 
 /// Where a server's work goes on in this process.
@@ -87,6 +90,7 @@ impl Core {
             waiters,
             outputs,
             unknown: Mutex::default(),
+            closed: std::sync::Mutex::default(),
         }
     }
 
@@ -138,11 +142,45 @@ impl Core {
     pub(crate) fn refused(&self, sale: &SaleId, refusal: &Refusal) {
         match refusal {
             Refusal::Epoch(_) => {}
+            Refusal::Rebuilding => self.rebuild(sale),
             refusal => {
-                self.gate_condition.fails(format!("sale {sale}: {refusal}"));
+                self.closed(sale, refusal.to_string());
                 self.rebuild(sale);
             }
         }
+    }
+
+    /// Notes that a sale is closed, and why.
+    pub(crate) fn closed(&self, sale: &SaleId, why: String) {
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        if closed.get(sale) != Some(&why) {
+            tracing::warn!(%sale, "the sale is closed: {why}");
+            closed.insert(sale.clone(), why);
+        }
+    }
+
+    /// Notes that a sale is open.
+    pub(crate) fn opened(&self, sale: &SaleId) {
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        closed.remove(sale);
+    }
+
+    /// Why a sale is closed, if it is known to be.
+    pub(crate) fn why_closed(&self, sale: &SaleId) -> Option<String> {
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        closed.get(sale).cloned()
+    }
+
+    /// Why nothing can be sold, where each sale that is known is closed.
+    pub(crate) fn all_closed(&self) -> Option<String> {
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        let (sale, why) = closed.first_key_value()?;
+        let all = self
+            .books
+            .all()
+            .iter()
+            .all(|book| closed.contains_key(&book.row.sale.id));
+        all.then(|| format!("sale {sale} is closed: {why}"))
     }
 
     /// Asks for a rebuild; asking twice asks once.

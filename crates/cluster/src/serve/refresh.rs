@@ -27,6 +27,11 @@ pub(crate) async fn run(core: Arc<Core>, mut stop: watch::Receiver<bool>) {
                 core.store_condition.fails(fault.detail);
             }
         }
+        if core.gate_condition.trouble().is_some()
+            && core.gate.redis.call(&redis::cmd("PING")).await.is_ok()
+        {
+            core.gate_condition.is_well();
+        }
         peek_used(&core).await;
         if let Err(fault) = give_back_waiting(&core).await {
             tracing::debug!(%fault, "units could not be given back yet");
@@ -100,15 +105,24 @@ async fn peek(core: &Core, book: &Book) {
     }
 }
 
+/// Gives back what waits for it, page by page; what one sale cannot take now keeps no other waiting.
 async fn give_back_waiting(core: &Core) -> Result<(), Fault> {
-    let waiting = {
-        let mut session = core.store.ready().await?;
-        orders::to_give_back(&mut session, GIVE_BACKS_MAX).await?
-    };
-    for (order_id, sale) in waiting {
-        give_back(core, &order_id, &sale).await?;
+    let mut after: Option<OrderId> = None;
+    loop {
+        let waiting = {
+            let mut session = core.store.ready().await?;
+            orders::to_give_back(&mut session, after.as_ref(), GIVE_BACKS_MAX).await?
+        };
+        for (order_id, sale) in &waiting {
+            if let Err(fault) = give_back(core, order_id, sale).await {
+                tracing::debug!(%order_id, %fault, "the unit is given back later");
+            }
+        }
+        if waiting.len() < GIVE_BACKS_MAX {
+            return Ok(());
+        }
+        after = waiting.into_iter().next_back().map(|(id, _)| id);
     }
-    Ok(())
 }
 
 /// Puts an ended order's unit on sale again, and notes that it was done. What fails is done by a later round.
@@ -129,6 +143,8 @@ pub(crate) async fn give_back(core: &Core, order_id: &OrderId, sale: &SaleId) ->
         Ok((_, false)) => {
             // The store has an order that its gate has never heard of.
             tracing::error!(%order_id, %sale, "the gate does not know an order that has ended; rebuilding it");
+            let mut session = core.store.ready().await?;
+            sales::suspect(&mut session, sale, row.epoch).await?;
             core.rebuild(sale);
             Ok(())
         }

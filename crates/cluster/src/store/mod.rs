@@ -117,6 +117,8 @@ impl Store {
         let mut builder = OptsBuilder::from_opts(opts)
             .init(setup.map(String::from).to_vec())
             .tcp_nodelay(true)
+            // An UPDATE counts the rows that it met, also those that had the value already.
+            .client_found_rows(true)
             .prefer_socket(false)
             .pool_opts(
                 PoolOpts::default()
@@ -353,7 +355,12 @@ impl Session {
 
     /// Commits. A lost answer leaves the effect unknown.
     pub(crate) async fn commit(&mut self) -> Result<(), Fault> {
-        self.execute("COMMIT").await?;
+        let committed = self.execute("COMMIT").await;
+        // Whatever the server says of a commit that failed, it may have been made.
+        committed.map_err(|fault| Fault {
+            effect: Effect::Unknown,
+            ..fault
+        })?;
         self.ended();
         Ok(())
     }
@@ -367,6 +374,10 @@ impl Session {
 
     /// Until the answer is whole, the connection is of no use to anybody else.
     fn begin_use(&mut self) -> Result<(&mut Conn, &mut Use), Fault> {
+        if !self.use_of.is_clean {
+            // An answer may still be on its way, which would be taken for that to another question.
+            self.let_go();
+        }
         self.use_of.is_clean = false;
         match &mut self.conn {
             Some(conn) => Ok((conn, &mut self.use_of)),
@@ -403,17 +414,22 @@ impl Use {
     }
 }
 
-impl Drop for Session {
-    fn drop(&mut self) {
-        if self.use_of.is_clean && !self.use_of.in_transaction {
-            return;
-        }
+impl Session {
+    /// Closes the connection: the server undoes what was under way, and needs no farewell.
+    fn let_go(&mut self) {
         if let (Some(conn), Ok(runtime)) = (self.conn.take(), tokio::runtime::Handle::try_current())
         {
             runtime.spawn(async {
-                // The server undoes what was under way when the connection is gone; it needs no farewell.
                 let _ = tokio::time::timeout(Duration::from_secs(1), conn.disconnect()).await;
             });
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if !self.use_of.is_clean || self.use_of.in_transaction {
+            self.let_go();
         }
     }
 }

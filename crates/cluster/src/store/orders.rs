@@ -160,16 +160,19 @@ pub(crate) async fn change(
     Ok(true)
 }
 
-/// Ended orders whose units the gate has not been told of, the first `max`.
+/// Ended orders whose units the gate has not been told of: up to `max`, behind `after`.
 pub(crate) async fn to_give_back(
     session: &mut Session,
+    after: Option<&OrderId>,
     max: usize,
 ) -> Result<Vec<(OrderId, SaleId)>, Fault> {
-    let rows: Vec<(String, String)> = session
-        .query(&format!(
-            "SELECT order_id, sale_id FROM seckill_give_back LIMIT {max}"
-        ))
-        .await?;
+    let after = after.map_or_else(String::new, |id| {
+        format!("WHERE order_id > {}", quoted(id.as_str().as_bytes()))
+    });
+    let sql = format!(
+        "SELECT order_id, sale_id FROM seckill_give_back {after} ORDER BY order_id LIMIT {max}"
+    );
+    let rows: Vec<(String, String)> = session.query(&sql).await?;
     Ok(rows
         .into_iter()
         .filter_map(|(order, sale)| Some((OrderId::new(&order).ok()?, SaleId::new(&sale).ok()?)))

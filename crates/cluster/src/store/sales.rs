@@ -202,6 +202,34 @@ pub(crate) async fn fence(
     Ok(session.execute(&sql).await? == 1)
 }
 
+/// Makes a rebuild's lease last anew; false where it is another's by now.
+pub(crate) async fn extend(
+    session: &mut Session,
+    id: &SaleId,
+    epoch: u32,
+    leader: &str,
+    lease_ms: u64,
+) -> Result<bool, Fault> {
+    // `ver` stays: this is no change of terms.
+    let sql = format!(
+        "UPDATE seckill_sale SET lease_until = UTC_TIMESTAMP(3) + INTERVAL {} MICROSECOND \
+         WHERE id = {} AND epoch = {epoch} AND leader = {} AND gate = 'rebuilding'",
+        lease_ms * 1_000,
+        named(id),
+        quoted(leader.as_bytes())
+    );
+    Ok(session.execute(&sql).await? == 1)
+}
+
+/// Puts the gate's word in this epoch in doubt.
+pub(crate) async fn suspect(session: &mut Session, id: &SaleId, epoch: u32) -> Result<(), Fault> {
+    let sql = format!(
+        "UPDATE seckill_sale SET suspect_epoch = {epoch} WHERE id = {} AND epoch = {epoch}",
+        named(id)
+    );
+    session.execute(&sql).await.map(|_| ())
+}
+
 /// Says that the gate of this epoch is open.
 pub(crate) async fn opened(
     session: &mut Session,

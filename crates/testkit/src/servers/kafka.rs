@@ -79,6 +79,23 @@ impl Kafka {
         })
     }
 
+    /// Deletes a topic.
+    pub fn delete_topic(&self, topic: &str) -> anyhow::Result<()> {
+        use rdkafka::admin::{AdminClient, AdminOptions};
+        let admin: AdminClient<_> = rdkafka::ClientConfig::new()
+            .set("bootstrap.servers", self.address())
+            .create()?;
+        let wait = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let deleted = runtime.block_on(admin.delete_topics(&[topic], &wait))?;
+        for each in deleted {
+            each.map_err(|(topic, code)| anyhow::anyhow!("topic {topic}: {code}"))?;
+        }
+        Ok(())
+    }
+
     /// How it is reached.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
@@ -96,7 +113,7 @@ fn common(dir: &Path, port: u16) -> String {
         "listeners=PLAINTEXT://127.0.0.1:{port}\nadvertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
          log.dirs={}\noffsets.topic.replication.factor=1\noffsets.topic.num.partitions=4\n\
          transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
-         group.initial.rebalance.delay.ms=0\nauto.create.topics.enable=false\nnum.network.threads=2\nnum.io.threads=2\n",
+         group.initial.rebalance.delay.ms=0\ngroup.min.session.timeout.ms=1000\nauto.create.topics.enable=false\nnum.network.threads=2\nnum.io.threads=2\n",
         dir.join("data").display()
     )
 }

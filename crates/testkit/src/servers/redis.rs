@@ -83,8 +83,8 @@ fn ask(port: u16, command: &str) -> anyhow::Result<String> {
 /// A master, its replica, and three Sentinels that watch them.
 #[derive(Debug)]
 pub struct Sentinels {
-    /// The master, until a failover.
-    pub master: Redis,
+    /// The master, until it is killed.
+    master: Option<Redis>,
     /// The replica that is made master then.
     pub replica: Redis,
     sentinels: Vec<Daemon>,
@@ -119,7 +119,7 @@ impl Sentinels {
             ports.push(port);
         }
         let all = Self {
-            master,
+            master: Some(master),
             replica,
             sentinels,
             ports,
@@ -153,5 +153,20 @@ impl Sentinels {
             .map(|port| format!("127.0.0.1:{port}"))
             .collect();
         format!("redis+sentinel://{}/shop", places.join(","))
+    }
+
+    /// Kills the master at once.
+    pub fn kill_master(&mut self) -> anyhow::Result<()> {
+        match self.master.take() {
+            Some(master) => master.daemon.kill(),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until the replica is the master.
+    pub fn wait_for_master(&self) -> anyhow::Result<()> {
+        wait_until("a new master", READY_WAIT, || {
+            Ok(self.replica.ask("ROLE")?.contains("master"))
+        })
     }
 }

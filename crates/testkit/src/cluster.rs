@@ -1,0 +1,502 @@
+//! A cluster of the product's processes over real servers: several of each kind, killed and started again, with crowds at
+//! all servers at once. What clients read is kept, and the audit is asked what became of it.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use seckill_crowd::{Buyers, Keys, Outcome, Pacing, Plan, Progress, Report, Target, Yes};
+use serde_json::Value;
+
+use crate::process::Served;
+use crate::servers::Urls;
+
+/// How long a cluster may take to sell and store what is left after a fault.
+const QUIET_WAIT: Duration = Duration::from_secs(120);
+
+/// How many processes of each kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// `seckill serve`; they carry claims themselves where there is no other process for it.
+    pub serves: usize,
+    /// `seckill relay`.
+    pub relays: usize,
+    /// `seckill record`.
+    pub records: usize,
+}
+
+/// The processes.
+#[derive(Debug)]
+pub struct Cluster {
+    binary: PathBuf,
+    dir: PathBuf,
+    flags: Vec<String>,
+    settings: Vec<String>,
+    shape: Shape,
+    serves: Vec<Option<Served>>,
+    relays: Vec<Option<Part>>,
+    records: Vec<Option<Part>>,
+    started: u32,
+    yeses: Vec<Yes>,
+}
+
+#[derive(Debug)]
+struct Part(Child);
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // Ended already is as good.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// What a crowd at all servers came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CrowdSum {
+    /// Yeses.
+    pub won: u64,
+    /// Noes that say that nothing is left.
+    pub sold_out: u64,
+    /// Answers that tell an address.
+    pub pending: u64,
+    /// 503s.
+    pub unavailable: u64,
+    /// Attempts without an answer.
+    pub failed: u64,
+}
+
+impl Cluster {
+    /// Starts the processes. `settings` are variables of the environment as `NAME=value`.
+    pub fn start(
+        binary: &Path,
+        dir: &Path,
+        urls: &Urls,
+        settings: &[String],
+        shape: Shape,
+    ) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        let mut cluster = Self {
+            binary: binary.to_owned(),
+            dir: dir.to_owned(),
+            flags: urls.flags(),
+            settings: settings.to_vec(),
+            shape,
+            serves: (0..shape.serves).map(|_| None).collect(),
+            relays: (0..shape.relays).map(|_| None).collect(),
+            records: (0..shape.records).map(|_| None).collect(),
+            started: 0,
+            yeses: Vec::new(),
+        };
+        cluster.seckill(&["init", "--units", "0"])?;
+        cluster.start_missing()?;
+        Ok(cluster)
+    }
+
+    /// Starts whatever is not running.
+    pub fn start_missing(&mut self) -> anyhow::Result<()> {
+        for index in 0..self.shape.relays {
+            if self.relays[index].is_none() {
+                self.relays[index] = Some(self.part("relay")?);
+            }
+        }
+        for index in 0..self.shape.records {
+            if self.records[index].is_none() {
+                self.records[index] = Some(self.part("record")?);
+            }
+        }
+        for index in 0..self.shape.serves {
+            if self.serves[index].is_none() {
+                self.serves[index] = Some(self.serve()?);
+            }
+        }
+        Ok(())
+    }
+
+    fn log(&mut self, name: &str) -> PathBuf {
+        self.started += 1;
+        self.dir.join(format!("{name}-{}.log", self.started))
+    }
+
+    fn part(&mut self, name: &str) -> anyhow::Result<Part> {
+        let log = std::fs::File::create(self.log(name))?;
+        let child = Command::new(&self.binary)
+            .arg(name)
+            .args(&self.flags)
+            .envs(
+                self.settings
+                    .iter()
+                    .filter_map(|setting| setting.split_once('=')),
+            )
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("seckill {name} cannot be started"))?;
+        Ok(Part(child))
+    }
+
+    fn serve(&mut self) -> anyhow::Result<Served> {
+        let log = self.log("serve");
+        let binary = self.binary.display().to_string();
+        let mut words = vec!["env"];
+        words.extend(self.settings.iter().map(String::as_str));
+        words.push(&binary);
+        let mut arguments = vec!["serve", "--listen", "127.0.0.1:0"];
+        arguments.extend(self.flags.iter().map(String::as_str));
+        if self.shape.relays > 0 {
+            arguments.push("--no-relay");
+        }
+        if self.shape.records > 0 {
+            arguments.push("--no-record");
+        }
+        let served = Served::spawn(&words, &arguments, &log)?;
+        let wait = Duration::from_secs(30);
+        let ready = crate::servers::wait_until("a ready server", wait, || {
+            Ok(crate::get(served.address, "/readyz")?.status == 200)
+        });
+        ready.with_context(|| served.log())?;
+        Ok(served)
+    }
+
+    /// Kills one process of each kind at once: SIGKILL.
+    pub fn kill_one_of_each(&mut self, random: u64) -> anyhow::Result<()> {
+        let pick = |len: usize| (random % len.max(1) as u64) as usize;
+        let (serve, relay, record) = (
+            pick(self.serves.len()),
+            pick(self.relays.len()),
+            pick(self.records.len()),
+        );
+        if let Some(served) = self.serves.get_mut(serve).and_then(Option::take) {
+            served.kill()?;
+        }
+        drop(self.relays.get_mut(relay).and_then(Option::take));
+        drop(self.records.get_mut(record).and_then(Option::take));
+        Ok(())
+    }
+
+    /// Runs a command of the product on the same servers, which must end well.
+    pub fn seckill(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let done = self.run(arguments)?;
+        ensure!(
+            done.status.success(),
+            "seckill {arguments:?}: {}{}",
+            String::from_utf8_lossy(&done.stdout),
+            String::from_utf8_lossy(&done.stderr)
+        );
+        Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+    }
+
+    fn run(&self, arguments: &[&str]) -> anyhow::Result<std::process::Output> {
+        let mut command = Command::new(&self.binary);
+        command
+            .args(arguments)
+            .args(&self.flags)
+            .envs(
+                self.settings
+                    .iter()
+                    .filter_map(|setting| setting.split_once('=')),
+            )
+            .stdin(Stdio::null());
+        command.output().context("seckill cannot be started")
+    }
+
+    /// Sends a crowd to each server that runs, all at once, and calls `meanwhile` after the first answer.
+    pub fn crowd(
+        &mut self,
+        sale: &str,
+        plan: &CrowdPlan,
+        meanwhile: impl FnOnce(&mut Self) -> anyhow::Result<()>,
+    ) -> anyhow::Result<CrowdSum> {
+        let mut plans = Vec::new();
+        for served in self.serves.iter().flatten() {
+            let target = Target::parse(&served.url(&format!("/v1/sales/{sale}/orders")))?;
+            plans.push(Plan {
+                pacing: plan.over.map_or(Pacing::Closed, Pacing::Over),
+                connections: plan.connections,
+                buyers: plan.buyers,
+                keys: plan.keys,
+                timeout_ms: 30_000,
+                keep_yeses: true,
+                ..Plan::new(target, plan.requests)
+            });
+        }
+        let progress: Vec<Progress> = plans.iter().map(|_| Progress::default()).collect();
+        let reports = std::thread::scope(|scope| {
+            let crowds: Vec<_> = plans
+                .iter()
+                .zip(&progress)
+                .map(|(plan, progress)| scope.spawn(move || seckill_crowd::run(plan, progress)))
+                .collect();
+            let began = Instant::now();
+            while progress
+                .iter()
+                .all(|progress| progress.counts().answered == 0)
+                && began.elapsed() < Duration::from_secs(10)
+            {
+                std::thread::yield_now();
+            }
+            meanwhile(self)?;
+            let mut reports: Vec<Report> = Vec::new();
+            for crowd in crowds {
+                reports.push(
+                    crowd
+                        .join()
+                        .map_err(|_| anyhow::anyhow!("a crowd panicked"))??,
+                );
+            }
+            anyhow::Ok(reports)
+        })?;
+        let mut sum = CrowdSum::default();
+        for report in reports {
+            sum.won += report.count(Outcome::Won);
+            sum.sold_out += report.count(Outcome::SoldOut);
+            sum.pending += report.count(Outcome::Pending);
+            sum.unavailable += report.count(Outcome::Unavailable);
+            sum.failed += report.failed;
+            self.yeses.extend(report.yeses);
+        }
+        Ok(sum)
+    }
+
+    /// What the first server that runs says of a sale.
+    pub fn sale(&self, sale: &str) -> anyhow::Result<Value> {
+        let served = self
+            .serves
+            .iter()
+            .flatten()
+            .next()
+            .context("no server runs")?;
+        Ok(crate::get(served.address, &format!("/v1/sales/{sale}"))?.json())
+    }
+
+    /// Buys what is left of a sale, waits until nothing is on its way, and audits everything against what clients read.
+    pub fn sell_out_and_audit(&mut self, sale: &str, units: u64) -> anyhow::Result<Value> {
+        let began = Instant::now();
+        loop {
+            let plan = CrowdPlan {
+                requests: units.clamp(100, 5_000),
+                ..CrowdPlan::closed(64)
+            };
+            let sum = self.crowd(sale, &plan, |_| Ok(()))?;
+            // Its gate may be closed for the moment, so that the number alone says nothing.
+            let left = self.sale(sale)?;
+            if left["remaining"] == 0 && sum.sold_out > 0 {
+                break;
+            }
+            if began.elapsed() > QUIET_WAIT {
+                bail!(
+                    "not sold out within {QUIET_WAIT:?}: {left}, {sum:?}\n{}",
+                    self.logs()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        loop {
+            let report = self.audit()?;
+            let sold = report["sales"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|report| report["sale"] == sale);
+            let active = sold.and_then(|sold| sold["active"].as_u64());
+            let is_quiet = report["in_flight"] == 0 && active == Some(units);
+            if is_quiet && report["verdict"] == "clean" {
+                return Ok(report);
+            }
+            if began.elapsed() > QUIET_WAIT || report["verdict"] != "clean" {
+                bail!(
+                    "{units} units of {sale} are not all sold, or the audit is not clean: {report:#}\n{}",
+                    self.logs()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// The audit's report, with every yes that a client has read so far.
+    pub fn audit(&self) -> anyhow::Result<Value> {
+        let history = self.dir.join("history.jsonl");
+        let mut file = std::io::BufWriter::new(std::fs::File::create(&history)?);
+        for yes in &self.yeses {
+            writeln!(file, "{}", serde_json::to_string(yes)?)?;
+        }
+        file.flush()?;
+        let done = self.run(&[
+            "audit",
+            "--json",
+            "--history",
+            &history.display().to_string(),
+        ])?;
+        let said = String::from_utf8_lossy(&done.stdout);
+        serde_json::from_str(&said).with_context(|| {
+            format!(
+                "the audit said {said}{}\n{}",
+                String::from_utf8_lossy(&done.stderr),
+                self.logs()
+            )
+        })
+    }
+
+    /// Yeses that clients have read so far.
+    pub fn yeses(&self) -> u64 {
+        self.yeses.len() as u64
+    }
+
+    /// The longest time that a sale was closed, as the processes have logged it, in milliseconds.
+    pub fn closed_ms_max(&self) -> u64 {
+        let logs = self.logs();
+        let times = logs.split("closed_ms=").skip(1);
+        let number = |rest: &str| {
+            rest.split(|c: char| !c.is_ascii_digit())
+                .next()
+                .and_then(|ms| ms.parse().ok())
+        };
+        times.filter_map(number).max().unwrap_or(0)
+    }
+
+    /// The end of what each process has logged.
+    pub fn logs(&self) -> String {
+        const LINES: usize = 15;
+        let mut text = String::new();
+        for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                let said = std::fs::read_to_string(&path).unwrap_or_default();
+                let lines: Vec<&str> = said.lines().collect();
+                text.push_str(&format!("--- {}\n", path.display()));
+                for line in &lines[lines.len().saturating_sub(LINES)..] {
+                    text.push_str(line);
+                    text.push('\n');
+                }
+            }
+        }
+        text
+    }
+}
+
+/// A crowd at each server.
+#[derive(Debug, Clone)]
+pub struct CrowdPlan {
+    /// Requests to each.
+    pub requests: u64,
+    /// Connections to each.
+    pub connections: usize,
+    /// The time over which the requests are spread; none sends them as fast as they are answered.
+    pub over: Option<Duration>,
+    /// Who asks.
+    pub buyers: Buyers,
+    /// With which keys.
+    pub keys: Keys,
+}
+
+impl CrowdPlan {
+    /// As fast as answers come, anonymous and without keys.
+    pub fn closed(connections: usize) -> Self {
+        Self {
+            requests: 1_000,
+            connections,
+            over: None,
+            buyers: Buyers::Anonymous,
+            keys: Keys::None,
+        }
+    }
+}
+
+/// What rounds of kills came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClusterKillSummary {
+    /// Rounds that held.
+    pub rounds: u32,
+    /// Yeses that clients read, each of them one row afterwards.
+    pub yeses: u64,
+    /// Answers that told an address instead.
+    pub pending: u64,
+    /// Attempts that were cut off.
+    pub failed: u64,
+}
+
+/// Rounds in each of which a sale is sold while one process of each kind is killed at a random moment.
+pub fn cluster_kill_rounds(
+    cluster: &mut Cluster,
+    rounds: u32,
+    units: u64,
+    within_ms: u64,
+    seed: u64,
+) -> anyhow::Result<ClusterKillSummary> {
+    let mut random = seed.max(1);
+    let mut summary = ClusterKillSummary::default();
+    for round in 0..rounds {
+        let place = || format!("round {round} of seed {seed}");
+        let sale = format!("round-{round}");
+        cluster.seckill(&[
+            "sale",
+            "create",
+            &sale,
+            "--units",
+            &units.to_string(),
+            "--limit",
+            "1",
+        ])?;
+        let wait = Duration::from_millis(crate::kill_rounds::next(&mut random) % within_ms.max(1));
+        let who = crate::kill_rounds::next(&mut random);
+        // Twice as many buyers as units over all servers, each with a key that it tries again with.
+        let plan = CrowdPlan {
+            requests: 2 * units,
+            connections: 64,
+            over: None,
+            buyers: Buyers::Repeating(2 * units),
+            keys: Keys::PerBuyer(1),
+        };
+        let sum = cluster.crowd(&sale, &plan, |cluster| {
+            std::thread::sleep(wait);
+            cluster.kill_one_of_each(who)
+        });
+        let sum = sum.with_context(place)?;
+        summary.pending += sum.pending;
+        summary.failed += sum.failed;
+        cluster.start_missing().with_context(place)?;
+        sell_out_named(cluster, &sale, units).with_context(place)?;
+        summary.rounds += 1;
+    }
+    summary.yeses = cluster.yeses();
+    Ok(summary)
+}
+
+/// The same buyers again, with their keys, until all is sold.
+fn sell_out_named(cluster: &mut Cluster, sale: &str, units: u64) -> anyhow::Result<()> {
+    let began = Instant::now();
+    loop {
+        let plan = CrowdPlan {
+            requests: 2 * units,
+            connections: 64,
+            over: None,
+            buyers: Buyers::Repeating(2 * units),
+            keys: Keys::PerBuyer(1),
+        };
+        cluster.crowd(sale, &plan, |_| Ok(()))?;
+        let report = cluster.audit()?;
+        ensure!(
+            report["verdict"] == "clean",
+            "the audit is not clean: {report:#}\n{}",
+            cluster.logs()
+        );
+        let sold = report["sales"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|report| report["sale"] == sale);
+        if report["in_flight"] == 0 && sold.and_then(|sold| sold["active"].as_u64()) == Some(units)
+        {
+            return Ok(());
+        }
+        if began.elapsed() > QUIET_WAIT {
+            bail!(
+                "{units} units of {sale} are not all sold within {QUIET_WAIT:?}: {report:#}\n{}",
+                cluster.logs()
+            );
+        }
+    }
+}
