@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod engines;
 mod faults;
+mod jmeter;
 mod readme;
 mod test;
 
@@ -30,6 +31,8 @@ enum Task {
         #[command(subcommand)]
         engines: engines::Engines,
     },
+    /// Run the tutorial's JMeter plan against a service
+    Jmeter(jmeter::JmeterArgs),
     /// Longer runs under faults than the tests have
     Faults {
         #[command(subcommand)]
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Task::Test => test::run(),
         Task::Bench(args) => bench::run(&args),
         Task::Engines { engines } => engines::run(&engines),
+        Task::Jmeter(args) => jmeter::run(&args),
         Task::Faults { fault } => faults::run(&fault),
         Task::BenchPart { part } => bench::run_part(&part),
     };

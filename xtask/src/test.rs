@@ -16,5 +16,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         "--workspace",
         "--no-fail-fast",
     ]))?;
+    // The READMEs bring servers up, too, and end them; so does this where they could not.
+    let _guarded = Lease::over(&target().join("engines"))?;
     readme::run()
 }

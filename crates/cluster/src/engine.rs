@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::parts::{Parts, Role, start};
 use crate::serve::books::Book;
-use crate::serve::deciding::{Waiting, now_ms};
+use crate::serve::deciding::{self, Waiting, now_ms};
 use crate::serve::refresh::give_back;
 use crate::serve::{Core, addresses};
 use crate::store::{Inserted, Session, orders, sales};
@@ -259,16 +259,31 @@ impl ClusterEngine {
         change: SaleChange,
     ) -> Result<Result<Sale, SaleRefused>, Fault> {
         let mut session = self.core.store.ready().await?;
+        let (mut closed, mut drained) = (None, Ok(()));
         if let Some(row) = sales::one(&mut session, id).await?
             && sales::changes_limit(&row, &change)
         {
-            // A changed limit ends the epoch: what is on its way is carried to the store first.
-            rebuild::drain(&self.core, &row).await?;
+            // A changed limit ends the epoch: what is on its way is carried to the store first, while nobody else
+            // takes the closed gate for a lost one.
+            let (leader, lease_ms) = (rebuild::leader()?, self.core.options.rebuild_lease_ms);
+            if !sales::close(&mut session, &row, &leader, lease_ms).await? {
+                return Err(deciding::rebuilding());
+            }
+            drained = rebuild::drain(&self.core, &row).await;
+            closed = Some((row.epoch, leader));
         }
-        let stored = self.store_change(&mut session, id, &change).await;
+        let stored = match drained {
+            Ok(()) => self.store_change(&mut session, id, &change).await,
+            Err(fault) => Err(fault),
+        };
+        if !matches!(stored, Ok(Ok(_)))
+            && let Some((epoch, leader)) = closed
+        {
+            // Nothing was changed after all: the gate opens again.
+            sales::abandoned(&mut session, id, epoch, &leader).await?;
+            self.core.rebuild(id);
+        }
         drop(session);
-        // Where nothing was changed after all, this opens a closed gate again.
-        self.core.rebuild(id);
         let (changed, changes_limit) = match stored? {
             Ok(stored) => stored,
             Err(refused) => return Ok(Err(refused)),

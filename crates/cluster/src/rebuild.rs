@@ -346,7 +346,7 @@ impl Loading<'_> {
 }
 
 /// A name for one try: 64 random bits.
-fn leader() -> Result<String, Fault> {
+pub(crate) fn leader() -> Result<String, Fault> {
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(|error| {
         Fault::without_effect(

@@ -82,8 +82,24 @@ fn which(name: &str) -> Option<PathBuf> {
         .find(|program| program.is_file())
 }
 
+/// Java, installed where it is missing.
+pub(crate) fn java_installed() -> anyhow::Result<PathBuf> {
+    if java().is_none() {
+        install(&["default-jre-headless"])?;
+    }
+    java().with_context(|| format!("no Java {JAVA_MIN} or later on the path; install it"))
+}
+
+/// Has Maven installed where it is missing.
+pub(crate) fn installed_maven() -> anyhow::Result<()> {
+    if which("mvn").is_none() {
+        install(&["maven"])?;
+    }
+    Ok(())
+}
+
 /// Java, if it is new enough.
-pub(crate) fn java() -> Option<PathBuf> {
+fn java() -> Option<PathBuf> {
     let java = which("java")?;
     let said = Command::new(&java).arg("-version").output().ok()?;
     // The first line is like: openjdk version "17.0.15" 2025-04-15

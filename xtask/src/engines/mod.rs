@@ -1,7 +1,7 @@
 //! `cargo xtask engines`: a real Redis, MySQL or MariaDB, and Kafka on free loopback ports, with their data under `target/`.
 //! How a server is started is the testkit's; here is where its program comes from and what is up.
 
-mod fetch;
+pub(crate) mod fetch;
 
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -322,6 +322,20 @@ impl Lease {
         spawn_guard(dir)?;
         let urls = up(dir, KafkaLayout::Kraft)?;
         Ok((lease, urls))
+    }
+}
+
+impl Lease {
+    /// Ends what others bring up in a folder; nothing where something is up there already, which is somebody's.
+    pub(crate) fn over(dir: &Path) -> anyhow::Result<Option<Self>> {
+        if dir.join(URLS_FILE).exists() {
+            return Ok(None);
+        }
+        let lease = Self {
+            dir: dir.to_owned(),
+        };
+        spawn_guard(dir)?;
+        Ok(Some(lease))
     }
 }
 

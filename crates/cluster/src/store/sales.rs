@@ -183,6 +183,24 @@ pub(crate) async fn renew_slots(session: &mut Session, id: &SaleId) -> Result<()
     Ok(())
 }
 
+/// Closes an open sale within its epoch: what was claimed in it can still be stored, and nobody rebuilds it meanwhile.
+pub(crate) async fn close(
+    session: &mut Session,
+    row: &SaleRow,
+    leader: &str,
+    lease_ms: u64,
+) -> Result<bool, Fault> {
+    let sql = format!(
+        "UPDATE seckill_sale SET gate = 'rebuilding', leader = {}, \
+         lease_until = UTC_TIMESTAMP(3) + INTERVAL {} MICROSECOND WHERE id = {} AND epoch = {} AND gate = 'open'",
+        quoted(leader.as_bytes()),
+        lease_ms * 1_000,
+        named(&row.sale.id),
+        row.epoch
+    );
+    Ok(session.execute(&sql).await? == 1)
+}
+
 /// The fence: begins an epoch, unless somebody else did or is at it. What the epochs before gave can no longer be stored.
 pub(crate) async fn fence(
     session: &mut Session,
