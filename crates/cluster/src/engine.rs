@@ -162,6 +162,11 @@ impl ClusterEngine {
         }
     }
 
+    /// The moment until which an operator's request waits for a gate.
+    fn rebuild_deadline(&self) -> tokio::time::Instant {
+        tokio::time::Instant::now() + Duration::from_millis(self.core.options.rebuild_lease_ms)
+    }
+
     async fn cancel(
         &self,
         order_id: &OrderId,
@@ -231,8 +236,7 @@ impl ClusterEngine {
 
     /// Has a sale's gate opened, by this process or another, and waits for it.
     async fn open(&self, id: &SaleId) -> Result<(), Fault> {
-        let until =
-            tokio::time::Instant::now() + Duration::from_millis(self.core.options.rebuild_lease_ms);
+        let until = self.rebuild_deadline();
         self.core.rebuild(id);
         loop {
             if let Ok(Some(book)) = self.core.read_sale(id).await
@@ -259,28 +263,41 @@ impl ClusterEngine {
         change: SaleChange,
     ) -> Result<Result<Sale, SaleRefused>, Fault> {
         let mut session = self.core.store.ready().await?;
-        let (mut closed, mut drained) = (None, Ok(()));
-        if let Some(row) = sales::one(&mut session, id).await?
+        let mut closed = None;
+        let until = self.rebuild_deadline();
+        while closed.is_none()
+            && let Some(row) = sales::one(&mut session, id).await?
             && sales::changes_limit(&row, &change)
         {
+            // What cannot be is refused before anything is closed for it.
+            let most_held = sales::most_held(&mut session, id).await?;
+            if let Err(refused) = change.apply(&row.sale, most_held) {
+                return Ok(Err(ChangeRefused::into(refused)));
+            }
             // A changed limit ends the epoch: what is on its way is carried to the store first, while nobody else
             // takes the closed gate for a lost one.
             let (leader, lease_ms) = (rebuild::leader()?, self.core.options.rebuild_lease_ms);
-            if !sales::close(&mut session, &row, &leader, lease_ms).await? {
+            if sales::close(&mut session, &row, &leader, lease_ms).await? {
+                closed = Some((row, leader));
+            } else if tokio::time::Instant::now() > until {
                 return Err(deciding::rebuilding());
+            } else {
+                tokio::time::sleep(OPEN_POLL).await;
             }
-            drained = rebuild::drain(&self.core, &row).await;
-            closed = Some((row.epoch, leader));
         }
+        let drained = match &closed {
+            Some((row, _)) => rebuild::drain(&self.core, row).await,
+            None => Ok(()),
+        };
         let stored = match drained {
             Ok(()) => self.store_change(&mut session, id, &change).await,
             Err(fault) => Err(fault),
         };
         if !matches!(stored, Ok(Ok(_)))
-            && let Some((epoch, leader)) = closed
+            && let Some((row, leader)) = closed
         {
             // Nothing was changed after all: the gate opens again.
-            sales::abandoned(&mut session, id, epoch, &leader).await?;
+            sales::abandoned(&mut session, id, row.epoch, &leader).await?;
             self.core.rebuild(id);
         }
         drop(session);
@@ -332,8 +349,7 @@ impl ClusterEngine {
 
     /// Tells the gate of changed terms, and waits until no server can answer by the old ones.
     async fn told(&self, id: &SaleId, sale: &Sale) -> Result<(), Fault> {
-        let until =
-            tokio::time::Instant::now() + Duration::from_millis(self.core.options.rebuild_lease_ms);
+        let until = self.rebuild_deadline();
         let stored = |detail: String| Fault {
             effect: seckill_engine::Effect::Happened,
             cause: Cause::Rebuilding,

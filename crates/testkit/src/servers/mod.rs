@@ -2,6 +2,7 @@
 //! with their data in a given folder; fetching programs is `cargo xtask engines`'s work.
 
 mod daemon;
+mod hands;
 mod kafka;
 mod mysql;
 mod redis;

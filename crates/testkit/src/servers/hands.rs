@@ -1,0 +1,54 @@
+//! Somebody else's hands in the servers: a statement in MySQL, a record in Kafka, a command in Redis.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use mysql_async::prelude::Queryable;
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+use super::Urls;
+
+impl Urls {
+    /// Runs one statement in MySQL and gives the first column of its rows as text.
+    pub fn mysql(&self, sql: &str) -> anyhow::Result<Vec<String>> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let mut conn = mysql_async::Conn::from_url(&self.mysql).await?;
+            let rows: Vec<Option<String>> = conn
+                .query_map(sql, |mut row: mysql_async::Row| row.take(0))
+                .await?;
+            conn.disconnect().await?;
+            Ok(rows.into_iter().flatten().collect())
+        })
+    }
+
+    /// Writes one record into a topic.
+    pub fn produce(&self, topic: &str, payload: &[u8]) -> anyhow::Result<()> {
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", &self.kafka)
+            .create()?;
+        let record = BaseRecord::<(), [u8]>::to(topic).payload(payload);
+        producer.send(record).map_err(|(error, _)| error)?;
+        Ok(producer.flush(Duration::from_secs(10))?)
+    }
+
+    /// Sends one line to Redis and gives what it says, as it is on the wire.
+    pub fn redis(&self, command: &str) -> anyhow::Result<String> {
+        let place = self.redis.strip_prefix("redis://").context("a plain URL")?;
+        let mut stream = TcpStream::connect(place)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(format!("{command}\r\n").as_bytes())?;
+        let mut said = vec![0; 65_536];
+        let count = stream.read(&mut said)?;
+        if count == 0 {
+            bail!("Redis said nothing to {command}");
+        }
+        said.truncate(count);
+        Ok(String::from_utf8_lossy(&said).into_owned())
+    }
+}

@@ -1,0 +1,204 @@
+//! Bad days of a cluster: servers that are not there, refuse, or hold what they should not. Each has a message that names the
+//! cause and the next step, and nothing is lost.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
+
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+
+use seckill_testkit::servers::{Programs, Redis, Urls, free_port, wait_until};
+use seckill_testkit::{Cluster, CrowdPlan, Served, Shape, fast_settings, get, post};
+use tempfile::TempDir;
+
+const WAIT: Duration = Duration::from_secs(40);
+
+fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_seckill"))
+}
+
+/// Names, addresses and settings that no other test has.
+fn world(name: &str) -> (TempDir, String, Urls, Vec<String>) {
+    let name = format!("{name}_{}", std::process::id());
+    let urls = Urls::up().unwrap().with_database(&name);
+    let settings = fast_settings(&name);
+    (TempDir::new().unwrap(), name, urls, settings)
+}
+
+fn run(urls: &Urls, settings: &[String], arguments: &[&str]) -> Output {
+    let pairs = settings
+        .iter()
+        .filter_map(|setting| setting.split_once('='));
+    std::process::Command::new(binary())
+        .args(arguments)
+        .args(urls.flags())
+        .envs(pairs)
+        .output()
+        .unwrap()
+}
+
+fn refused(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A server that need not be ready.
+fn serve(urls: &Urls, settings: &[String], dir: &TempDir) -> Served {
+    let binary = binary().display().to_string();
+    let mut words = vec!["env"];
+    words.extend(settings.iter().map(String::as_str));
+    words.push(&binary);
+    let flags = urls.flags();
+    let mut arguments = vec!["serve", "--listen", "127.0.0.1:0"];
+    arguments.extend(flags.iter().map(String::as_str));
+    Served::spawn(&words, &arguments, &dir.path().join("serve.log")).unwrap()
+}
+
+fn until_ready(served: &Served) {
+    wait_until("a ready server", WAIT, || {
+        Ok(get(served.address, "/readyz")?.status == 200)
+    })
+    .unwrap();
+}
+
+/// Waits until the readiness page says this.
+fn until_it_says(served: &Served, text: &str) {
+    let waited = wait_until(text, WAIT, || {
+        let page = get(served.address, "/readyz")?;
+        Ok(page.status == 503 && page.json().to_string().contains(text))
+    });
+    waited.unwrap_or_else(|error| {
+        panic!(
+            "{error}: {}",
+            get(served.address, "/readyz").unwrap().json()
+        )
+    });
+}
+
+#[test]
+fn a_service_starts_before_its_servers_and_becomes_ready_when_they_are() {
+    let (dir, _, mut urls, settings) = world("late");
+    let port = free_port().unwrap();
+    urls.redis = format!("redis://127.0.0.1:{port}");
+    let served = serve(&urls, &settings, &dir);
+    until_it_says(&served, "seckill init");
+    assert_eq!(post(served.address, "/seckill", "").unwrap().status, 503);
+    let programs = Programs::found().unwrap();
+    let _redis = Redis::start(&programs, &dir.path().join("redis"), port, &[]).unwrap();
+    let made = run(&urls, &settings, &["init", "--units", "2"]);
+    assert!(made.status.success(), "{made:?}");
+    until_ready(&served);
+    let mut won = 0;
+    wait_until("a yes", WAIT, || {
+        won += u32::from(
+            post(served.address, "/seckill", "")?
+                .json()
+                .to_string()
+                .contains("\"won\""),
+        );
+        Ok(won > 0)
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_wrong_password_and_a_missing_server_are_named() {
+    let (_dir, _, mut urls, settings) = world("password");
+    urls.mysql = urls.mysql.replacen("seckill:seckill@", "seckill:wrong@", 1);
+    let text = refused(&run(&urls, &settings, &["init"]));
+    assert!(
+        text.contains("check the user and the password") && !text.contains("wrong"),
+        "{text}"
+    );
+    urls.mysql = format!("mysql://a:b@127.0.0.1:{}/x", free_port().unwrap());
+    let text = refused(&run(&urls, &settings, &["audit"]));
+    assert!(text.contains("MySQL at mysql://…@127.0.0.1"), "{text}");
+    urls.kafka = "nonsense".into();
+    urls.redis = "http://h".into();
+    let text = refused(&run(&urls, &settings, &["sale", "list"]));
+    assert!(text.contains("redis+cluster://"), "{text}");
+}
+
+#[test]
+fn an_evicting_redis_is_refused() {
+    let (dir, _, mut urls, settings) = world("evict");
+    let programs = Programs::found().unwrap();
+    let evicting = ["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"];
+    let redis = Redis::start(
+        &programs,
+        &dir.path().join("redis"),
+        free_port().unwrap(),
+        &evicting,
+    )
+    .unwrap();
+    urls.redis = redis.url();
+    let settings = [
+        settings,
+        vec!["SECKILL_CLUSTER__REBUILD_LEASE_MS=2000".into()],
+    ]
+    .concat();
+    let text = refused(&run(&urls, &settings, &["init"]));
+    assert!(text.contains("set it to noeviction"), "{text}");
+}
+
+#[test]
+fn keys_of_another_type_are_left_alone_and_named() {
+    let (_dir, name, urls, settings) = world("types");
+    urls.redis(&format!("RPUSH {name}:counter mine")).unwrap();
+    let settings = [
+        settings,
+        vec!["SECKILL_CLUSTER__REBUILD_LEASE_MS=2000".into()],
+    ]
+    .concat();
+    let text = refused(&run(&urls, &settings, &["init"]));
+    assert!(
+        text.contains(&format!("{name}:counter")) && text.contains("cluster.key_prefix"),
+        "{text}"
+    );
+    let kept = urls.redis(&format!("LRANGE {name}:counter 0 -1")).unwrap();
+    assert!(kept.contains("mine"), "{kept}");
+}
+
+#[test]
+fn a_newer_schema_is_refused() {
+    let (_dir, _, urls, settings) = world("newer");
+    assert!(run(&urls, &settings, &["init"]).status.success());
+    urls.mysql("INSERT INTO seckill_schema (version) VALUES (99)")
+        .unwrap();
+    let text = refused(&run(&urls, &settings, &["init"]));
+    assert!(
+        text.contains("version 99") && text.contains("use the newer binary"),
+        "{text}"
+    );
+}
+
+#[test]
+fn foreign_records_and_a_counter_set_by_hand_do_no_harm() {
+    let (dir, name, urls, settings) = world("hands");
+    let shape = Shape {
+        serves: 2,
+        relays: 0,
+        records: 0,
+    };
+    let mut cluster = Cluster::start(binary(), dir.path(), &urls, &settings, shape).unwrap();
+    cluster
+        .seckill(&["sale", "create", "s", "--units", "300"])
+        .unwrap();
+    for record in [&b"hello"[..], b"{}", b"{\"v\":1}", b"\xff\xfe", b"[1,2"] {
+        urls.produce(&name, record).unwrap();
+    }
+    let crowd = CrowdPlan {
+        requests: 50,
+        ..CrowdPlan::closed(8)
+    };
+    assert_eq!(cluster.crowd("s", &crowd, |_| Ok(())).unwrap().won, 100);
+    urls.redis(&format!("SET {name}:s 100000")).unwrap();
+    let report = cluster.sell_out_and_audit("s", 300).unwrap();
+    assert_eq!(report["store_rows"], 300);
+    let dead = urls.mysql("SELECT COUNT(*) FROM seckill_dead").unwrap();
+    assert_eq!(dead, ["5"]);
+    assert_eq!(
+        urls.redis(&format!("GET {name}:s")).unwrap().trim_end(),
+        "$1\r\n0"
+    );
+}
