@@ -49,6 +49,12 @@ pub(crate) struct Samples {
 
 pub(crate) fn run(args: &JmeterArgs) -> anyhow::Result<()> {
     let samples = run_plan(&args.host, args.port, args.threads, args.ramp_s)?;
+    ensure!(
+        samples.count == u64::from(args.threads),
+        "JMeter took {} samples, not {}",
+        samples.count,
+        args.threads
+    );
     if args.json {
         println!(
             "{}",
@@ -130,8 +136,13 @@ fn home() -> anyhow::Result<PathBuf> {
         return Ok(home);
     }
     fetch::installed_maven()?;
-    let artifacts = ["ApacheJMeter", "ApacheJMeter_http", "ApacheJMeter_config"]
-        .map(|artifact| ("org.apache.jmeter", artifact, VERSION));
+    let artifacts = [
+        "ApacheJMeter",
+        "ApacheJMeter_http",
+        "ApacheJMeter_functions",
+        "ApacheJMeter_config",
+    ]
+    .map(|artifact| ("org.apache.jmeter", artifact, VERSION));
     fetch::fetch_artifacts(&dir, &artifacts)?;
     for folder in ["bin", "lib/ext", "lib/junit"] {
         std::fs::create_dir_all(home.join(folder))?;

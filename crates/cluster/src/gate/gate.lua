@@ -26,7 +26,7 @@ local function now_ms()
 end
 
 local function whole(number)
-  return string.format('%.0f', number)
+  return string.format('%d', number)
 end
 
 -- Reads all seven keys, each by its type. Returns the state, or nil and the refusal.

@@ -12,19 +12,17 @@ use rdkafka::message::Message;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use rdkafka::{config::RDKafkaLogLevel, error::KafkaError};
 use seckill_engine::{Cause, Fault};
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
+use super::inbox::Inbox;
 use super::{LogCondition, Words};
 use crate::options::ClusterOptions;
 
 const POLL_WAIT: Duration = Duration::from_millis(20);
 const BROKER_WAIT: Duration = Duration::from_secs(5);
-/// How long a batch that is not taken waits before it is offered again.
+/// How often a full inbox is looked at again.
 const FULL_PAUSE: Duration = Duration::from_millis(1);
 const PROBE_PAUSE: Duration = Duration::from_secs(1);
-/// Batches that wait for the recorder; the next one grows meanwhile.
-const BATCHES_MAX: usize = 1;
 
 /// One record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +98,7 @@ impl ConsumerContext for Assignments {
 /// The reading end of the log, run by a thread of its own.
 pub(crate) struct LogConsumer {
     to_log: std_mpsc::Sender<ToLog>,
-    pub(crate) from_log: mpsc::Receiver<FromLog>,
+    inbox: Arc<Inbox>,
     pub(crate) condition: LogCondition,
     serial: AtomicU64,
     stop: Arc<AtomicBool>,
@@ -133,14 +131,14 @@ impl LogConsumer {
             .map_err(|error| super::fault(options, &error, ""))?;
         let condition = consumer.client().context().words.0.clone();
         let (to_log, told) = std_mpsc::channel();
-        let (sender, from_log) = mpsc::channel(BATCHES_MAX);
+        let inbox = Arc::new(Inbox::default());
         let stop = Arc::new(AtomicBool::new(false));
         let poller = Poller {
             consumer,
             topic: options.topic.clone(),
             batch_max: options.record_batch_max,
             told,
-            sender,
+            inbox: Arc::clone(&inbox),
             stop: Arc::clone(&stop),
             serials: HashMap::new(),
             probed: Instant::now(),
@@ -153,12 +151,17 @@ impl LogConsumer {
             })?;
         Ok(Self {
             to_log,
-            from_log,
+            inbox,
             condition,
             serial: AtomicU64::new(0),
             stop,
             thread: Some(thread),
         })
+    }
+
+    /// What comes next; none once it was stopped.
+    pub(crate) async fn next(&self) -> Option<FromLog> {
+        self.inbox.next().await
     }
 
     /// Reads a partition from here on. The serial is that of the records that come of it.
@@ -187,7 +190,7 @@ impl LogConsumer {
     /// Leaves the group, so that another recorder takes over at once.
     pub(crate) async fn stop(mut self) {
         self.stop.store(true, Ordering::Release);
-        self.from_log.close();
+        self.inbox.close();
         if let Some(thread) = self.thread.take() {
             let joined = tokio::task::spawn_blocking(move || thread.join()).await;
             if !matches!(joined, Ok(Ok(()))) {
@@ -200,6 +203,7 @@ impl LogConsumer {
 impl Drop for LogConsumer {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
+        self.inbox.close();
     }
 }
 
@@ -208,7 +212,7 @@ struct Poller {
     topic: String,
     batch_max: usize,
     told: std_mpsc::Receiver<ToLog>,
-    sender: mpsc::Sender<FromLog>,
+    inbox: Arc<Inbox>,
     stop: Arc<AtomicBool>,
     /// The serial of the latest `Begin` of each partition.
     serials: HashMap<i32, u64>,
@@ -228,34 +232,21 @@ impl Poller {
                 for part in &assigned {
                     self.serials.remove(part);
                 }
-                self.say(FromLog::Assigned(assigned));
+                self.inbox.assign(assigned);
             }
             for (part, records) in batch {
                 // A partition that was not begun is paused; what it had fetched before that is not wanted.
                 if let Some(serial) = self.serials.get(&part).copied() {
-                    self.say(FromLog::Records {
-                        part,
-                        serial,
-                        records,
-                    });
+                    self.inbox.add(part, serial, records);
+                }
+            }
+            // The recorder may ask or tell before it takes more, and it must be heard.
+            while self.inbox.count() >= self.batch_max && !self.stop.load(Ordering::Acquire) {
+                if let Ok(told) = self.told.recv_timeout(FULL_PAUSE) {
+                    self.obey(told);
                 }
             }
             self.probe();
-        }
-    }
-
-    /// Hands something on. Meanwhile the recorder may ask or tell, and it must be heard: it may wait for the answer
-    /// before it takes this.
-    fn say(&mut self, said: FromLog) {
-        let mut said = said;
-        while !self.stop.load(Ordering::Acquire) {
-            match self.sender.try_send(said) {
-                Ok(()) | Err(TrySendError::Closed(_)) => return,
-                Err(TrySendError::Full(back)) => said = back,
-            }
-            if let Ok(told) = self.told.recv_timeout(FULL_PAUSE) {
-                self.obey(told);
-            }
         }
     }
 
@@ -300,7 +291,6 @@ impl Poller {
                     break;
                 }
             };
-            self.consumer.client().context().words.0.is_well();
             batch.entry(record.partition()).or_default().push(Record {
                 offset: record.offset(),
                 payload: record.payload().unwrap_or_default().to_vec(),
@@ -310,6 +300,9 @@ impl Poller {
             if began.elapsed() > POLL_WAIT * 5 {
                 break;
             }
+        }
+        if count > 0 {
+            self.consumer.client().context().words.0.is_well();
         }
         batch
     }

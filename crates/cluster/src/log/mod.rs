@@ -1,6 +1,7 @@
 //! The order log: the Kafka topic that carries claims to the store. Made, written, read; what a record means is not its.
 
 pub(crate) mod consumer;
+mod inbox;
 pub(crate) mod producer;
 
 use std::sync::{Arc, Mutex};

@@ -59,11 +59,10 @@ struct Reading {
 impl Recorder {
     /// Records until `stop` says so.
     pub(crate) async fn run(self, log: LogConsumer, mut stop: watch::Receiver<bool>) {
-        let mut log = log;
         let mut parts: HashMap<i32, Reading> = HashMap::new();
         loop {
             let said = tokio::select! {
-                said = log.from_log.recv() => said,
+                said = log.next() => said,
                 () = stopped(&mut stop) => None,
             };
             let Some(said) = said else {

@@ -115,18 +115,26 @@ pub(crate) fn attempt_part(order_id: &OrderId, attempt: &Attempt) -> String {
     let mut part = String::with_capacity(160);
     // Order ids and fingerprints have no character that JSON escapes; the others are written by the library.
     let _ = write!(part, r#""order_id":"{order_id}","buyer":"#);
-    part.push_str(&json(attempt.buyer.as_str()));
+    push_json(&mut part, attempt.buyer.as_str());
     part.push_str(r#","idem_key":"#);
     match &attempt.key {
-        Some(key) => part.push_str(&json(key.as_str())),
+        Some(key) => push_json(&mut part, key.as_str()),
         None => part.push_str("null"),
     }
     let _ = write!(part, r#","fingerprint":"{:016x}""#, attempt.fingerprint());
     part
 }
 
-fn json(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+/// Appends a text as JSON has it; most need no escape.
+fn push_json(part: &mut String, text: &str) {
+    let is_plain = |byte: u8| (0x20..0x7f).contains(&byte) && !matches!(byte, b'"' | b'\\');
+    if text.bytes().all(is_plain) {
+        part.push('"');
+        part.push_str(text);
+        part.push('"');
+    } else {
+        part.push_str(&serde_json::Value::from(text).to_string());
+    }
 }
 
 /// The order id inside an attempt's part, which always begins with it.
