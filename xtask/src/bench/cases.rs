@@ -4,12 +4,12 @@ use anyhow::ensure;
 
 use super::report::Line;
 use super::rig::{Rig, Run};
-use super::{million, scale};
+use super::{cluster, million, scale};
 
 pub(crate) type Case = fn(&Rig) -> anyhow::Result<Vec<Line>>;
 
 /// Every case, by name.
-pub(crate) const ALL: [(&str, Case); 9] = [
+pub(crate) const ALL: [(&str, Case); 14] = [
     ("no", no),
     ("yes", yes),
     ("claims", claims),
@@ -19,6 +19,11 @@ pub(crate) const ALL: [(&str, Case); 9] = [
     ("sales", scale::sales),
     ("buyers", scale::buyers),
     ("load", load),
+    ("cluster-yes", cluster::yes),
+    ("cluster-no", cluster::no),
+    ("cluster-watch", cluster::watch),
+    ("cluster-record", cluster::record),
+    ("cluster-million", cluster::million),
 ];
 
 const NO_REQUESTS: &str = "300000";

@@ -3,6 +3,7 @@
 
 mod bare;
 mod cases;
+mod cluster;
 mod million;
 mod report;
 mod rig;

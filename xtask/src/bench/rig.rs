@@ -183,7 +183,7 @@ impl Rig {
 }
 
 /// User and system time of a process, in seconds.
-fn cpu_s(pid: u32) -> anyhow::Result<f64> {
+pub(crate) fn cpu_s(pid: u32) -> anyhow::Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // Behind the name in parentheses, which may hold spaces, utime and stime are the 12th and 13th field.
     let behind = stat.rsplit_once(')').context("/proc/PID/stat")?.1;

@@ -1,7 +1,7 @@
 //! The recorder's transaction: the offset row and the sales under lock, then the rows, voids, events and the offset at once.
 //! What is written is decided in `plan`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write;
 
 use seckill_engine::{Cause, Fault};
@@ -322,18 +322,23 @@ fn insert_statement(claims: &[ClaimMessage]) -> String {
     sql
 }
 
+/// One event a sale for all its orders of the batch, their ids with commas between them.
 fn events_statement(claims: &[ClaimMessage]) -> String {
-    let mut sql = String::with_capacity(64 + claims.len() * 120);
-    sql.push_str("INSERT INTO seckill_event (sale_id, order_id, type) VALUES ");
-    for (index, claim) in claims.iter().enumerate() {
+    let mut by_sale: BTreeMap<&str, String> = BTreeMap::new();
+    for claim in claims {
+        let ids = by_sale.entry(claim.sale_id.as_str()).or_default();
+        if !ids.is_empty() {
+            ids.push(',');
+        }
+        ids.push_str(claim.order_id.as_str());
+    }
+    let mut sql = "INSERT INTO seckill_event (sale_id, type, body) VALUES ".to_owned();
+    for (index, (sale, ids)) in by_sale.into_iter().enumerate() {
+        // Order ids have neither quotes nor backslashes; the comma is none of their characters.
         push_row(
             &mut sql,
             index == 0,
-            format_args!(
-                "({},{},'order.reserved')",
-                quoted(claim.sale_id.as_str().as_bytes()),
-                quoted(claim.order_id.as_str().as_bytes())
-            ),
+            format_args!("({},'orders.reserved','{ids}')", quoted(sale.as_bytes())),
         );
     }
     sql

@@ -106,7 +106,7 @@ const STEPS: &[&[&str]] = &[&[
         sale_id VARBINARY(64) NOT NULL,
         order_id VARBINARY(64) NULL,
         type VARBINARY(32) NOT NULL,
-        body VARBINARY(1024) NULL,
+        body MEDIUMBLOB NULL,
         UNIQUE KEY event_pos (pos)
     ) ENGINE=InnoDB",
 ]];

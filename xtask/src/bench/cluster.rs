@@ -1,0 +1,348 @@
+//! The cases of the cluster: purchases from the HTTP request to the committed row with all servers and the load on the same
+//! two cores, a no, the two ways to decide, the recorder alone, and the million.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use seckill_testkit::Served;
+use seckill_testkit::servers::{Urls, wait_until};
+use serde_json::Value;
+
+use super::report::Line;
+use super::rig::{Rig, cpu_s};
+use crate::build;
+use crate::engines::Lease;
+
+/// More than any case sells.
+const UNITS: &str = "100000000";
+const YES_REQUESTS: &str = "100000";
+const READY_WAIT: Duration = Duration::from_secs(60);
+/// Rows of the recorder's case.
+const ROWS: u64 = 100_000;
+
+/// The servers, and the product's commands on them.
+struct Servers<'a> {
+    rig: &'a Rig,
+    _lease: Lease,
+    urls: Urls,
+}
+
+impl<'a> Servers<'a> {
+    fn up(rig: &'a Rig) -> anyhow::Result<Self> {
+        let (lease, urls) = Lease::up(&build::target().join("engines-bench"))?;
+        Ok(Self {
+            rig,
+            _lease: lease,
+            urls,
+        })
+    }
+
+    /// Begins anew with this many units of `counter`.
+    fn reset(&self, units: &str) -> anyhow::Result<()> {
+        self.command(&["init", "--units", units])
+            .and_then(|_| self.command(&["init", "--reset", "--units", units]))
+            .map(|_| ())
+    }
+
+    fn command(&self, arguments: &[&str]) -> anyhow::Result<Value> {
+        let flags = self.urls.flags();
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        self.rig.command(&[arguments, &flags].concat())
+    }
+
+    /// A server, ready.
+    fn serve(&self, more: &[&str]) -> anyhow::Result<Served> {
+        let flags = self.urls.flags();
+        let mut arguments = vec!["serve", "--listen", "127.0.0.1:0"];
+        arguments.extend(flags.iter().map(String::as_str));
+        arguments.extend(more);
+        let served = Served::spawn(
+            &[&self.rig.binary.display().to_string()],
+            &arguments,
+            &self.rig.folder("serve.log"),
+        )?;
+        wait_until("a ready server", READY_WAIT, || {
+            Ok(seckill_testkit::get(served.address, "/readyz")?.status == 200)
+        })?;
+        Ok(served)
+    }
+
+    /// Load on the same cores.
+    fn load(&self, served: &Served, more: &[&str]) -> anyhow::Result<Value> {
+        let url = served.url("/seckill");
+        let arguments = [&["load", &url, "--ramp", "0", "--json"], more].concat();
+        self.rig.command(&arguments)
+    }
+
+    /// The CPU time of each server so far, in seconds.
+    fn cpu(&self, served: &Served) -> anyhow::Result<[(&'static str, f64); 4]> {
+        let of = |name: &str| -> anyhow::Result<f64> {
+            let mut sum = 0.0;
+            for entry in std::fs::read_dir(build::target().join("engines-bench").join("pids"))? {
+                let pid = entry?.file_name().to_string_lossy().parse()?;
+                let command =
+                    std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                if command.trim().starts_with(name) {
+                    sum += cpu_s(pid)?;
+                }
+            }
+            Ok(sum)
+        };
+        let mysql = of("mariadbd")? + of("mysqld")?;
+        Ok([
+            ("seckill", cpu_s(served.pid())?),
+            ("Redis", of("redis")?),
+            ("MySQL", mysql),
+            ("Kafka", of("java")?),
+        ])
+    }
+}
+
+/// Purchases confirmed by the store, over HTTP.
+pub(crate) fn yes(rig: &Rig) -> anyhow::Result<Vec<Line>> {
+    let servers = Servers::up(rig)?;
+    let mut lines = Vec::new();
+    servers.reset(UNITS)?;
+    let served = servers.serve(&[])?;
+    for (connections, per_s_min, p99_max) in [
+        ("64", None, None),
+        ("512", Some(22_000.0), Some(40.0)),
+        ("2048", Some(28_000.0), Some(100.0)),
+    ] {
+        let (mut per_s, mut p50, mut p99) = (vec![], vec![], vec![]);
+        let mut cpu: [Vec<f64>; 4] = Default::default();
+        for _ in 0..rig.rounds {
+            let before = servers.cpu(&served)?;
+            let report = servers.load(
+                &served,
+                &["--requests", YES_REQUESTS, "--connections", connections],
+            )?;
+            let after = servers.cpu(&served)?;
+            let won = report["won"].as_u64().unwrap_or(0);
+            ensure!(
+                won.to_string() == YES_REQUESTS,
+                "not all were won: {report}"
+            );
+            per_s.push(report["answers_per_s"].as_f64().unwrap_or(0.0));
+            p50.push(report["latency"]["p50_us"].as_f64().unwrap_or(0.0) / 1e3);
+            p99.push(report["latency"]["p99_us"].as_f64().unwrap_or(0.0) / 1e3);
+            for (each, ((_, before), (_, after))) in cpu.iter_mut().zip(before.iter().zip(&after)) {
+                each.push((after - before) * 1e6 / won as f64);
+            }
+        }
+        let at = |what: &str| format!("{what}, {connections} connections");
+        let with = |line: Line, target: Option<f64>, bound: fn(Line, f64) -> Line| match target {
+            Some(target) => bound(line, target),
+            None => line,
+        };
+        lines.push(with(
+            Line::of(at("yeses of the store a second"), "/s", &per_s),
+            per_s_min,
+            Line::at_least,
+        ));
+        lines.push(Line::of(at("p50"), "ms", &p50));
+        lines.push(with(
+            Line::of(at("p99"), "ms", &p99),
+            p99_max,
+            Line::at_most,
+        ));
+        for ((name, _), each) in servers.cpu(&served)?.iter().zip(&cpu) {
+            lines.push(Line::of(at(&format!("CPU of a yes in {name}")), "µs", each));
+        }
+    }
+    Ok(lines)
+}
+
+/// A no on a sold-out sale against the embedded engine's.
+pub(crate) fn no(rig: &Rig) -> anyhow::Result<Vec<Line>> {
+    let servers = Servers::up(rig)?;
+    servers.reset("0")?;
+    let cluster = servers.serve(&["--no-relay", "--no-record"])?;
+    let embedded = rig.product(&rig.folder("cluster-no"), 0)?;
+    let mut ratios = Vec::new();
+    for _ in 0..rig.rounds {
+        let load = ["--requests", "300000", "--connections", "512"];
+        let theirs = rig.load(&embedded, "/seckill", &load)?;
+        let ours = rig.load(&cluster, "/seckill", &load)?;
+        ensure!(
+            ours.count("sold_out") == ours.count("asked"),
+            "not all were sold out"
+        );
+        ratios.push(theirs.cpu_us() / ours.cpu_us());
+    }
+    Ok(vec![
+        Line::of(
+            "CPU of an embedded no ÷ CPU of a cluster's, 512 connections",
+            "",
+            &ratios,
+        )
+        .at_least(0.95),
+    ])
+}
+
+/// The tutorial's way to decide against the script, with ever more clients of one server.
+pub(crate) fn watch(rig: &Rig) -> anyhow::Result<Vec<Line>> {
+    let servers = Servers::up(rig)?;
+    servers.reset(UNITS)?;
+    let mut lines = Vec::new();
+    for connections in ["1", "8", "64", "1024"] {
+        let requests = if connections == "1" { "500" } else { "20000" };
+        let (mut script, mut watch) = (vec![], vec![]);
+        for _ in 0..rig.rounds {
+            for (gate, per_s) in [("script", &mut script), ("watch", &mut watch)] {
+                let served = servers.serve(&["--gate", gate])?;
+                let report = servers.load(
+                    &served,
+                    &["--requests", requests, "--connections", connections],
+                )?;
+                ensure!(
+                    report["won"]
+                        .as_u64()
+                        .is_some_and(|won| won.to_string() == requests),
+                    "not all were won: {report}"
+                );
+                per_s.push(report["answers_per_s"].as_f64().unwrap_or(0.0));
+                served.end(rustix::process::Signal::TERM)?;
+            }
+        }
+        lines.push(Line::of(
+            format!("yeses a second by script, {connections} connections"),
+            "/s",
+            &script,
+        ));
+        lines.push(Line::of(
+            format!("yeses a second by watch, {connections} connections"),
+            "/s",
+            &watch,
+        ));
+    }
+    Ok(lines)
+}
+
+/// A million requests for 100,000 units, from the first request to the last row.
+pub(crate) fn million(rig: &Rig) -> anyhow::Result<Vec<Line>> {
+    let servers = Servers::up(rig)?;
+    servers.reset("100000")?;
+    let served = servers.serve(&[])?;
+    let report = servers.load(&served, &["--requests", "1000000", "--connections", "512"])?;
+    ensure!(
+        report["won"] == 100_000 && report["sold_out"] == 900_000,
+        "{report}"
+    );
+    let audit = servers.command(&["audit", "--json"])?;
+    ensure!(
+        audit["store_rows"] == 100_000 && audit["verdict"] == "clean",
+        "{audit}"
+    );
+    let elapsed_s = report["elapsed_s"].as_f64().unwrap_or(0.0);
+    Ok(vec![
+        Line::one(
+            "1,000,000 requests for 100,000 units, first request to last row",
+            "s",
+            elapsed_s,
+        )
+        .at_most(30.0),
+    ])
+}
+
+/// The recorder alone against a bare loop of multi-row INSERTs of the same rows into a table with the same keys.
+pub(crate) fn record(rig: &Rig) -> anyhow::Result<Vec<Line>> {
+    let servers = Servers::up(rig)?;
+    let (mut ours, mut bare, mut ratios) = (vec![], vec![], vec![]);
+    for _ in 0..rig.rounds {
+        servers.reset(UNITS)?;
+        fill_log(&servers)?;
+        let began = Instant::now();
+        let recorder = recorder(rig, &servers.urls)?;
+        // What it takes to join the group is not recording.
+        let mut first = None;
+        wait_until("all rows", READY_WAIT, || {
+            let rows: u64 = servers
+                .urls
+                .mysql("SELECT COUNT(*) FROM seckill")?
+                .first()
+                .context("a count")?
+                .parse()?;
+            if rows > 0 && first.is_none() {
+                first = Some((Instant::now(), rows));
+            }
+            Ok(rows == ROWS)
+        })?;
+        let (at, rows) = first.unwrap_or((began, 0));
+        let recorded = (ROWS - rows) as f64 / at.elapsed().as_secs_f64();
+        drop(recorder);
+        let inserted = bare_inserts(&servers.urls)?;
+        ratios.push(recorded / inserted);
+        ours.push(recorded);
+        bare.push(inserted);
+    }
+    Ok(vec![
+        Line::of("rows of the recorder ÷ rows of bare INSERTs", "", &ratios).at_least(0.8),
+        Line::of("rows of the recorder a second", "/s", &ours),
+        Line::of("rows of bare INSERTs a second", "/s", &bare),
+    ])
+}
+
+/// Sells without a recorder, until the log has all claims.
+fn fill_log(servers: &Servers<'_>) -> anyhow::Result<()> {
+    let served = servers.serve(&["--no-record", "--confirm", "gate"])?;
+    servers.load(
+        &served,
+        &["--requests", &ROWS.to_string(), "--connections", "512"],
+    )?;
+    let metrics = || -> anyhow::Result<u64> {
+        let page = seckill_testkit::get(served.address, "/metrics")?.body;
+        let line = page
+            .lines()
+            .find_map(|line| line.strip_prefix("seckill_relay_produced_total "));
+        Ok(line
+            .and_then(|value| value.parse::<f64>().ok())
+            .unwrap_or(0.0) as u64)
+    };
+    wait_until("all claims in the log", READY_WAIT, || {
+        Ok(metrics()? >= ROWS)
+    })?;
+    served.end(rustix::process::Signal::TERM)?;
+    Ok(())
+}
+
+struct Recorder(std::process::Child);
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        // It has nothing left to do.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn recorder(rig: &Rig, urls: &Urls) -> anyhow::Result<Recorder> {
+    let mut command = std::process::Command::new(&rig.binary);
+    command
+        .arg("record")
+        .args(urls.flags())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    Ok(Recorder(command.spawn()?))
+}
+
+/// The same rows, a thousand a transaction, into a table of the same shape.
+fn bare_inserts(urls: &Urls) -> anyhow::Result<f64> {
+    const BATCH: usize = 1_000;
+    let read = "SELECT CONCAT('(', QUOTE(order_id), ',', QUOTE(sale_id), ',', unit, ',', gen, ',', QUOTE(buyer), ',NULL,NULL,', \
+                fingerprint, ',', epoch, ')') FROM seckill ORDER BY id";
+    let rows = urls.mysql(read)?;
+    urls.mysql("DROP TABLE IF EXISTS bare_seckill")?;
+    urls.mysql("CREATE TABLE bare_seckill LIKE seckill")?;
+    let mut statements = Vec::new();
+    for rows in rows.chunks(BATCH) {
+        statements.push(format!(
+            "INSERT INTO bare_seckill (order_id, sale_id, unit, gen, buyer, slot, idem_key, fingerprint, epoch) VALUES {}",
+            rows.join(",")
+        ));
+    }
+    let took = urls.mysql_timed(&statements)?;
+    Ok(rows.len() as f64 / took.as_secs_f64())
+}
