@@ -29,7 +29,7 @@ pub(crate) struct BenchArgs {
     /// Print JSON instead of the table
     #[arg(long)]
     json: bool,
-    /// Write the table to docs/PERFORMANCE.md
+    /// Write the tables to docs/PERFORMANCE.md and docs/PERFORMANCE-CLUSTER.md, whichever has a case among these
     #[arg(long)]
     write: bool,
 }
@@ -68,9 +68,10 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     };
     println!("{shown}");
     if args.write {
-        let path = build::root().join("docs/PERFORMANCE.md");
-        std::fs::write(&path, report.to_document())?;
-        eprintln!("wrote {}", path.display());
+        for (name, text) in report.documents() {
+            std::fs::write(build::root().join(name), text)?;
+            eprintln!("wrote {name}");
+        }
     }
     Ok(())
 }

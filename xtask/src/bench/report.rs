@@ -52,6 +52,10 @@ impl Line {
         self
     }
 
+    fn is_cluster(&self) -> bool {
+        self.case.starts_with("cluster")
+    }
+
     fn cells(&self) -> [String; 6] {
         let spread = self
             .spread
@@ -132,17 +136,49 @@ impl Report {
             .join("\n")
     }
 
-    pub(crate) fn to_document(&self) -> String {
-        let mut text = include_str!("performance-head.md").to_owned();
-        text.push_str(&format!(
-            "\n| {} |\n|{}\n",
-            HEADS.join(" | "),
-            "---|".repeat(HEADS.len())
-        ));
-        for line in &self.lines {
-            text.push_str(&format!("| {} |\n", line.cells().join(" | ")));
-        }
-        text.push_str(include_str!("performance-tail.md"));
-        text
+    /// The documents that this run has figures for: name and text.
+    pub(crate) fn documents(&self) -> Vec<(&'static str, String)> {
+        let cluster: Vec<&Line> = self.lines.iter().filter(|line| line.is_cluster()).collect();
+        let alone: Vec<&Line> = self
+            .lines
+            .iter()
+            .filter(|line| !line.is_cluster())
+            .collect();
+        let alone = document(
+            include_str!("performance-head.md"),
+            &alone,
+            include_str!("performance-tail.md"),
+        );
+        let cluster = document(
+            include_str!("performance-cluster-head.md"),
+            &cluster,
+            include_str!("performance-cluster-tail.md"),
+        );
+        let named = [
+            ("docs/PERFORMANCE.md", alone),
+            ("docs/PERFORMANCE-CLUSTER.md", cluster),
+        ];
+        named
+            .into_iter()
+            .filter_map(|(name, text)| Some((name, text?)))
+            .collect()
     }
+}
+
+/// Head, table and tail; none where there is no line.
+fn document(head: &str, lines: &[&Line], tail: &str) -> Option<String> {
+    if lines.is_empty() {
+        return None;
+    }
+    let mut text = head.to_owned();
+    text.push_str(&format!(
+        "\n| {} |\n|{}\n",
+        HEADS.join(" | "),
+        "---|".repeat(HEADS.len())
+    ));
+    for line in lines {
+        text.push_str(&format!("| {} |\n", line.cells().join(" | ")));
+    }
+    text.push_str(tail);
+    Some(text)
 }

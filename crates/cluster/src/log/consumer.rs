@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use super::inbox::Inbox;
 use super::{LogCondition, Words};
 use crate::options::ClusterOptions;
+use crate::words::message::ClaimMessage;
 
 const POLL_WAIT: Duration = Duration::from_millis(20);
 const BROKER_WAIT: Duration = Duration::from_secs(5);
@@ -24,11 +25,33 @@ const BROKER_WAIT: Duration = Duration::from_secs(5);
 const FULL_PAUSE: Duration = Duration::from_millis(1);
 const PROBE_PAUSE: Duration = Duration::from_secs(1);
 
-/// One record.
+/// One record, read as a claim by the log's own thread, so that the recorder need not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) offset: i64,
+    pub(crate) content: Result<ClaimMessage, Foreign>,
+}
+
+/// What a record has that is no claim, and why it is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Foreign {
     pub(crate) payload: Vec<u8>,
+    pub(crate) error: String,
+}
+
+impl Record {
+    pub(crate) fn new(offset: i64, payload: &[u8]) -> Self {
+        let content = ClaimMessage::read(payload).map_err(|error| Foreign {
+            payload: payload.to_vec(),
+            error: error.to_string(),
+        });
+        Self { offset, content }
+    }
+
+    /// The claim, if it is one.
+    pub(crate) fn claim(&self) -> Option<&ClaimMessage> {
+        self.content.as_ref().ok()
+    }
 }
 
 /// What the log says.
@@ -291,10 +314,11 @@ impl Poller {
                     break;
                 }
             };
-            batch.entry(record.partition()).or_default().push(Record {
-                offset: record.offset(),
-                payload: record.payload().unwrap_or_default().to_vec(),
-            });
+            let payload = record.payload().unwrap_or_default();
+            batch
+                .entry(record.partition())
+                .or_default()
+                .push(Record::new(record.offset(), payload));
             count += 1;
             wait = Duration::ZERO;
             if began.elapsed() > POLL_WAIT * 5 {

@@ -107,10 +107,7 @@ mod tests {
     use super::*;
 
     fn record(offset: i64) -> Record {
-        Record {
-            offset,
-            payload: Vec::new(),
-        }
+        Record::new(offset, b"")
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use seckill_engine::{Cause, Fault};
 use seckill_sale::{OrderId, Unit};
 
-use super::plan::{self, Content, Dead, Known, Plan};
+use super::plan::{self, Content, Known, Plan};
 use crate::log::consumer::Record;
 use crate::store::{
     Inserted, Session, Store, column, list, or_null, push_row, quote_into, quoted, sales, text,
@@ -119,18 +119,16 @@ pub(crate) async fn commit(
         next: last.offset + 1,
     };
     let mark = plan::mark(last);
-    let read = plan::read(records);
-    let Some(mut known) = lock(&mut session, topic, part, at, &read).await? else {
+    let Some(mut known) = lock(&mut session, topic, part, at, records).await? else {
         session.rollback().await?;
         return Ok(Committed::Moved);
     };
     // Most claims are new: what they might meet is read only where a unique key says that they have met something.
-    let mut plan = plan::plan(read, &known);
+    let mut plan = plan::plan(records, &known);
     if !plan.voids.is_empty() || plan.halt.is_some() {
         // A claim that is a row already must not become a void, whatever its epoch.
-        let read = plan::read(records);
-        look_up(&mut session, &read, &mut known).await?;
-        plan = plan::plan(read, &known);
+        look_up(&mut session, records, &mut known).await?;
+        plan = plan::plan(records, &known);
     }
     let plan = sound(&mut session, plan).await?;
     let end = end_statement(topic, part, place, &mark, &plan, &known);
@@ -147,9 +145,8 @@ pub(crate) async fn commit(
         session.ended();
         return Ok(Committed::Stored(done(place, plan)));
     }
-    let read = plan::read(records);
-    look_up(&mut session, &read, &mut known).await?;
-    let plan = sound(&mut session, plan::plan(read, &known)).await?;
+    look_up(&mut session, records, &mut known).await?;
+    let plan = sound(&mut session, plan::plan(records, &known)).await?;
     let plan = insert_what_fits(&mut session, plan).await?;
     let mut end = end_statement(topic, part, place, &mark, &plan, &known);
     if !plan.orders.is_empty() {
@@ -160,7 +157,7 @@ pub(crate) async fn commit(
 }
 
 /// A plan that may be carried out. One that must not be leaves nothing behind.
-async fn sound(session: &mut Session, plan: Plan) -> Result<Plan, Fault> {
+async fn sound<'a>(session: &mut Session, plan: Plan<'a>) -> Result<Plan<'a>, Fault> {
     match plan.halt {
         None => Ok(plan),
         Some(halt) => {
@@ -171,7 +168,10 @@ async fn sound(session: &mut Session, plan: Plan) -> Result<Plan, Fault> {
 }
 
 /// Inserts the orders of a plan piece by piece; those whose unit, key or slot another order has become voids.
-async fn insert_what_fits(session: &mut Session, mut plan: Plan) -> Result<Plan, Fault> {
+async fn insert_what_fits<'a>(
+    session: &mut Session,
+    mut plan: Plan<'a>,
+) -> Result<Plan<'a>, Fault> {
     let claims = std::mem::take(&mut plan.orders);
     for (claim, reason) in refused(session, &claims).await? {
         tracing::error!(order_id = %claim.order_id, sale = %claim.sale_id, reason, "a claim could not be stored");
@@ -183,13 +183,13 @@ async fn insert_what_fits(session: &mut Session, mut plan: Plan) -> Result<Plan,
         .iter()
         .map(|(claim, _)| claim.order_id.as_str())
         .collect();
-    let fits = |claim: &ClaimMessage| !voided.contains(claim.order_id.as_str());
+    let fits = |claim: &&ClaimMessage| !voided.contains(claim.order_id.as_str());
     plan.orders = claims.into_iter().filter(fits).collect();
     Ok(plan)
 }
 
-fn done(place: Place, plan: Plan) -> Done {
-    let stored = |claim: ClaimMessage| (claim.line().unit(), claim.order_id);
+fn done(place: Place, plan: Plan<'_>) -> Done {
+    let stored = |claim: &ClaimMessage| (claim.line().unit(), claim.order_id.clone());
     Done {
         place,
         voids: plan.voids.len() as u64,
@@ -210,9 +210,11 @@ async fn lock(
     topic: &str,
     part: i32,
     at: Place,
-    read: &[(i64, Result<ClaimMessage, Dead>)],
+    records: &[Record],
 ) -> Result<Option<Known>, Fault> {
-    let sale_ids: HashSet<&str> = claims(read).map(|claim| claim.sale_id.as_str()).collect();
+    let sale_ids: HashSet<&str> = claims(records)
+        .map(|claim| claim.sale_id.as_str())
+        .collect();
     let mut sql = format!(
         "START TRANSACTION; SELECT log_gen, next_offset FROM seckill_offset WHERE {} FOR UPDATE",
         of_part(topic, part)
@@ -247,7 +249,7 @@ async fn lock(
     if !next().is_empty() {
         let sql = format!(
             "SELECT order_id FROM seckill_void WHERE order_id IN ({})",
-            order_ids(read)
+            order_ids(records)
         );
         let voids: Vec<mysql_async::Row> = session.query(&sql).await?;
         known.voids = voids
@@ -261,12 +263,12 @@ async fn lock(
 /// Reads the orders that the claims may be.
 async fn look_up(
     session: &mut Session,
-    read: &[(i64, Result<ClaimMessage, Dead>)],
+    records: &[Record],
     known: &mut Known,
 ) -> Result<(), Fault> {
     let sql = format!(
         "SELECT order_id, unit, gen, buyer, idem_key, fingerprint FROM seckill WHERE order_id IN ({})",
-        order_ids(read)
+        order_ids(records)
     );
     let orders: Vec<mysql_async::Row> = session.query(&sql).await?;
     known.orders = orders
@@ -276,12 +278,12 @@ async fn look_up(
     Ok(())
 }
 
-fn claims(read: &[(i64, Result<ClaimMessage, Dead>)]) -> impl Iterator<Item = &ClaimMessage> {
-    read.iter().filter_map(|(_, record)| record.as_ref().ok())
+fn claims(records: &[Record]) -> impl Iterator<Item = &ClaimMessage> {
+    records.iter().filter_map(Record::claim)
 }
 
-fn order_ids(read: &[(i64, Result<ClaimMessage, Dead>)]) -> String {
-    list(claims(read).map(|claim| claim.order_id.as_str()))
+fn order_ids(records: &[Record]) -> String {
+    list(claims(records).map(|claim| claim.order_id.as_str()))
 }
 
 fn content(mut row: mysql_async::Row) -> Option<(String, Content)> {
@@ -296,7 +298,7 @@ fn content(mut row: mysql_async::Row) -> Option<(String, Content)> {
     Some((text(row, 0)?, content))
 }
 
-fn insert_statement(claims: &[ClaimMessage]) -> String {
+fn insert_statement(claims: &[&ClaimMessage]) -> String {
     let mut sql = String::with_capacity(64 + claims.len() * 220);
     sql.push_str("INSERT INTO seckill (order_id, sale_id, unit, gen, buyer, slot, idem_key, fingerprint, epoch) VALUES ");
     for (index, claim) in claims.iter().enumerate() {
@@ -323,7 +325,7 @@ fn insert_statement(claims: &[ClaimMessage]) -> String {
 }
 
 /// One event a sale for all its orders of the batch, their ids with commas between them.
-fn events_statement(claims: &[ClaimMessage]) -> String {
+fn events_statement(claims: &[&ClaimMessage]) -> String {
     let mut by_sale: BTreeMap<&str, String> = BTreeMap::new();
     for claim in claims {
         let ids = by_sale.entry(claim.sale_id.as_str()).or_default();
@@ -350,7 +352,7 @@ fn end_statement(
     part: i32,
     place: Place,
     mark: &str,
-    plan: &Plan,
+    plan: &Plan<'_>,
     known: &Known,
 ) -> String {
     let mut sql = String::new();
@@ -418,10 +420,10 @@ fn end_statement(
 
 /// Inserts what can be, in ever smaller pieces, and gives the claims whose unit, key or slot another order has. A statement
 /// that a unique key refuses leaves nothing of itself behind.
-async fn refused(
+async fn refused<'a>(
     session: &mut Session,
-    claims: &[ClaimMessage],
-) -> Result<Vec<(ClaimMessage, String)>, Fault> {
+    claims: &[&'a ClaimMessage],
+) -> Result<Vec<(&'a ClaimMessage, String)>, Fault> {
     let mut refused = Vec::new();
     let mut pieces = vec![claims];
     while let Some(piece) = pieces.pop() {
@@ -431,7 +433,7 @@ async fn refused(
         match session.insert(&insert_statement(piece)).await? {
             Inserted::Done => {}
             Inserted::Duplicate(reason) if piece.len() == 1 => {
-                refused.push((piece[0].clone(), reason));
+                refused.push((piece[0], reason));
             }
             Inserted::Duplicate(_) => {
                 let (first, second) = piece.split_at(piece.len() / 2);

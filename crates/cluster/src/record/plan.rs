@@ -20,7 +20,7 @@ pub(crate) struct Content {
 }
 
 impl Content {
-    fn of(claim: &ClaimMessage) -> Self {
+    pub(crate) fn of(claim: &ClaimMessage) -> Self {
         let line = claim.line();
         Self {
             unit: line.unit,
@@ -50,10 +50,10 @@ pub(crate) struct Dead {
 
 /// What is to be written, all or nothing.
 #[derive(Debug, Default)]
-pub(crate) struct Plan {
-    pub(crate) orders: Vec<ClaimMessage>,
+pub(crate) struct Plan<'a> {
+    pub(crate) orders: Vec<&'a ClaimMessage>,
     /// Claims that can no longer be stored, with the reason.
-    pub(crate) voids: Vec<(ClaimMessage, &'static str)>,
+    pub(crate) voids: Vec<(&'a ClaimMessage, &'static str)>,
     pub(crate) dead: Vec<Dead>,
     /// Sales whose gate gave what a sound gate never gives.
     pub(crate) suspects: BTreeSet<SaleId>,
@@ -61,47 +61,42 @@ pub(crate) struct Plan {
     pub(crate) halt: Option<String>,
 }
 
-/// Records as what they are, or why they are not.
-pub(crate) fn read(records: &[Record]) -> Vec<(i64, Result<ClaimMessage, Dead>)> {
-    let read = |record: &Record| {
-        ClaimMessage::read(&record.payload).map_err(|error| Dead {
-            offset: record.offset,
-            payload: record.payload.clone(),
-            error: error.to_string(),
-        })
-    };
-    records
-        .iter()
-        .map(|record| (record.offset, read(record)))
-        .collect()
-}
-
 /// Decides a batch.
-pub(crate) fn plan(records: Vec<(i64, Result<ClaimMessage, Dead>)>, known: &Known) -> Plan {
+pub(crate) fn plan<'a>(records: &'a [Record], known: &Known) -> Plan<'a> {
     let mut plan = Plan::default();
-    let mut in_batch: HashMap<String, Content> = HashMap::new();
-    for (offset, record) in records {
-        let claim = match record {
+    let mut in_batch: HashMap<&str, &ClaimMessage> = HashMap::with_capacity(records.len());
+    for record in records {
+        let claim = match &record.content {
             Ok(claim) => claim,
-            Err(dead) => {
-                plan.dead.push(dead);
+            Err(foreign) => {
+                plan.dead.push(Dead {
+                    offset: record.offset,
+                    payload: foreign.payload.clone(),
+                    error: foreign.error.clone(),
+                });
                 continue;
             }
         };
-        let dead = |claim: &ClaimMessage, error: &str| Dead {
-            offset,
+        let dead = |error: &str| Dead {
+            offset: record.offset,
             payload: serde_json::to_vec(claim).unwrap_or_default(),
             error: error.to_owned(),
         };
         let Some(row) = known.sales.get(&claim.sale_id) else {
-            plan.dead.push(dead(&claim, "there is no such sale"));
+            plan.dead.push(dead("there is no such sale"));
             continue;
         };
         let id = claim.order_id.as_str();
-        let content = Content::of(&claim);
-        if let Some(stored) = known.orders.get(id).or_else(|| in_batch.get(id)) {
-            if *stored != content {
-                plan.dead.push(dead(&claim, "the order has other content"));
+        let stored_is_same = known
+            .orders
+            .get(id)
+            .map(|stored| *stored == Content::of(claim));
+        let seen_is_same = in_batch
+            .get(id)
+            .map(|seen| Content::of(seen) == Content::of(claim));
+        if let Some(is_same) = stored_is_same.or(seen_is_same) {
+            if !is_same {
+                plan.dead.push(dead("the order has other content"));
                 plan.suspects.insert(claim.sale_id.clone());
             }
             continue;
@@ -120,7 +115,7 @@ pub(crate) fn plan(records: Vec<(i64, Result<ClaimMessage, Dead>)>, known: &Know
             ));
             return plan;
         }
-        in_batch.insert(id.to_owned(), content);
+        in_batch.insert(id, claim);
         if claim.epoch < row.epoch {
             plan.voids.push((claim, "stale"));
         } else if !(1..=row.sale.total).contains(&claim.line().unit) || claim.line().generation == 0
@@ -137,11 +132,11 @@ pub(crate) fn plan(records: Vec<(i64, Result<ClaimMessage, Dead>)>, known: &Know
 /// What the offset row remembers of the last record, to notice a log that was replaced.
 pub(crate) fn mark(record: &Record) -> String {
     use std::hash::Hasher;
-    match ClaimMessage::read(&record.payload) {
+    match &record.content {
         Ok(claim) => claim.order_id.to_string(),
-        Err(_) => {
+        Err(foreign) => {
             let mut hasher = siphasher::sip::SipHasher13::new();
-            hasher.write(&record.payload);
+            hasher.write(&foreign.payload);
             format!("dead-{:016x}", hasher.finish())
         }
     }
@@ -165,10 +160,7 @@ mod tests {
                 slot: None,
             },
         };
-        Record {
-            offset,
-            payload: whole(&attempt.sale, epoch, 1, &claim).into_bytes(),
-        }
+        Record::new(offset, whole(&attempt.sale, epoch, 1, &claim).as_bytes())
     }
 
     fn known() -> Known {
@@ -188,8 +180,9 @@ mod tests {
         }
     }
 
-    fn planned(records: &[Record], known: &Known) -> Plan {
-        plan(read(records), known)
+    /// The records live as long as the plan: for a test, for ever.
+    fn planned(records: &[Record], known: &Known) -> Plan<'static> {
+        plan(Vec::leak(records.to_vec()), known)
     }
 
     #[test]
@@ -207,8 +200,9 @@ mod tests {
     #[test]
     fn a_stored_or_voided_claim_is_left_as_it_is() {
         let mut known = known();
-        let stored = read(&[record(0, "a", 3, 1)]).remove(0).1.unwrap();
-        known.orders.insert("a".into(), Content::of(&stored));
+        let first = record(0, "a", 3, 1);
+        let stored = first.claim().unwrap();
+        known.orders.insert("a".into(), Content::of(stored));
         known.voids.insert("b".into());
         let plan = planned(&[record(0, "a", 3, 1), record(1, "b", 3, 2)], &known);
         assert!(plan.orders.is_empty() && plan.voids.is_empty() && plan.dead.is_empty());
@@ -235,23 +229,14 @@ mod tests {
 
     #[test]
     fn what_is_no_claim_is_kept_aside() {
-        let foreign = Record {
-            offset: 5,
-            payload: b"hello".to_vec(),
-        };
+        let foreign = Record::new(5, b"hello");
         let plan = planned(&[foreign.clone(), record(6, "a", 3, 1)], &known());
         assert_eq!(plan.orders.len(), 1);
         assert_eq!(
             (plan.dead[0].offset, &plan.dead[0].payload),
-            (5, &foreign.payload)
+            (5, &b"hello".to_vec())
         );
-        assert_ne!(
-            mark(&foreign),
-            mark(&Record {
-                offset: 5,
-                payload: b"other".to_vec()
-            })
-        );
+        assert_ne!(mark(&foreign), mark(&Record::new(5, b"other")));
         assert_eq!(mark(&record(6, "a", 3, 1)), "a");
     }
 }
