@@ -65,7 +65,7 @@ pub(crate) async fn begin_afresh(configuration: &Configuration) -> anyhow::Resul
         bail!(
             "{} has sales that the demo did not make, and the demo starts afresh each time; give it another database with --mysql, \
              or forget them with `seckill init --engine cluster --reset`",
-            without_password(&options.mysql)
+            seckill_cluster::without_password(&options.mysql)
         );
     }
     seckill_cluster::reset(&options).await?;
@@ -97,11 +97,4 @@ pub(crate) fn look(options: &ClusterOptions) -> String {
         options.topic,
         port(&options.mysql, "3306"),
     )
-}
-
-fn without_password(url: &str) -> String {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, place))) => format!("{scheme}://…@{place}"),
-        _ => url.to_owned(),
-    }
 }

@@ -108,21 +108,10 @@ impl Orders {
 }
 
 async fn look_at_gates(core: &Core) -> Result<Vec<GateView>, Fault> {
-    let mut rows = Vec::new();
-    {
+    let rows = {
         let mut session = core.store.ready().await?;
-        let mut after = None;
-        loop {
-            let page =
-                sales::page(&mut session, after.as_ref(), seckill_engine::SALES_PAGE_MAX).await?;
-            let is_last = page.len() < seckill_engine::SALES_PAGE_MAX;
-            after = page.last().map(|row| row.sale.id.clone());
-            rows.extend(page);
-            if is_last {
-                break;
-            }
-        }
-    }
+        sales::all(&mut session).await?
+    };
     let mut gates = Vec::with_capacity(rows.len());
     for row in rows {
         let before = peek(core, &row).await;

@@ -1,7 +1,7 @@
 //! Makes what a cluster needs before it sells: tables, topic. Safe to run any number of times, by any number of processes.
 //! And takes all of it back to the beginning, which nothing but an explicit word asks for.
 
-use seckill_engine::{Fault, SALES_PAGE_MAX};
+use seckill_engine::Fault;
 use seckill_sale::DEFAULT_SALE_ID;
 
 use crate::store::{Store, orders, sales, schema};
@@ -66,24 +66,14 @@ pub async fn reset(options: &ClusterOptions) -> Result<(), NotInitialised> {
 
 async fn forget(options: &ClusterOptions, store: &Store) -> Result<(), NotInitialised> {
     let gate = parts::gate(options)?;
-    let mut gates = Vec::new();
-    {
+    let rows = {
         let mut session = store.ready().await?;
-        let mut after = None;
-        loop {
-            let page = sales::page(&mut session, after.as_ref(), SALES_PAGE_MAX).await?;
-            let is_last = page.len() < SALES_PAGE_MAX;
-            after = page.last().map(|row| row.sale.id.clone());
-            gates.extend(page.into_iter().map(|row| row.keys));
-            if is_last {
-                break;
-            }
-        }
-    }
+        sales::all(&mut session).await?
+    };
     // The store first: without a sale, nothing that is still on its way can be stored.
     schema::forget(store).await?;
-    for keys in gates {
-        gate.forget(&keys).await?;
+    for row in rows {
+        gate.forget(&row.keys).await?;
     }
     let ends = log::empty_topic(options).await?;
     let mut session = store.ready().await?;

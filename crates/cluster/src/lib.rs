@@ -21,7 +21,7 @@ mod words;
 use std::path::PathBuf;
 
 pub use engine::ClusterEngine;
-pub use gate::link::BadRedisUrl;
+pub use gate::link::{BadRedisUrl, without_password};
 pub use init::{Initialised, NotInitialised, Owner, init, mark_as_demo, owner, reset};
 pub use options::{ClusterOptions, Confirm, Strategy};
 pub use recorder_process::RecorderProcess;

@@ -44,8 +44,8 @@ pub struct BadRedisUrl {
     error: String,
 }
 
-/// A URL without its password.
-pub(crate) fn shown(url: &str) -> String {
+/// A URL without its user and password.
+pub fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return url.to_owned();
     };
@@ -57,7 +57,7 @@ pub(crate) fn shown(url: &str) -> String {
 
 fn parse(url: &str) -> Result<Target, BadRedisUrl> {
     let bad = |error: String| BadRedisUrl {
-        shown: shown(url),
+        shown: without_password(url),
         error,
     };
     let info = |url: &str| {
@@ -133,7 +133,7 @@ impl Redis {
         });
         Ok(Self {
             target: parse(url)?,
-            shown: shown(url),
+            shown: without_password(url),
             certificates,
             wait,
             linked: Mutex::new(Linked {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use seckill_engine::{Fault, SALES_PAGE_MAX};
+use seckill_engine::Fault;
 use seckill_sale::{OrderId, SaleId};
 use tokio::sync::watch;
 
@@ -48,21 +48,12 @@ pub(crate) async fn read(core: &Core) -> Result<(), Fault> {
     let began = Instant::now();
     let mut session = core.store.ready().await?;
     let mut known = HashSet::new();
-    let mut after: Option<SaleId> = None;
-    loop {
-        let page = sales::page(&mut session, after.as_ref(), SALES_PAGE_MAX).await?;
-        let is_last = page.len() < SALES_PAGE_MAX;
-        after = page.last().map(|row| row.sale.id.clone());
-        for row in page {
-            known.insert(row.sale.id.clone());
-            if (!row.is_open && row.lease_is_over) || row.is_suspect() {
-                core.rebuild(&row.sale.id);
-            }
-            core.books.take(row);
+    for row in sales::all(&mut session).await? {
+        known.insert(row.sale.id.clone());
+        if (!row.is_open && row.lease_is_over) || row.is_suspect() {
+            core.rebuild(&row.sale.id);
         }
-        if is_last {
-            break;
-        }
+        core.books.take(row);
     }
     core.books.keep_only(&known);
     core.books.read_since(began);

@@ -98,7 +98,7 @@ impl Store {
         connections: usize,
         wait: Duration,
     ) -> Result<Self, BadMysqlUrl> {
-        let shown = crate::gate::link::shown(url);
+        let shown = crate::gate::link::without_password(url);
         let bad = |error: String| BadMysqlUrl {
             shown: shown.clone(),
             error,

@@ -1,7 +1,7 @@
 //! The sales as the store has them: terms, epoch, and who rebuilds. Every change of an epoch is one statement here.
 
 use mysql_async::Row;
-use seckill_engine::Fault;
+use seckill_engine::{Fault, SALES_PAGE_MAX};
 use seckill_sale::{Sale, SaleChange, SaleId};
 
 use super::{Inserted, Session, column, or_null, quoted, schema, text};
@@ -72,6 +72,20 @@ pub(crate) async fn page(
         format!("WHERE id > {}", quoted(id.as_str().as_bytes()))
     });
     select(session, &format!("{after} ORDER BY id LIMIT {max}")).await
+}
+
+/// Every sale, read page by page.
+pub(crate) async fn all(session: &mut Session) -> Result<Vec<SaleRow>, Fault> {
+    let mut rows: Vec<SaleRow> = Vec::new();
+    loop {
+        let after = rows.last().map(|row| row.sale.id.clone());
+        let page = page(session, after.as_ref(), SALES_PAGE_MAX).await?;
+        let is_last = page.len() < SALES_PAGE_MAX;
+        rows.extend(page);
+        if is_last {
+            return Ok(rows);
+        }
+    }
 }
 
 /// One sale.
