@@ -57,6 +57,16 @@ fn a_failover_to_a_lagging_replica_is_survived() {
 }
 
 #[test]
+fn a_slot_of_a_redis_cluster_that_moves_is_survived() {
+    survives(Scenario::RedisSlotMoved, "slot");
+}
+
+#[test]
+fn a_lost_master_of_a_redis_cluster_is_survived() {
+    survives(Scenario::RedisNodeLost, "node");
+}
+
+#[test]
 fn a_killed_mysql_is_survived() {
     survives(Scenario::MysqlKilled, "mysql");
 }
@@ -69,4 +79,9 @@ fn a_killed_kafka_is_survived() {
 #[test]
 fn a_topic_that_was_made_again_is_survived() {
     survives(Scenario::TopicMadeAgain, "topic");
+}
+
+#[test]
+fn lost_and_late_replies_are_survived() {
+    survives(Scenario::RepliesLost, "replies");
 }

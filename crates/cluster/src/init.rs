@@ -47,6 +47,8 @@ impl From<Fault> for NotInitialised {
 
 /// Makes the database with its tables, and the topic.
 pub async fn init(options: &ClusterOptions) -> Result<Initialised, NotInitialised> {
+    // First, so that nothing is made where the gate could not open.
+    parts::gate(options)?.redis.reach().await?;
     let store = parts::store(options)?;
     let migrated = schema::migrate(&store).await;
     store.close().await;

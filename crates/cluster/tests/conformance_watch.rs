@@ -1,9 +1,10 @@
 //! The cluster engine, deciding by WATCH/MULTI/EXEC, passes the suite that every engine passes, on real servers.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(
+    dead_code,
     unreachable_pub,
     missing_docs,
-    reason = "a module that two tests share"
+    reason = "a module that several tests share, each a part of it"
 )]
 
 mod world;

@@ -1,20 +1,26 @@
-//! What happens to the servers of a cluster while crowds buy: Redis wiped, rolled back, failed over; MySQL and Kafka killed;
-//! the topic made anew. Each ends with everything sold once and a clean audit.
+//! What happens to the servers of a cluster while crowds buy: Redis wiped, rolled back, failed over, its slot moved; MySQL and
+//! Kafka killed; the topic made anew; replies lost. Each ends with everything sold once and a clean audit.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use seckill_crowd::{Buyers, Keys};
 
 use crate::cluster::{Cluster, CrowdPlan, CrowdSum, Shape};
-use crate::servers::{Kafka, KafkaLayout, Mysql, Programs, Redis, Sentinels, Urls, free_port};
+use crate::servers::{
+    Kafka, KafkaLayout, Listener, Mysql, Programs, Proxy, Redis, RedisCluster, Sentinels, Urls,
+    free_port,
+};
 
 /// Units of a scenario's sale: more than the first crowds ask for, so that each "sold out" among their answers is false.
 const UNITS: u64 = 6_000;
 const REQUESTS_A_SERVER: u64 = 1_500;
 const CROWD_TIME: Duration = Duration::from_secs(6);
 const SALE: &str = "s";
+/// Lines that lose replies: one of so many of Redis's and of MySQL's. Each late by so much.
+const LOST_ONE_IN: (u32, u32) = (25, 60);
+const LATE_MS: u32 = 2;
 
 /// What a scenario came to.
 #[derive(Debug, Clone, Copy)]
@@ -34,23 +40,32 @@ pub enum Scenario {
     RedisRolledBack,
     /// Killed, and a replica that lags behind is made master.
     RedisFailedOver,
+    /// In a Cluster, the sale's slot is moved to another master, key by key.
+    RedisSlotMoved,
+    /// In a Cluster, the sale's master is killed, and its replica, which lags behind, takes over.
+    RedisNodeLost,
     /// Killed and started again.
     MysqlKilled,
     /// Killed and started again.
     KafkaKilled,
     /// The topic deleted and made again.
     TopicMadeAgain,
+    /// Redis and MySQL do what they are asked, and many of their replies do not arrive.
+    RepliesLost,
 }
 
 impl Scenario {
     /// Every scenario, with its name.
-    pub const ALL: [(&'static str, Self); 6] = [
+    pub const ALL: [(&'static str, Self); 9] = [
         ("redis-wiped", Self::RedisWiped),
         ("redis-rolled-back", Self::RedisRolledBack),
         ("redis-failed-over", Self::RedisFailedOver),
+        ("redis-slot-moved", Self::RedisSlotMoved),
+        ("redis-node-lost", Self::RedisNodeLost),
         ("mysql-killed", Self::MysqlKilled),
         ("kafka-killed", Self::KafkaKilled),
         ("topic-made-again", Self::TopicMadeAgain),
+        ("replies-lost", Self::RepliesLost),
     ];
 }
 
@@ -71,6 +86,155 @@ pub fn fast_settings(name: &str) -> Vec<String> {
     .to_vec()
 }
 
+/// Servers that are a scenario's own, so that what happens to them happens to nobody else.
+enum Own {
+    Redis(Redis),
+    Sentinels(Sentinels),
+    RedisCluster(RedisCluster),
+    Mysql(Mysql),
+    Kafka(Kafka),
+    Lines { redis: Proxy, mysql: Proxy },
+}
+
+/// Where a scenario's servers are.
+struct Place {
+    programs: Programs,
+    dir: PathBuf,
+    name: String,
+    urls: Urls,
+}
+
+const SYNCED: [&str; 2] = ["--appendfsync", "always"];
+
+impl Place {
+    fn redis(&self, port: u16) -> anyhow::Result<Redis> {
+        Redis::start(&self.programs, &self.dir.join("redis"), port, &SYNCED)
+    }
+
+    fn mysql(&self, port: u16) -> anyhow::Result<Mysql> {
+        Mysql::start(&self.programs, &self.dir.join("mysql"), port, &[])
+    }
+
+    fn kafka(&self, port: u16) -> anyhow::Result<Kafka> {
+        let (dir, plain) = (self.dir.join("kafka"), Listener::plain());
+        Kafka::start(&self.programs, &dir, port, KafkaLayout::Kraft, &plain)
+    }
+
+    /// Starts what a scenario needs for itself, and leads the cluster there.
+    fn prepare(&mut self, scenario: Scenario) -> anyhow::Result<Own> {
+        Ok(match scenario {
+            Scenario::RedisWiped | Scenario::RedisRolledBack => {
+                let redis = self.redis(free_port()?)?;
+                self.urls.redis = redis.url();
+                Own::Redis(redis)
+            }
+            Scenario::RedisFailedOver => {
+                let sentinels = Sentinels::start(&self.programs, &self.dir.join("sentinel"))?;
+                self.urls.redis = sentinels.url();
+                Own::Sentinels(sentinels)
+            }
+            Scenario::RedisSlotMoved | Scenario::RedisNodeLost => {
+                let nodes = RedisCluster::start(&self.programs, &self.dir.join("nodes"))?;
+                self.urls.redis = nodes.url();
+                Own::RedisCluster(nodes)
+            }
+            Scenario::MysqlKilled => {
+                let mysql = self.mysql(free_port()?)?;
+                self.urls.mysql = mysql.url(&self.name);
+                Own::Mysql(mysql)
+            }
+            Scenario::KafkaKilled | Scenario::TopicMadeAgain => {
+                let kafka = self.kafka(free_port()?)?;
+                self.urls.kafka = kafka.address();
+                Own::Kafka(kafka)
+            }
+            Scenario::RepliesLost => Own::Lines {
+                redis: line(&mut self.urls.redis)?,
+                mysql: line(&mut self.urls.mysql)?,
+            },
+        })
+    }
+
+    /// Lets it happen.
+    fn strike(&self, scenario: Scenario, own: Own, cluster: &Cluster) -> anyhow::Result<Own> {
+        Ok(match (scenario, own) {
+            (Scenario::RedisWiped, Own::Redis(redis)) => {
+                redis.ask("FLUSHALL")?;
+                Own::Redis(redis)
+            }
+            (Scenario::RedisRolledBack, Own::Redis(redis)) => Own::Redis(self.roll_back(redis)?),
+            (Scenario::RedisFailedOver, Own::Sentinels(mut sentinels)) => {
+                fail_over(&mut sentinels)?;
+                Own::Sentinels(sentinels)
+            }
+            (Scenario::RedisSlotMoved, Own::RedisCluster(nodes)) => {
+                nodes.move_slot(&self.stock_key()?)?;
+                Own::RedisCluster(nodes)
+            }
+            (Scenario::RedisNodeLost, Own::RedisCluster(mut nodes)) => {
+                nodes.lose_master(&self.stock_key()?)?;
+                Own::RedisCluster(nodes)
+            }
+            (Scenario::MysqlKilled, Own::Mysql(mysql)) => {
+                let port = mysql.port;
+                mysql.daemon.kill()?;
+                Own::Mysql(self.mysql(port)?)
+            }
+            (Scenario::KafkaKilled, Own::Kafka(kafka)) => {
+                let port = kafka.port;
+                kafka.daemon.kill()?;
+                Own::Kafka(self.kafka(port)?)
+            }
+            (Scenario::TopicMadeAgain, Own::Kafka(kafka)) => {
+                kafka.delete_topic(&self.name)?;
+                cluster.seckill(&["init"])?;
+                Own::Kafka(kafka)
+            }
+            (Scenario::RepliesLost, Own::Lines { redis, mysql }) => {
+                redis.disturb(LOST_ONE_IN.0, LATE_MS);
+                mysql.disturb(LOST_ONE_IN.1, LATE_MS);
+                // Until most of the crowds' time is over.
+                std::thread::sleep(CROWD_TIME / 2);
+                redis.disturb(0, 0);
+                mysql.disturb(0, 0);
+                let lost = (redis.lost(), mysql.lost());
+                ensure!(lost.0 > 0 && lost.1 > 0, "no replies were lost: {lost:?}");
+                Own::Lines { redis, mysql }
+            }
+            (scenario, _) => bail!("{scenario:?} has other servers"),
+        })
+    }
+
+    fn stock_key(&self) -> anyhow::Result<String> {
+        let sql = format!("SELECT stock_key FROM seckill_sale WHERE id = '{SALE}'");
+        self.urls.mysql(&sql)?.pop().context("the sale's stock key")
+    }
+
+    /// Kills a Redis and starts it again with its append-only file as it was a moment before.
+    fn roll_back(&self, redis: Redis) -> anyhow::Result<Redis> {
+        let dir = self.dir.join("redis");
+        let (file, kept) = (dir.join("appendonlydir"), dir.join("kept"));
+        copy(&file, &kept)?;
+        // More is sold meanwhile, which the copy does not have.
+        std::thread::sleep(Duration::from_millis(700));
+        let port = redis.port;
+        redis.daemon.kill()?;
+        std::fs::remove_dir_all(&file)?;
+        std::fs::rename(&kept, &file)?;
+        self.redis(port)
+    }
+}
+
+/// Puts a proxy before the server of a URL, which leads to the proxy from then on.
+fn line(url: &mut String) -> anyhow::Result<Proxy> {
+    let (before, after) = url.rsplit_once("127.0.0.1:").context("a URL of loopback")?;
+    let digits = after.bytes().take_while(u8::is_ascii_digit).count();
+    let (port, rest) = after.split_at(digits);
+    let proxy = Proxy::start(port.parse()?)?;
+    *url = format!("{before}127.0.0.1:{}{rest}", proxy.port);
+    Ok(proxy)
+}
+
 /// Runs a scenario with three servers, on servers of its own where the fault is theirs, else on those that are up.
 pub fn survive(
     scenario: Scenario,
@@ -78,53 +242,20 @@ pub fn survive(
     dir: &Path,
     name: &str,
 ) -> anyhow::Result<Survived> {
-    let programs = Programs::found()?;
-    let mut urls = Urls::up()?.with_database(name);
-    let (mut redis, mut sentinels, mut mysql, mut kafka) = (None, None, None, None);
-    match scenario {
-        Scenario::RedisWiped | Scenario::RedisRolledBack => {
-            let server = Redis::start(
-                &programs,
-                &dir.join("redis"),
-                free_port()?,
-                &["--appendfsync", "always"],
-            )?;
-            urls.redis = server.url();
-            redis = Some(server);
-        }
-        Scenario::RedisFailedOver => {
-            let server = Sentinels::start(&programs, &dir.join("sentinel"))?;
-            urls.redis = server.url();
-            sentinels = Some(server);
-        }
-        Scenario::MysqlKilled => {
-            let server = Mysql::start(&programs, &dir.join("mysql"), free_port()?)?;
-            urls.mysql = server.url(name);
-            mysql = Some(server);
-        }
-        Scenario::KafkaKilled | Scenario::TopicMadeAgain => {
-            let server = Kafka::start(
-                &programs,
-                &dir.join("kafka"),
-                free_port()?,
-                KafkaLayout::Kraft,
-            )?;
-            urls.kafka = server.address();
-            kafka = Some(server);
-        }
-    }
+    let mut place = Place {
+        programs: Programs::found()?,
+        dir: dir.to_owned(),
+        name: name.to_owned(),
+        urls: Urls::up()?.with_database(name),
+    };
+    let mut own = Some(place.prepare(scenario)?);
     let shape = Shape {
         serves: 3,
         relays: 0,
         records: 0,
     };
-    let mut cluster = Cluster::start(
-        binary,
-        &dir.join("cluster"),
-        &urls,
-        &fast_settings(name),
-        shape,
-    )?;
+    let (dir, settings) = (dir.join("cluster"), fast_settings(name));
+    let mut cluster = Cluster::start(binary, &dir, &place.urls, &settings, shape)?;
     cluster.seckill(&["sale", "create", SALE, "--units", &UNITS.to_string()])?;
     let plan = CrowdPlan {
         requests: REQUESTS_A_SERVER,
@@ -135,39 +266,9 @@ pub fn survive(
     };
     let crowd = cluster.crowd(SALE, &plan, |cluster| {
         std::thread::sleep(CROWD_TIME / 3);
-        match scenario {
-            Scenario::RedisWiped => redis.as_ref().context("Redis")?.ask("FLUSHALL").map(|_| ()),
-            Scenario::RedisRolledBack => {
-                let server = redis.take().context("Redis")?;
-                redis = Some(roll_back(server, &programs, &dir.join("redis"))?);
-                Ok(())
-            }
-            Scenario::RedisFailedOver => fail_over(sentinels.as_mut().context("Sentinels")?),
-            Scenario::MysqlKilled => {
-                let server = mysql.take().context("MySQL")?;
-                let port = server.port;
-                server.daemon.kill()?;
-                mysql = Some(Mysql::start(&programs, &dir.join("mysql"), port)?);
-                Ok(())
-            }
-            Scenario::KafkaKilled => {
-                let server = kafka.take().context("Kafka")?;
-                let port = server.port;
-                server.daemon.kill()?;
-                kafka = Some(Kafka::start(
-                    &programs,
-                    &dir.join("kafka"),
-                    port,
-                    KafkaLayout::Kraft,
-                )?);
-                Ok(())
-            }
-            Scenario::TopicMadeAgain => {
-                let server = kafka.as_ref().context("Kafka")?;
-                server.delete_topic(name)?;
-                cluster.seckill(&["init"]).map(|_| ())
-            }
-        }
+        let servers = own.take().context("the scenario's servers")?;
+        own = Some(place.strike(scenario, servers, cluster)?);
+        Ok(())
     })?;
     ensure!(
         crowd.sold_out == 0,
@@ -179,19 +280,6 @@ pub fn survive(
         crowd,
         closed_ms: cluster.closed_ms_max(),
     })
-}
-
-/// Kills a Redis and starts it again with its append-only file as it was a moment before.
-fn roll_back(server: Redis, programs: &Programs, dir: &Path) -> anyhow::Result<Redis> {
-    let (file, kept) = (dir.join("appendonlydir"), dir.join("kept"));
-    copy(&file, &kept)?;
-    // More is sold meanwhile, which the copy does not have.
-    std::thread::sleep(Duration::from_millis(700));
-    let port = server.port;
-    server.daemon.kill()?;
-    std::fs::remove_dir_all(&file)?;
-    std::fs::rename(&kept, &file)?;
-    Redis::start(programs, dir, port, &["--appendfsync", "always"])
 }
 
 fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {

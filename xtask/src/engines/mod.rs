@@ -11,8 +11,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use seckill_testkit::servers::{
-    Kafka, KafkaLayout, Mysql, PROGRAMS_FILE, Programs, Redis, URLS_FILE, Urls, end_recorded,
-    free_port, use_dir,
+    Kafka, KafkaLayout, Listener, Mysql, PROGRAMS_FILE, Programs, Redis, URLS_FILE, Urls,
+    end_recorded, free_port, use_dir,
 };
 use serde_json::json;
 
@@ -145,7 +145,13 @@ fn start(
         let brought = scope.spawn(|| match kafka {
             Some(address) => Ok((None, address)),
             None => {
-                let kafka = Kafka::start(programs, &kafka_dir, free_port()?, layout)?;
+                let kafka = Kafka::start(
+                    programs,
+                    &kafka_dir,
+                    free_port()?,
+                    layout,
+                    &Listener::plain(),
+                )?;
                 let address = kafka.address();
                 anyhow::Ok((Some(kafka), address))
             }
@@ -161,7 +167,7 @@ fn start(
         let mysql = match mysql {
             Some(url) => (None, url),
             None => {
-                let mysql = Mysql::start(programs, &dir.join("mysql"), free_port()?)?;
+                let mysql = Mysql::start(programs, &dir.join("mysql"), free_port()?, &[])?;
                 let url = mysql.url(DATABASE);
                 (Some(mysql), url)
             }

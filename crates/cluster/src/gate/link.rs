@@ -175,6 +175,14 @@ impl Redis {
         Err(self.fault(&error))
     }
 
+    /// Connects, where nothing is connected yet.
+    pub(crate) async fn reach(&self) -> Result<(), Fault> {
+        match tokio::time::timeout(LINK_WAIT, self.link()).await {
+            Ok(linked) => linked.map(|_| ()),
+            Err(_) => Err(self.unreachable("it could not be connected to in time")),
+        }
+    }
+
     /// A connection of one's own, to the node that has this key. It never reconnects by itself.
     pub(crate) async fn private(&self, key: &str) -> Result<MultiplexedConnection, Fault> {
         let Target::Cluster(nodes) = &self.target else {
@@ -310,7 +318,7 @@ impl Redis {
         let connected = client
             .get_multiplexed_async_connection_with_config(&config)
             .await;
-        connected.map_err(|error| self.unreachable(&error.to_string()))
+        connected.map_err(|error| self.not_connected(&error))
     }
 
     async fn cluster(&self, nodes: Vec<ConnectionInfo>) -> Result<Link, Fault> {
@@ -324,7 +332,7 @@ impl Redis {
         let client = builder.build().map_err(|error| self.fault(&error))?;
         match tokio::time::timeout(CONNECT_WAIT, client.get_async_connection()).await {
             Ok(Ok(link)) => Ok(Link::Cluster(link)),
-            Ok(Err(error)) => Err(self.unreachable(&error.to_string())),
+            Ok(Err(error)) => Err(self.not_connected(&error)),
             Err(_) => Err(self.unreachable("the Cluster did not answer")),
         }
     }
@@ -356,6 +364,22 @@ impl Redis {
             );
         }
         Ok(())
+    }
+
+    fn not_connected(&self, error: &RedisError) -> Fault {
+        let next = match error.kind() {
+            redis::ErrorKind::AuthenticationFailed => {
+                "; check the user and the password in its URL"
+            }
+            _ if error
+                .detail()
+                .is_some_and(|detail| detail.contains("NOAUTH")) =>
+            {
+                "; it wants a password: redis://:password@host:port"
+            }
+            _ => "",
+        };
+        self.unreachable(&format!("{error}{next}"))
     }
 
     fn unreachable(&self, why: &str) -> Fault {

@@ -64,6 +64,43 @@ impl ClientContext for Words {
 
 impl ConsumerContext for Words {}
 
+/// Asks the brokers to do something.
+struct Admin {
+    client: AdminClient<Words>,
+    wait: AdminOptions,
+}
+
+impl Admin {
+    /// Tries whether the brokers can be reached at all: a client for this alone never learns why not, and says "timed out".
+    async fn reach(options: &ClusterOptions) -> Result<Self, Fault> {
+        let words = Words::default();
+        let condition = words.0.clone();
+        let probe: BaseConsumer<Words> = client(options, &[("group.id", "seckill-init")], &[])
+            .create_with_context(words)
+            .map_err(|error| fault(options, &error, "; see cluster.kafka_properties"))?;
+        let asked = tokio::task::spawn_blocking(move || {
+            let asked = probe.fetch_metadata(None, ADMIN_WAIT);
+            // The library tells of a trouble only where it is polled.
+            while let Some(Err(_)) = probe.poll(Duration::ZERO) {}
+            asked.map(|_| ())
+        });
+        let asked = asked
+            .await
+            .map_err(|error| Fault::without_effect(Cause::Store, error.to_string()))?;
+        asked.map_err(|error| {
+            let trouble = condition.trouble().map(|trouble| format!("; {trouble}"));
+            fault(options, &error, &trouble.unwrap_or_default())
+        })?;
+        let client = client(options, &[], &[])
+            .create_with_context(Words::default())
+            .map_err(|error| fault(options, &error, ""))?;
+        let wait = AdminOptions::new()
+            .request_timeout(Some(ADMIN_WAIT))
+            .operation_timeout(Some(ADMIN_WAIT));
+        Ok(Self { client, wait })
+    }
+}
+
 /// The settings of a client: what all have in common, its own, over both the user's, and over all what must not change.
 pub(crate) fn client(
     options: &ClusterOptions,
@@ -114,9 +151,7 @@ pub(crate) fn fault(options: &ClusterOptions, error: &KafkaError, next: &str) ->
 /// Makes the topic where it is missing. Says whether it was made. It keeps its records for ever: an order's record must
 /// be there as long as the order.
 pub(crate) async fn create_topic(options: &ClusterOptions) -> Result<bool, Fault> {
-    let admin: AdminClient<Words> = client(options, &[], &[])
-        .create_with_context(Words::default())
-        .map_err(|error| fault(options, &error, ""))?;
+    let admin = Admin::reach(options).await?;
     let topic = NewTopic::new(
         &options.topic,
         options.topic_partitions,
@@ -124,11 +159,9 @@ pub(crate) async fn create_topic(options: &ClusterOptions) -> Result<bool, Fault
     )
     .set("retention.ms", "-1")
     .set("retention.bytes", "-1");
-    let wait = AdminOptions::new()
-        .request_timeout(Some(ADMIN_WAIT))
-        .operation_timeout(Some(ADMIN_WAIT));
     let made = admin
-        .create_topics([&topic], &wait)
+        .client
+        .create_topics([&topic], &admin.wait)
         .await
         .map_err(|error| fault(options, &error, ""))?;
     match made.into_iter().next() {
@@ -175,13 +208,9 @@ pub(crate) async fn empty_topic(options: &ClusterOptions) -> Result<Vec<(i32, i6
             .map_err(failed)?;
     }
     if list.count() > 0 {
-        let admin: AdminClient<Words> = client(options, &[], &[])
-            .create_with_context(Words::default())
-            .map_err(failed)?;
-        let wait = AdminOptions::new()
-            .request_timeout(Some(ADMIN_WAIT))
-            .operation_timeout(Some(ADMIN_WAIT));
-        admin.delete_records(&list, &wait).await.map_err(failed)?;
+        let admin = Admin::reach(options).await?;
+        let deleted = admin.client.delete_records(&list, &admin.wait).await;
+        deleted.map_err(|error| fault(options, &error, ""))?;
     }
     Ok(ends)
 }
@@ -206,16 +235,13 @@ pub(crate) fn partitions(
 
 /// The topic's settings that are weaker than what the log needs, in words.
 pub(crate) async fn weaker_settings(options: &ClusterOptions) -> Result<Vec<String>, Fault> {
-    let failed = |error: KafkaError| fault(options, &error, "");
-    let admin: AdminClient<Words> = client(options, &[], &[])
-        .create_with_context(Words::default())
-        .map_err(failed)?;
-    let wait = AdminOptions::new().request_timeout(Some(ADMIN_WAIT));
+    let admin = Admin::reach(options).await?;
     let topic = ResourceSpecifier::Topic(&options.topic);
     let described = admin
-        .describe_configs([&topic], &wait)
+        .client
+        .describe_configs([&topic], &admin.wait)
         .await
-        .map_err(failed)?;
+        .map_err(|error| fault(options, &error, ""))?;
     let mut weaker = Vec::new();
     for described in described.into_iter().flatten() {
         for name in ["retention.ms", "retention.bytes"] {

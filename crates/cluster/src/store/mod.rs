@@ -246,7 +246,9 @@ fn fault(shown: &str, error: &mysql_async::Error) -> Fault {
         return Fault::unknown(Cause::Store, format!("MySQL at {shown}: {error}"));
     };
     let next = match said.code {
-        ACCESS_DENIED => ": check the user and the password in the URL",
+        ACCESS_DENIED => {
+            ": check the user and the password in the URL, and whether the server wants TLS (cluster.mysql_ca)"
+        }
         NO_SUCH_DATABASE | NO_SUCH_TABLE => ": run `seckill init`",
         _ => "",
     };

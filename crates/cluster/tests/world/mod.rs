@@ -1,21 +1,29 @@
 //! Worlds on the servers that are up: each with keys, a topic and a database of its own.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 
 use seckill_cluster::{ClusterEngine, ClusterOptions, RecorderProcess, Strategy, init};
 use seckill_engine::conformance::World;
 use seckill_engine::{Answer, Engine};
-use seckill_testkit::servers::Urls;
+use seckill_testkit::servers::{Programs, RedisCluster, Urls};
 use tokio::sync::Mutex;
 
 static WORLDS: AtomicU32 = AtomicU32::new(0);
+/// The Redis Cluster of this process, as long as a world is on it.
+static NODES: std::sync::Mutex<Weak<Nodes>> = std::sync::Mutex::new(Weak::new());
+
+struct Nodes {
+    cluster: RedisCluster,
+    _dir: tempfile::TempDir,
+}
 
 /// A world, with a recorder that outlives the engines in it, as a process of its own would.
 pub struct ClusterWorld {
     strategy: Strategy,
     urls: Urls,
     life: Mutex<Option<Life>>,
+    _nodes: Option<Arc<Nodes>>,
 }
 
 struct Life {
@@ -30,7 +38,24 @@ impl ClusterWorld {
             strategy,
             urls: Urls::up().unwrap(),
             life: Mutex::new(None),
+            _nodes: None,
         }
+    }
+
+    /// The same with a Redis Cluster for a gate.
+    pub fn on_redis_cluster(strategy: Strategy) -> Self {
+        let mut shared = NODES.lock().unwrap();
+        let nodes = shared.upgrade().unwrap_or_else(|| {
+            let dir = tempfile::tempdir().unwrap();
+            let programs = Programs::found().unwrap();
+            let cluster = RedisCluster::start(&programs, dir.path()).unwrap();
+            Arc::new(Nodes { cluster, _dir: dir })
+        });
+        *shared = Arc::downgrade(&nodes);
+        let mut world = Self::new(strategy);
+        world.urls.redis = nodes.cluster.url();
+        world._nodes = Some(nodes);
+        world
     }
 
     fn options(&self) -> ClusterOptions {

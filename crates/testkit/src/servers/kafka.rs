@@ -21,6 +21,25 @@ pub enum KafkaLayout {
     ZooKeeper,
 }
 
+/// How a broker is spoken to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// The security protocol, which is the listener's name as well.
+    pub protocol: &'static str,
+    /// Lines of the broker's properties that go with it.
+    pub properties: String,
+}
+
+impl Listener {
+    /// In the clear, by anybody.
+    pub fn plain() -> Self {
+        Self {
+            protocol: "PLAINTEXT",
+            properties: String::new(),
+        }
+    }
+}
+
 /// A broker.
 #[derive(Debug)]
 pub struct Kafka {
@@ -39,6 +58,7 @@ impl Kafka {
         dir: &Path,
         port: u16,
         layout: KafkaLayout,
+        listener: &Listener,
     ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir)?;
         let libs = format!("{}/*", programs.kafka.display());
@@ -47,13 +67,13 @@ impl Kafka {
             KafkaLayout::ZooKeeper => Some(zookeeper(programs, &libs, dir)?),
         };
         let file = match &zookeeper {
-            None => kraft_properties(programs, &libs, dir, port)?,
+            None => kraft_properties(programs, &libs, dir, port, listener)?,
             Some((_, zookeeper)) => write(
                 dir,
                 "server.properties",
                 &format!(
                     "{}broker.id=1\nzookeeper.connect=127.0.0.1:{zookeeper}\n",
-                    common(dir, port)
+                    common(dir, port, listener)
                 ),
             )?,
         };
@@ -108,10 +128,14 @@ fn write(dir: &Path, name: &str, text: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-fn common(dir: &Path, port: u16) -> String {
+fn common(dir: &Path, port: u16, listener: &Listener) -> String {
+    let Listener {
+        protocol,
+        properties,
+    } = listener;
     format!(
-        "listeners=PLAINTEXT://127.0.0.1:{port}\nadvertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
-         log.dirs={}\noffsets.topic.replication.factor=1\noffsets.topic.num.partitions=4\n\
+        "listeners={protocol}://127.0.0.1:{port}\nadvertised.listeners={protocol}://127.0.0.1:{port}\n\
+         inter.broker.listener.name={protocol}\n{properties}log.dirs={}\noffsets.topic.replication.factor=1\noffsets.topic.num.partitions=4\n\
          transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
          group.initial.rebalance.delay.ms=0\ngroup.min.session.timeout.ms=1000\nauto.create.topics.enable=false\nnum.network.threads=2\nnum.io.threads=2\n",
         dir.join("data").display()
@@ -123,18 +147,20 @@ fn kraft_properties(
     libs: &str,
     dir: &Path,
     port: u16,
+    listener: &Listener,
 ) -> anyhow::Result<PathBuf> {
     let path = dir.join("server.properties");
+    let protocol = listener.protocol;
     let controller = free_port()?;
     let text = format!(
         "{}process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
-         controller.listener.names=CONTROLLER\nlistener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+         controller.listener.names=CONTROLLER\nlistener.security.protocol.map={protocol}:{protocol},CONTROLLER:PLAINTEXT\n\
          share.coordinator.state.topic.replication.factor=1\nshare.coordinator.state.topic.min.isr=1\n",
-        common(dir, port)
+        common(dir, port, listener)
     )
     .replacen(
-        &format!("listeners=PLAINTEXT://127.0.0.1:{port}\n"),
-        &format!("listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n"),
+        &format!("listeners={protocol}://127.0.0.1:{port}\n"),
+        &format!("listeners={protocol}://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n"),
         1,
     );
     std::fs::write(&path, text)?;

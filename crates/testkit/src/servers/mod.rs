@@ -1,11 +1,14 @@
 //! The real servers of a cluster on loopback: Redis, MariaDB or MySQL, Kafka. Started from programs that are on the machine,
 //! with their data in a given folder; fetching programs is `cargo xtask engines`'s work.
 
+mod certificates;
 mod daemon;
 mod hands;
 mod kafka;
 mod mysql;
+mod proxy;
 mod redis;
+mod redis_cluster;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -15,10 +18,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
+pub use certificates::Certificates;
 pub use daemon::{Daemon, end_recorded};
-pub use kafka::{Kafka, KafkaLayout};
+pub use kafka::{Kafka, KafkaLayout, Listener};
 pub use mysql::Mysql;
+pub use proxy::Proxy;
 pub use redis::{Redis, Sentinels};
+pub use redis_cluster::RedisCluster;
 
 /// The variable that names the folder where the programs are listed and processes are recorded.
 pub const ENGINES_DIR_VARIABLE: &str = "SECKILL_ENGINES_DIR";

@@ -22,8 +22,13 @@ pub struct Mysql {
 }
 
 impl Mysql {
-    /// Starts one over `dir`, which is made where it is missing.
-    pub fn start(programs: &Programs, dir: &Path, port: u16) -> anyhow::Result<Self> {
+    /// Starts one over `dir`, which is made where it is missing. `more` are further arguments.
+    pub fn start(
+        programs: &Programs,
+        dir: &Path,
+        port: u16,
+        more: &[String],
+    ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir)?;
         let data = dir.join("data");
         if !data.exists() {
@@ -48,6 +53,7 @@ impl Mysql {
             "--max-connections=500".into(),
             "--innodb-buffer-pool-size=256M".into(),
         ];
+        let arguments = [&arguments, more].concat();
         let mut daemon = Daemon::spawn(&programs.mysqld, &arguments, &dir.join("log"))?;
         // The port opens behind the init file.
         daemon

@@ -1,0 +1,14 @@
+//! The cluster engine passes the suite that every engine passes, also where its gates are spread over a Redis Cluster.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    reason = "a module that several tests share, each a part of it"
+)]
+
+mod world;
+
+use seckill_cluster::Strategy;
+
+seckill_engine::conformance_suite!(world::ClusterWorld::on_redis_cluster(Strategy::Script));
