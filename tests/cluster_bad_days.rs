@@ -102,6 +102,20 @@ fn a_service_starts_before_its_servers_and_becomes_ready_when_they_are() {
 }
 
 #[test]
+fn a_process_with_another_lease_is_refused() {
+    let (_dir, _, urls, mut settings) = world("lease");
+    assert!(run(&urls, &settings, &["init"]).status.success());
+    settings.push("SECKILL_CLUSTER__LEASE_MS=500".into());
+    let text = refused(&run(&urls, &settings, &["sale", "list"]));
+    assert!(
+        text.contains("cluster.lease_ms is 500 here, and 300 in the cluster"),
+        "{text}"
+    );
+    assert!(run(&urls, &settings, &["init"]).status.success());
+    assert!(run(&urls, &settings, &["sale", "list"]).status.success());
+}
+
+#[test]
 fn a_wrong_password_and_a_missing_server_are_named() {
     let (_dir, _, mut urls, settings) = world("password");
     urls.mysql = urls.mysql.replacen("seckill:seckill@", "seckill:wrong@", 1);

@@ -67,6 +67,11 @@ fn a_lost_master_of_a_redis_cluster_is_survived() {
 }
 
 #[test]
+fn a_master_of_a_redis_cluster_that_falls_silent_is_survived() {
+    survives(Scenario::RedisNodeSilent, "silent");
+}
+
+#[test]
 fn a_killed_mysql_is_survived() {
     survives(Scenario::MysqlKilled, "mysql");
 }

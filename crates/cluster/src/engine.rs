@@ -28,7 +28,7 @@ use crate::{BadOptions, ClusterOptions, audit, rebuild};
 const OPEN_POLL: Duration = Duration::from_millis(10);
 /// How long `close` waits for each part.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
-/// How long it may take to give the slots of a whole sale anew.
+/// How long it may take to go over a whole sale's orders for its buyers' slots.
 const SLOTS_WAIT: Duration = Duration::from_secs(60);
 /// Conflicts with other changes of the same order that are tried through.
 const CHANGE_TRIES: u32 = 8;
@@ -263,6 +263,8 @@ impl ClusterEngine {
         change: SaleChange,
     ) -> Result<Result<Sale, SaleRefused>, Fault> {
         let mut session = self.core.store.ready().await?;
+        // Counting what each buyer of a large sale holds takes its time, too.
+        session.wait_longer(SLOTS_WAIT);
         let mut closed = None;
         let until = self.rebuild_deadline();
         while closed.is_none()
@@ -293,14 +295,17 @@ impl ClusterEngine {
             Ok(()) => self.store_change(&mut session, id, &change).await,
             Err(fault) => Err(fault),
         };
+        // A session in which something failed may be of no more use.
+        drop(session);
         if !matches!(stored, Ok(Ok(_)))
             && let Some((row, leader)) = closed
         {
-            // Nothing was changed after all: the gate opens again.
-            sales::abandoned(&mut session, id, row.epoch, &leader).await?;
+            // As far as is known nothing was changed: the gate opens again.
+            if let Ok(mut session) = self.core.store.ready().await {
+                let _ = sales::abandoned(&mut session, id, row.epoch, &leader).await;
+            }
             self.core.rebuild(id);
         }
-        drop(session);
         let (changed, changes_limit) = match stored? {
             Ok(stored) => stored,
             Err(refused) => return Ok(Err(refused)),
@@ -340,7 +345,6 @@ impl ClusterEngine {
         };
         sales::store_terms(session, &changed).await?;
         if changes_limit {
-            session.wait_longer(SLOTS_WAIT);
             sales::renew_slots(session, id).await?;
         }
         session.commit().await?;

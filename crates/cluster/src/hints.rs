@@ -19,8 +19,8 @@ use crate::stop::stopped;
 const HINTS_MAX: usize = 10_000;
 /// Hints taken at once.
 const TAKE_MAX: usize = 64;
-/// How long Redis holds a question that it has no answer to; below the reply's deadline.
-const BLOCK_S: &str = "0.3";
+/// How long Redis holds a question that it has no answer to, at most.
+const BLOCK_MAX_MS: u64 = 300;
 const PAUSE: Duration = Duration::from_millis(300);
 
 fn list(core: &Core) -> String {
@@ -83,9 +83,11 @@ async fn take(core: &Core, link: &mut Option<MultiplexedConnection>) -> Result<V
         Some(link) => link,
         None => link.insert(redis.private(&list(core)).await?),
     };
+    // Well before the reply's deadline.
+    let block_ms = (core.options.gate_wait_ms / 3).clamp(1, BLOCK_MAX_MS);
     let mut command = redis::cmd("BLMPOP");
     command
-        .arg(BLOCK_S)
+        .arg(format!("{:.3}", block_ms as f64 / 1e3))
         .arg(1)
         .arg(list(core))
         .arg("RIGHT")

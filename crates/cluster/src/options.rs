@@ -52,8 +52,6 @@ pub struct ClusterOptions {
     pub confirm_wait_ms: u64,
     /// Attempts that wait for the gate; more get 503.
     pub queue_max: usize,
-    /// Attempts in one round of calls to the gate.
-    pub round_max: usize,
     /// Redis: the longest wait for a reply, in milliseconds.
     pub gate_wait_ms: u64,
     /// How long an attempt is tried again when the gate does not reply, in milliseconds; then 202.
@@ -106,7 +104,6 @@ impl ClusterOptions {
             confirm: Confirm::Store,
             confirm_wait_ms: 5_000,
             queue_max: 65_536,
-            round_max: 1_024,
             gate_wait_ms: 1_000,
             gate_retry_ms: 5_000,
             lease_ms: 3_000,

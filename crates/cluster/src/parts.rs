@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use seckill_engine::{Part, Reading};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::gate::Gate;
 use crate::gate::link::Redis;
@@ -39,6 +39,8 @@ pub(crate) enum Role {
 pub(crate) struct Parts {
     relay: Option<Arc<RelayState>>,
     recorder: Option<(Arc<RecorderState>, LogCondition)>,
+    /// Each runs as long as the process, by the name of the part that it belongs to.
+    tasks: Vec<(&'static str, AbortHandle)>,
 }
 
 /// A process's parts at work.
@@ -49,7 +51,7 @@ pub(crate) struct Started {
     pub(crate) tasks: Vec<JoinHandle<()>>,
 }
 
-/// The store and gate of these options; nothing is connected yet.
+/// The store of these options; nothing is connected yet.
 pub(crate) fn store(options: &ClusterOptions) -> Result<Store, BadOptions> {
     let wait = Duration::from_millis(options.store_wait_ms);
     Ok(Store::new(
@@ -57,9 +59,11 @@ pub(crate) fn store(options: &ClusterOptions) -> Result<Store, BadOptions> {
         options.mysql_ca.clone(),
         options.store_connections,
         wait,
+        options.lease_ms,
     )?)
 }
 
+/// The gate of these options; nothing is connected yet.
 pub(crate) fn gate(options: &ClusterOptions) -> Result<Gate, BadOptions> {
     let read = |path: &Path| {
         std::fs::read(path).map_err(|error| BadOptions::File {
@@ -114,33 +118,38 @@ pub(crate) fn start(
     ));
     let (attempts, asked) = mpsc::channel(ATTEMPTS_MAX);
     let mut tasks = vec![
-        tokio::spawn(refresh::run(Arc::clone(&core), stop.clone())),
-        tokio::spawn(rebuild::run(Arc::clone(&core), to_rebuild, stop.clone())),
+        (
+            "store",
+            tokio::spawn(refresh::run(Arc::clone(&core), stop.clone())),
+        ),
+        (
+            "gate",
+            tokio::spawn(refresh::give_backs(Arc::clone(&core), stop.clone())),
+        ),
+        (
+            "gate",
+            tokio::spawn(rebuild::run(Arc::clone(&core), to_rebuild, stop.clone())),
+        ),
     ];
     if role == Role::Serve {
         let inputs = confirming::Inputs {
             waiters: waiting,
             stored: hear_stored,
         };
-        tasks.push(tokio::spawn(until(
-            stop,
-            deciding::run(Arc::clone(&core), asked),
-        )));
-        tasks.push(tokio::spawn(until(
-            stop,
-            confirming::run(Arc::clone(&core), inputs),
-        )));
+        let deciding = until(stop, deciding::run(Arc::clone(&core), asked));
+        tasks.push(("gate", tokio::spawn(deciding)));
+        let confirming = until(stop, confirming::run(Arc::clone(&core), inputs));
+        tasks.push(("store", tokio::spawn(confirming)));
     }
     let mut parts = Parts {
         relay: None,
         recorder: None,
+        tasks: Vec::new(),
     };
     if is_relay {
         let (producer, deliveries) =
             LogProducer::new(&options).map_err(|fault| BadOptions::Kafka(fault.detail))?;
-        let state = Arc::new(RelayState::default());
-        // Set once, here.
-        let _ = state.condition.set(producer.condition.clone());
+        let state = Arc::new(RelayState::new(producer.condition.clone()));
         let relay = Relay {
             core: Arc::clone(&core),
             state: Arc::clone(&state),
@@ -152,20 +161,15 @@ pub(crate) fn start(
             settled: hear_settled,
             deliveries,
         };
-        tasks.push(tokio::spawn(relay.run(inputs, stop.clone())));
+        tasks.push(("relay", tokio::spawn(relay.run(inputs, stop.clone()))));
         parts.relay = Some(state);
         if role == Role::Relay {
-            tasks.push(tokio::spawn(hints::read(
-                Arc::clone(&core),
-                offers,
-                stop.clone(),
-            )));
+            let hints = hints::read(Arc::clone(&core), offers, stop.clone());
+            tasks.push(("relay", tokio::spawn(hints)));
         }
     } else {
-        tasks.push(tokio::spawn(until(
-            stop,
-            hints::write(Arc::clone(&core), offered),
-        )));
+        let hints = until(stop, hints::write(Arc::clone(&core), offered));
+        tasks.push(("gate", tokio::spawn(hints)));
     }
     if options.records {
         let (state, condition, task) = record(
@@ -175,13 +179,15 @@ pub(crate) fn start(
             stop,
         )?;
         parts.recorder = Some((state, condition));
-        tasks.push(task);
+        tasks.push(("recorder", task));
     }
+    let handle = |(name, task): &(_, JoinHandle<()>)| (*name, task.abort_handle());
+    parts.tasks = tasks.iter().map(handle).collect();
     Ok(Started {
         core,
         parts,
         attempts,
-        tasks,
+        tasks: tasks.into_iter().map(|(_, task)| task).collect(),
     })
 }
 
@@ -246,16 +252,25 @@ impl Parts {
             ),
         ];
         if let Some(relay) = &self.relay {
-            parts.push(part(
-                "relay",
-                relay.condition.get().and_then(LogCondition::trouble),
-            ));
+            parts.push(part("relay", relay.condition.trouble()));
         }
         if let Some((recorder, log)) = &self.recorder {
             parts.push(part(
                 "recorder",
                 recorder.condition.trouble().or_else(|| log.trouble()),
             ));
+        }
+        let ended = |name| {
+            let mut tasks = self.tasks.iter();
+            !is_stopping && tasks.any(|(of, task)| *of == name && task.is_finished())
+        };
+        for each in &mut parts {
+            if ended(each.name) {
+                *each = part(
+                    each.name,
+                    Some("it has ended, which it never should: see the log, and restart this process".into()),
+                );
+            }
         }
         parts
     }

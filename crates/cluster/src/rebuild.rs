@@ -89,35 +89,43 @@ pub(crate) async fn rebuild(core: &Core, id: &SaleId) -> Result<(), Fault> {
                 return Ok(());
             }
             Err(refusal @ Refusal::Type(_)) => return Err(refused(&refusal)),
-            Err(Refusal::Epoch(epoch)) if epoch > row.epoch => return Err(went_back(&row, epoch)),
+            Err(Refusal::Epoch(epoch)) if epoch > row.epoch => {
+                return Err(ahead(core, &row, epoch).await);
+            }
             Err(refusal) => tracing::warn!(sale = %id, "the sale closes: {refusal}"),
         }
     }
     if !row.is_open && !row.lease_is_over {
         return Err(not_yet("another process is rebuilding it"));
     }
+    // Loading takes two connections: not all sales at once may take them from those who sell.
+    let Ok(permit) = core.rebuilding.acquire().await else {
+        return Err(not_yet("the engine is stopping"));
+    };
     let began = Instant::now();
     drain(core, &row).await?;
     let leader = leader()?;
-    let fenced = {
-        let mut session = core.store.ready().await?;
-        sales::fence(&mut session, &row, &leader, core.options.rebuild_lease_ms).await?
-    };
-    if !fenced {
-        return Err(not_yet("another process is rebuilding it"));
-    }
-    let fenced_at = Instant::now();
     let epoch = row.epoch + 1;
-    let built = fill(
-        core,
-        id,
-        epoch,
-        &leader,
-        (row.epoch > 0).then_some(fenced_at),
-    )
-    .await;
-    if let Err(fault) = built {
-        // Without this word the next try waits for the lease.
+    let built = async {
+        let fenced = {
+            let mut session = core.store.ready().await?;
+            sales::fence(&mut session, &row, &leader, core.options.rebuild_lease_ms).await?
+        };
+        if !fenced {
+            return Err(not_yet("another process is rebuilding it"));
+        }
+        let fenced_at = Instant::now();
+        let loaded = fill(core, id, epoch, &leader).await?;
+        drop(permit);
+        // By then no server can say a no of an epoch before; a new sale has none.
+        if row.epoch > 0 {
+            let lease = Duration::from_millis(core.options.lease_ms);
+            tokio::time::sleep(lease.saturating_sub(fenced_at.elapsed())).await;
+        }
+        open(core, id, epoch, &leader, loaded).await
+    };
+    if let Err(fault) = built.await {
+        // Without this word the next try waits for the lease; also where the fence stands and its answer was lost.
         if let Ok(mut session) = core.store.ready().await {
             let _ = sales::abandoned(&mut session, id, epoch, &leader).await;
         }
@@ -137,11 +145,25 @@ pub(crate) async fn drain(core: &Core, row: &SaleRow) -> Result<(), Fault> {
         match core.gate.close(&row.keys, row.epoch).await {
             Ok(Ok(waiting)) if waiting > 0 && Instant::now() < until => {}
             Ok(Err(Refusal::Epoch(epoch))) if epoch > row.epoch => {
-                return Err(went_back(row, epoch));
+                return Err(ahead(core, row, epoch).await);
             }
             Ok(Ok(_) | Err(_)) | Err(_) => return Ok(()),
         }
         tokio::time::sleep(DRAIN_POLL).await;
+    }
+}
+
+/// What it means that a gate is of a later epoch than a row: the row was read before somebody rebuilt it, or the store went
+/// back.
+async fn ahead(core: &Core, row: &SaleRow, epoch: u32) -> Fault {
+    let now = async {
+        let mut session = core.store.ready().await?;
+        sales::one(&mut session, &row.sale.id).await
+    };
+    match now.await {
+        Ok(Some(now)) if now.epoch >= epoch => not_yet("another process is rebuilding it"),
+        Ok(_) => went_back(row, epoch),
+        Err(fault) => fault,
     }
 }
 
@@ -156,15 +178,17 @@ fn went_back(row: &SaleRow, epoch: u32) -> Fault {
     Fault::without_effect(Cause::Rebuilding, detail)
 }
 
-/// Fills and opens the gate of an epoch that this process leads. `fenced_at` is given where other servers may still say
-/// noes of the epoch before.
-async fn fill(
-    core: &Core,
-    id: &SaleId,
-    epoch: u32,
-    leader: &str,
-    fenced_at: Option<Instant>,
-) -> Result<(), Fault> {
+/// What a snapshot of the store came to.
+#[derive(Debug, Clone, Copy)]
+struct Loaded {
+    /// Units that were handed out.
+    handed_out: u32,
+    /// How many of these are free.
+    returned: usize,
+}
+
+/// Fills the gate of an epoch that this process leads.
+async fn fill(core: &Core, id: &SaleId, epoch: u32, leader: &str) -> Result<Loaded, Fault> {
     let mut session = core.store.ready().await?;
     let row = sales::one(&mut session, id)
         .await?
@@ -177,16 +201,28 @@ async fn fill(
     orders::begin_snapshot(&mut session).await?;
     let snapshot = load(core, &mut session, &row, leader).await;
     session.rollback().await?;
-    let (handed_out, returned) = snapshot?;
-    if let Some(fenced_at) = fenced_at {
-        extend(core, &row, leader).await?;
-        let lease = Duration::from_millis(core.options.lease_ms);
-        tokio::time::sleep(lease.saturating_sub(fenced_at.elapsed())).await;
-    }
+    let loaded = snapshot?;
+    extend(core, &row, leader).await?;
+    Ok(loaded)
+}
+
+/// Opens a gate that is filled.
+async fn open(
+    core: &Core,
+    id: &SaleId,
+    epoch: u32,
+    leader: &str,
+    loaded: Loaded,
+) -> Result<(), Fault> {
+    let mut session = core.store.ready().await?;
     // The terms may have changed since; the gate takes the newest, and later ones come by `sync`.
     let row = sales::one(&mut session, id)
         .await?
         .ok_or_else(|| not_yet("the sale is gone"))?;
+    let Loaded {
+        handed_out,
+        returned,
+    } = loaded;
     led(core
         .gate
         .open(&row.keys, epoch, leader, &row.sale, handed_out, returned)
@@ -207,13 +243,13 @@ async fn extend(core: &Core, row: &SaleRow, leader: &str) -> Result<(), Fault> {
     Err(not_yet("another process is rebuilding it"))
 }
 
-/// Loads a snapshot of the store into the gate: how many units were handed out, and how many of these are free.
+/// Loads a snapshot of the store into the gate.
 async fn load(
     core: &Core,
     session: &mut crate::store::Session,
     row: &SaleRow,
     leader: &str,
-) -> Result<(u32, usize), Fault> {
+) -> Result<Loaded, Fault> {
     let names = core
         .names()
         .ok_or_else(|| not_yet("the store's secret is not known"))?;
@@ -277,7 +313,10 @@ async fn load(
             .await?;
     }
     loading.flush_all().await?;
-    Ok((handed_out, returned))
+    Ok(Loaded {
+        handed_out,
+        returned,
+    })
 }
 
 async fn claim(

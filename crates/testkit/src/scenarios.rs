@@ -9,8 +9,8 @@ use seckill_crowd::{Buyers, Keys};
 
 use crate::cluster::{Cluster, CrowdPlan, CrowdSum, Shape};
 use crate::servers::{
-    Kafka, KafkaLayout, Listener, Mysql, Programs, Proxy, Redis, RedisCluster, Sentinels, Urls,
-    free_port,
+    Kafka, KafkaLayout, Listener, Lost, Mysql, Programs, Proxy, Redis, RedisCluster, Sentinels,
+    Urls, free_port,
 };
 
 /// Units of a scenario's sale: more than the first crowds ask for, so that each "sold out" among their answers is false.
@@ -44,6 +44,8 @@ pub enum Scenario {
     RedisSlotMoved,
     /// In a Cluster, the sale's master is killed, and its replica, which lags behind, takes over.
     RedisNodeLost,
+    /// The same with a master that still takes connections and says nothing.
+    RedisNodeSilent,
     /// Killed and started again.
     MysqlKilled,
     /// Killed and started again.
@@ -56,12 +58,13 @@ pub enum Scenario {
 
 impl Scenario {
     /// Every scenario, with its name.
-    pub const ALL: [(&'static str, Self); 9] = [
+    pub const ALL: [(&'static str, Self); 10] = [
         ("redis-wiped", Self::RedisWiped),
         ("redis-rolled-back", Self::RedisRolledBack),
         ("redis-failed-over", Self::RedisFailedOver),
         ("redis-slot-moved", Self::RedisSlotMoved),
         ("redis-node-lost", Self::RedisNodeLost),
+        ("redis-node-silent", Self::RedisNodeSilent),
         ("mysql-killed", Self::MysqlKilled),
         ("kafka-killed", Self::KafkaKilled),
         ("topic-made-again", Self::TopicMadeAgain),
@@ -133,7 +136,7 @@ impl Place {
                 self.urls.redis = sentinels.url();
                 Own::Sentinels(sentinels)
             }
-            Scenario::RedisSlotMoved | Scenario::RedisNodeLost => {
+            Scenario::RedisSlotMoved | Scenario::RedisNodeLost | Scenario::RedisNodeSilent => {
                 let nodes = RedisCluster::start(&self.programs, &self.dir.join("nodes"))?;
                 self.urls.redis = nodes.url();
                 Own::RedisCluster(nodes)
@@ -172,7 +175,11 @@ impl Place {
                 Own::RedisCluster(nodes)
             }
             (Scenario::RedisNodeLost, Own::RedisCluster(mut nodes)) => {
-                nodes.lose_master(&self.stock_key()?)?;
+                nodes.lose_master(&self.stock_key()?, Lost::Killed)?;
+                Own::RedisCluster(nodes)
+            }
+            (Scenario::RedisNodeSilent, Own::RedisCluster(mut nodes)) => {
+                nodes.lose_master(&self.stock_key()?, Lost::Silent)?;
                 Own::RedisCluster(nodes)
             }
             (Scenario::MysqlKilled, Own::Mysql(mysql)) => {

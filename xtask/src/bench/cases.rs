@@ -9,7 +9,7 @@ use super::{cluster, million, scale};
 pub(crate) type Case = fn(&Rig) -> anyhow::Result<Vec<Line>>;
 
 /// Every case, by name.
-pub(crate) const ALL: [(&str, Case); 14] = [
+pub(crate) const ALL: [(&str, Case); 15] = [
     ("no", no),
     ("yes", yes),
     ("claims", claims),
@@ -20,6 +20,7 @@ pub(crate) const ALL: [(&str, Case); 14] = [
     ("buyers", scale::buyers),
     ("load", load),
     ("cluster-yes", cluster::yes),
+    ("cluster-gate", cluster::gate),
     ("cluster-no", cluster::no),
     ("cluster-watch", cluster::watch),
     ("cluster-record", cluster::record),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use seckill_testkit::Served;
-use seckill_testkit::servers::{Urls, wait_until};
+use seckill_testkit::servers::{Programs, Urls, wait_until};
 use serde_json::Value;
 
 use super::report::Line;
@@ -150,6 +150,42 @@ pub(crate) fn yes(rig: &Rig) -> anyhow::Result<Vec<Line>> {
         for ((name, _), each) in servers.cpu(&served)?.iter().zip(&cpu) {
             lines.push(Line::of(at(&format!("CPU of a yes in {name}")), "µs", each));
         }
+    }
+    Ok(lines)
+}
+
+/// The gate alone against redis-benchmark.
+pub(crate) fn gate(rig: &Rig) -> anyhow::Result<Vec<Line>> {
+    const CLAIMS: u32 = 100_000;
+    let servers = Servers::up(rig)?;
+    let redis_server = Programs::found()?.redis_server;
+    let mut lines = Vec::new();
+    for batch in [16, 64, 256] {
+        let (mut ours, mut bare, mut ratios) = (vec![], vec![], vec![]);
+        for _ in 0..rig.rounds {
+            servers.reset(UNITS)?;
+            let engine = super::gate::engine_per_s(&servers.urls, CLAIMS, batch)?;
+            servers.reset(UNITS)?;
+            let benchmark = super::gate::bare_per_s(&servers.urls, &redis_server, CLAIMS, batch)?;
+            ratios.push(engine / benchmark);
+            ours.push(engine);
+            bare.push(benchmark);
+        }
+        let at = |what: &str| format!("{what}, {batch} a call");
+        lines.push(
+            Line::of(
+                at("claims of the gate ÷ claims of redis-benchmark"),
+                "",
+                &ratios,
+            )
+            .at_least(0.8),
+        );
+        lines.push(Line::of(at("claims of the gate a second"), "/s", &ours));
+        lines.push(Line::of(
+            at("claims of redis-benchmark a second"),
+            "/s",
+            &bare,
+        ));
     }
     Ok(lines)
 }

@@ -4,6 +4,7 @@
 mod bare;
 mod cases;
 mod cluster;
+mod gate;
 mod million;
 mod report;
 mod rig;

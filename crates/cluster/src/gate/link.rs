@@ -16,6 +16,8 @@ use seckill_engine::{Cause, Effect, Fault};
 use tokio::sync::Mutex;
 
 const CONNECT_WAIT: Duration = Duration::from_secs(2);
+/// The same for one node of a Cluster: the client waits for all of them, twice, before it is of use.
+const NODE_CONNECT_WAIT: Duration = Duration::from_millis(500);
 /// How long a command waits for a connection.
 const LINK_WAIT: Duration = Duration::from_secs(3);
 /// How long nobody tries again after a connection failed: those who wait must not try one after another.
@@ -323,7 +325,7 @@ impl Redis {
 
     async fn cluster(&self, nodes: Vec<ConnectionInfo>) -> Result<Link, Fault> {
         let mut builder = ClusterClient::builder(nodes)
-            .connection_timeout(CONNECT_WAIT)
+            .connection_timeout(NODE_CONNECT_WAIT)
             .response_timeout(self.wait)
             .tcp_settings(TcpSettings::default().set_nodelay(true));
         if let Some(certificates) = &self.certificates {

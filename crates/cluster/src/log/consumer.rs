@@ -21,6 +21,8 @@ use crate::words::message::ClaimMessage;
 
 const POLL_WAIT: Duration = Duration::from_millis(20);
 const BROKER_WAIT: Duration = Duration::from_secs(5);
+/// How long a broker may take to say where a partition begins and ends; nothing of any partition is read meanwhile.
+const ENDS_WAIT: Duration = Duration::from_secs(1);
 /// How often a full inbox is looked at again.
 const FULL_PAUSE: Duration = Duration::from_millis(1);
 const PROBE_PAUSE: Duration = Duration::from_secs(1);
@@ -345,9 +347,7 @@ impl Poller {
     fn obey(&mut self, told: ToLog) {
         match told {
             ToLog::Ends { part, reply } => {
-                let ends = self
-                    .consumer
-                    .fetch_watermarks(&self.topic, part, BROKER_WAIT);
+                let ends = self.consumer.fetch_watermarks(&self.topic, part, ENDS_WAIT);
                 // Whoever asked may have gone.
                 let _ = reply.send(ends.map_err(|error| error.to_string()));
             }

@@ -79,7 +79,9 @@ impl LogProducer {
             ("message.timeout.ms", timeout_ms.as_str()),
             ("queue.buffering.max.messages", "200000"),
         ];
-        let fixed = [("acks", "all"), ("enable.idempotence", "true")];
+        // A record that comes twice is stored once. An idempotent producer gives up for ever where the broker has lost the end
+        // of its log, and the outbox is there to send just that again.
+        let fixed = [("acks", "all"), ("enable.idempotence", "false")];
         let producer = super::client(options, &own, &fixed)
             .create_with_context(Deliveries { words, delivered })
             .map_err(|error| super::fault(options, &error, "; see cluster.kafka_properties"))?;

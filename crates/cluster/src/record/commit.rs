@@ -14,6 +14,7 @@ use crate::store::{
     text_or_null,
 };
 use crate::words::message::ClaimMessage;
+use crate::words::order_id::Mac;
 
 /// A position in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +115,10 @@ pub(crate) async fn commit(
     };
     debug_assert!(first.offset >= at.next);
     let mut session = store.ready().await?;
+    let mac = store
+        .secret()
+        .map(Mac::new)
+        .ok_or_else(|| Fault::without_effect(Cause::Store, "the store's secret is not known"))?;
     let place = Place {
         log_gen: at.log_gen,
         next: last.offset + 1,
@@ -124,11 +129,11 @@ pub(crate) async fn commit(
         return Ok(Committed::Moved);
     };
     // Most claims are new: what they might meet is read only where a unique key says that they have met something.
-    let mut plan = plan::plan(records, &known);
+    let mut plan = plan::plan(records, &known, &mac);
     if !plan.voids.is_empty() || plan.halt.is_some() {
         // A claim that is a row already must not become a void, whatever its epoch.
         look_up(&mut session, records, &mut known).await?;
-        plan = plan::plan(records, &known);
+        plan = plan::plan(records, &known, &mac);
     }
     let plan = sound(&mut session, plan).await?;
     let end = end_statement(topic, part, place, &mark, &plan, &known);
@@ -146,7 +151,7 @@ pub(crate) async fn commit(
         return Ok(Committed::Stored(done(place, plan)));
     }
     look_up(&mut session, records, &mut known).await?;
-    let plan = sound(&mut session, plan::plan(records, &known)).await?;
+    let plan = sound(&mut session, plan::plan(records, &known, &mac)).await?;
     let plan = insert_what_fits(&mut session, plan).await?;
     let mut end = end_statement(topic, part, place, &mark, &plan, &known);
     if !plan.orders.is_empty() {

@@ -4,7 +4,7 @@
 mod commit;
 pub(crate) mod plan;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use seckill_engine::{Cause, Fault};
 use seckill_sale::{OrderId, Unit};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use self::commit::{Committed, Place};
 use crate::log::LogCondition;
@@ -60,20 +61,29 @@ impl Recorder {
     /// Records until `stop` says so.
     pub(crate) async fn run(self, log: LogConsumer, mut stop: watch::Receiver<bool>) {
         let mut parts: HashMap<i32, Reading> = HashMap::new();
+        let mut unplaced: BTreeMap<i32, Retry> = BTreeMap::new();
         loop {
+            let next_try = unplaced.values().map(|retry| retry.at).min();
             let said = tokio::select! {
-                said = log.next() => said,
-                () = stopped(&mut stop) => None,
-            };
-            let Some(said) = said else {
-                break;
+                said = log.next() => match said {
+                    Some(said) => said,
+                    None => break,
+                },
+                () = tokio::time::sleep_until(next_try.unwrap_or_else(Instant::now)), if next_try.is_some() => {
+                    // One of them: what ails it must not keep the others from being recorded.
+                    let due = unplaced.iter().min_by_key(|(_, retry)| retry.at).map(|(part, _)| *part);
+                    if let Some(part) = due {
+                        self.place(&log, part, &mut parts, &mut unplaced).await;
+                    }
+                    continue;
+                }
+                () = stopped(&mut stop) => break,
             };
             match said {
                 FromLog::Assigned(assigned) => {
                     for part in assigned {
-                        if let Some(reading) = self.positioned(&log, &stop, part).await {
-                            parts.insert(part, reading);
-                        }
+                        parts.remove(&part);
+                        unplaced.insert(part, Retry::now());
                     }
                 }
                 FromLog::Records {
@@ -91,8 +101,9 @@ impl Recorder {
                     let Some(reading) = parts.remove(&part) else {
                         continue;
                     };
-                    if let Some(next) = self.records(&log, &stop, part, reading, records).await {
-                        parts.insert(part, next);
+                    match self.records(&log, &stop, part, reading, records).await {
+                        Some(next) => drop(parts.insert(part, next)),
+                        None => drop(unplaced.insert(part, Retry::now())),
                     }
                 }
             }
@@ -100,42 +111,32 @@ impl Recorder {
         log.stop().await;
     }
 
-    /// Shows what went wrong and pauses before the next try; nothing where the process stops.
-    async fn pause(
+    /// Tries to find where a partition goes on; where that fails it is tried again later.
+    async fn place(
         &self,
-        fault: Fault,
-        pause: &mut Duration,
-        stop: &watch::Receiver<bool>,
-    ) -> Option<()> {
+        log: &LogConsumer,
+        part: i32,
+        parts: &mut HashMap<i32, Reading>,
+        unplaced: &mut BTreeMap<i32, Retry>,
+    ) {
+        match self.position(log, part).await {
+            Ok(reading) => {
+                self.state.condition.is_well();
+                unplaced.remove(&part);
+                parts.insert(part, reading);
+            }
+            Err(fault) => {
+                self.failed(fault);
+                unplaced.entry(part).or_insert_with(Retry::now).later();
+            }
+        }
+    }
+
+    /// Shows what went wrong.
+    fn failed(&self, fault: Fault) {
         self.state.failed_batches.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(%fault, "the recorder tries again");
         self.state.condition.fails(fault.detail);
-        let mut stop = stop.clone();
-        tokio::select! {
-            () = tokio::time::sleep(*pause) => {}
-            () = stopped(&mut stop) => return None,
-        }
-        *pause = (*pause * 2).min(PAUSE_MAX);
-        Some(())
-    }
-
-    /// [`Recorder::position`] until it works or the process stops.
-    async fn positioned(
-        &self,
-        log: &LogConsumer,
-        stop: &watch::Receiver<bool>,
-        part: i32,
-    ) -> Option<Reading> {
-        let mut pause = PAUSE_MIN;
-        loop {
-            match self.position(log, part).await {
-                Ok(reading) => {
-                    self.state.condition.is_well();
-                    return Some(reading);
-                }
-                Err(fault) => self.pause(fault, &mut pause, stop).await?,
-            }
-        }
     }
 
     /// Finds where a partition goes on, and begins to read there. A log that ends before that place was replaced.
@@ -186,7 +187,7 @@ impl Recorder {
             .map(|_| ())
     }
 
-    /// Stores a batch of one partition. Gives where to go on.
+    /// Stores records of one partition. Gives where to go on; nothing where that has to be found anew, or at the end.
     async fn records(
         &self,
         log: &LogConsumer,
@@ -201,11 +202,10 @@ impl Recorder {
             };
             if !records.first().is_some_and(is_before) {
                 // The next position finds no mark any more, and begins where the log does.
-                let mut pause = PAUSE_MIN;
-                while let Err(fault) = self.replaced(log, part, reading.place).await {
-                    self.pause(fault, &mut pause, stop).await?;
+                if let Err(fault) = self.replaced(log, part, reading.place).await {
+                    self.failed(fault);
                 }
-                return self.positioned(log, stop, part).await;
+                return None;
             }
         }
         if records
@@ -213,54 +213,76 @@ impl Recorder {
             .is_some_and(|first| first.offset + 1 < reading.place.next)
         {
             // The reader was set back behind our back: the log is shorter than it was, or another one.
-            return self.positioned(log, stop, part).await;
+            return None;
         }
         records.retain(|record| record.offset >= reading.place.next);
-        if records.is_empty() {
-            return Some(reading);
+        // More may have come while a batch was stored than one statement should have.
+        for batch in records.chunks(self.options.record_batch_max) {
+            reading.place = self.store(stop, part, reading.place, batch).await?;
         }
-        let mut pause = PAUSE_MIN;
+        Some(reading)
+    }
+
+    /// Stores one batch, until that works or the process stops. Gives the place behind it; nothing where the store goes on
+    /// elsewhere: another recorder had it, or a commit whose answer was lost was done after all.
+    async fn store(
+        &self,
+        stop: &watch::Receiver<bool>,
+        part: i32,
+        place: Place,
+        batch: &[Record],
+    ) -> Option<Place> {
+        let mut stop = stop.clone();
+        let mut retry = Retry::now();
         let committed = loop {
-            match commit::commit(
-                &self.store,
-                &self.options.topic,
-                part,
-                reading.place,
-                &records,
-            )
-            .await
-            {
+            match commit::commit(&self.store, &self.options.topic, part, place, batch).await {
                 Ok(committed) => break committed,
-                Err(fault) => self.pause(fault, &mut pause, stop).await?,
+                Err(fault) => self.failed(fault),
+            }
+            retry.later();
+            tokio::select! {
+                () = tokio::time::sleep_until(retry.at) => {}
+                () = stopped(&mut stop) => return None,
             }
         };
         self.state.condition.is_well();
-        match committed {
-            Committed::Stored(done) => {
-                let state = &self.state;
-                state
-                    .records
-                    .fetch_add(records.len() as u64, Ordering::Relaxed);
-                state
-                    .orders
-                    .fetch_add(done.orders.len() as u64, Ordering::Relaxed);
-                state.voids.fetch_add(done.voids, Ordering::Relaxed);
-                state.dead.fetch_add(done.dead, Ordering::Relaxed);
-                state.batches.fetch_add(1, Ordering::Relaxed);
-                if let Some(stored) = &self.stored {
-                    // Whoever waited is gone only when the process ends.
-                    let _ = stored.send(done.orders);
-                }
-                Some(Reading {
-                    place: done.place,
-                    check: None,
-                    serial: reading.serial,
-                })
-            }
-            Committed::Moved => {
-                // Another recorder had it, or a commit whose answer was lost was done after all.
-                self.positioned(log, stop, part).await
-            }
+        let Committed::Stored(done) = committed else {
+            return None;
+        };
+        let state = &self.state;
+        state
+            .records
+            .fetch_add(batch.len() as u64, Ordering::Relaxed);
+        state
+            .orders
+            .fetch_add(done.orders.len() as u64, Ordering::Relaxed);
+        state.voids.fetch_add(done.voids, Ordering::Relaxed);
+        state.dead.fetch_add(done.dead, Ordering::Relaxed);
+        state.batches.fetch_add(1, Ordering::Relaxed);
+        if let Some(stored) = &self.stored {
+            // Whoever waited is gone only when the process ends.
+            let _ = stored.send(done.orders);
         }
+        Some(done.place)
+    }
+}
+
+/// When something that failed is tried again, ever later.
+struct Retry {
+    at: Instant,
+    pause: Duration,
+}
+
+impl Retry {
+    fn now() -> Self {
+        Self {
+            at: Instant::now(),
+            pause: PAUSE_MIN,
+        }
+    }
+
+    fn later(&mut self) {
+        self.at = Instant::now() + self.pause;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
     }
 }

@@ -8,6 +8,7 @@ use seckill_sale::SaleId;
 use crate::log::consumer::Record;
 use crate::store::sales::SaleRow;
 use crate::words::message::ClaimMessage;
+use crate::words::order_id::Mac;
 
 /// The content of a stored order that a re-sent claim must match.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,8 +62,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) halt: Option<String>,
 }
 
-/// Decides a batch.
-pub(crate) fn plan<'a>(records: &'a [Record], known: &Known) -> Plan<'a> {
+/// Decides a batch; `mac` tells the ids that this cluster has made.
+pub(crate) fn plan<'a>(records: &'a [Record], known: &Known, mac: &Mac) -> Plan<'a> {
     let mut plan = Plan::default();
     let mut in_batch: HashMap<&str, &ClaimMessage> = HashMap::with_capacity(records.len());
     for record in records {
@@ -115,6 +116,17 @@ pub(crate) fn plan<'a>(records: &'a [Record], known: &Known) -> Plan<'a> {
             ));
             return plan;
         }
+        if claim.epoch == row.epoch
+            && mac
+                .read(&claim.order_id)
+                .is_none_or(|named| (named.sale_num, named.epoch) != (row.num, row.epoch))
+        {
+            // Well-formed, and another cluster's, or nobody's.
+            plan.dead.push(dead(
+                "the order's id was not made for this sale by this cluster",
+            ));
+            continue;
+        }
         in_batch.insert(id, claim);
         if claim.epoch < row.epoch {
             plan.voids.push((claim, "stale"));
@@ -147,12 +159,26 @@ mod tests {
     use super::*;
     use crate::gate::keys::GateKeys;
     use crate::words::message::{Line, OutboxClaim, attempt_part, whole};
+    use crate::words::order_id::{Named, OrderIds, SECRET_BYTES};
     use seckill_sale::{Attempt, NewSale, OrderId};
 
-    fn record(offset: i64, id: &str, epoch: u32, unit: u32) -> Record {
+    const SECRET: [u8; SECRET_BYTES] = [7; SECRET_BYTES];
+    const SALE_NUM: u32 = 1;
+
+    /// An id as the gate's claims of an epoch have it.
+    fn id(epoch: u32) -> OrderId {
+        let named = Named {
+            sale_num: SALE_NUM,
+            epoch,
+            at_ms: 1,
+        };
+        OrderIds::new(&SECRET).next(named).unwrap()
+    }
+
+    fn record(offset: i64, id: &OrderId, epoch: u32, unit: u32) -> Record {
         let attempt = Attempt::anonymous(SaleId::new("s").unwrap());
         let claim = OutboxClaim {
-            part: attempt_part(&OrderId::new(id).unwrap(), &attempt),
+            part: attempt_part(id, &attempt),
             n: 1,
             line: Line {
                 unit,
@@ -166,7 +192,7 @@ mod tests {
     fn known() -> Known {
         let id = SaleId::new("s").unwrap();
         let row = SaleRow {
-            num: 1,
+            num: SALE_NUM,
             sale: NewSale::units(id.clone(), 10).validate().unwrap(),
             keys: GateKeys::new("s"),
             epoch: 3,
@@ -182,15 +208,16 @@ mod tests {
 
     /// The records live as long as the plan: for a test, for ever.
     fn planned(records: &[Record], known: &Known) -> Plan<'static> {
-        plan(Vec::leak(records.to_vec()), known)
+        plan(Vec::leak(records.to_vec()), known, &Mac::new(&SECRET))
     }
 
     #[test]
     fn a_new_claim_becomes_an_order_and_a_repeated_one_nothing() {
+        let (a, b) = (id(3), id(3));
         let batch = [
-            record(0, "a", 3, 1),
-            record(1, "a", 3, 1),
-            record(2, "b", 3, 2),
+            record(0, &a, 3, 1),
+            record(1, &a, 3, 1),
+            record(2, &b, 3, 2),
         ];
         let plan = planned(&batch, &known());
         assert_eq!(plan.orders.len(), 2);
@@ -199,44 +226,72 @@ mod tests {
 
     #[test]
     fn a_stored_or_voided_claim_is_left_as_it_is() {
-        let mut known = known();
-        let first = record(0, "a", 3, 1);
+        let (mut known, a, b) = (known(), id(3), id(3));
+        let first = record(0, &a, 3, 1);
         let stored = first.claim().unwrap();
-        known.orders.insert("a".into(), Content::of(stored));
-        known.voids.insert("b".into());
-        let plan = planned(&[record(0, "a", 3, 1), record(1, "b", 3, 2)], &known);
+        known.orders.insert(a.to_string(), Content::of(stored));
+        known.voids.insert(b.to_string());
+        let plan = planned(&[record(0, &a, 3, 1), record(1, &b, 3, 2)], &known);
         assert!(plan.orders.is_empty() && plan.voids.is_empty() && plan.dead.is_empty());
         // The gate counts a unit as taken that nobody has.
         assert_eq!(plan.suspects.len(), 1);
-        let other = planned(&[record(0, "a", 3, 7)], &known);
+        let other = planned(&[record(0, &a, 3, 7)], &known);
         assert_eq!((other.dead.len(), other.suspects.len()), (1, 1));
     }
 
     #[test]
     fn epochs_decide_what_can_still_be_stored() {
-        let stale = planned(&[record(0, "a", 2, 1)], &known());
+        let stale = planned(&[record(0, &id(2), 2, 1)], &known());
         assert_eq!(stale.voids.len(), 1);
         assert!(stale.orders.is_empty() && stale.suspects.is_empty());
-        let ahead = planned(&[record(0, "a", 4, 1)], &known());
+        let ahead = planned(&[record(0, &id(4), 4, 1)], &known());
         assert!(ahead.halt.is_some_and(|why| why.contains("epoch 4")));
     }
 
     #[test]
+    fn a_claim_whose_id_this_cluster_has_not_made_is_no_order() {
+        let other_sale = Named {
+            sale_num: SALE_NUM + 1,
+            epoch: 3,
+            at_ms: 1,
+        };
+        let ours = OrderIds::new(&SECRET);
+        let theirs = OrderIds::new(&[8; SECRET_BYTES]);
+        let foreign = [
+            OrderId::new("made-up").unwrap(),
+            ours.next(other_sale).unwrap(),
+            id(2),
+            theirs
+                .next(Named {
+                    sale_num: SALE_NUM,
+                    ..other_sale
+                })
+                .unwrap(),
+        ];
+        let batch: Vec<Record> = foreign.iter().map(|id| record(0, id, 3, 1)).collect();
+        let plan = planned(&batch, &known());
+        assert!(plan.orders.is_empty() && plan.voids.is_empty() && plan.suspects.is_empty());
+        assert_eq!(plan.dead.len(), foreign.len());
+    }
+
+    #[test]
     fn units_that_cannot_be_make_the_gate_suspect() {
-        let plan = planned(&[record(0, "a", 3, 11), record(1, "b", 3, 0)], &known());
+        let batch = [record(0, &id(3), 3, 11), record(1, &id(3), 3, 0)];
+        let plan = planned(&batch, &known());
         assert_eq!((plan.voids.len(), plan.suspects.len()), (2, 1));
     }
 
     #[test]
     fn what_is_no_claim_is_kept_aside() {
-        let foreign = Record::new(5, b"hello");
-        let plan = planned(&[foreign.clone(), record(6, "a", 3, 1)], &known());
+        let (foreign, a) = (Record::new(5, b"hello"), id(3));
+        let batch = [foreign.clone(), record(6, &a, 3, 1)];
+        let plan = planned(&batch, &known());
         assert_eq!(plan.orders.len(), 1);
         assert_eq!(
             (plan.dead[0].offset, &plan.dead[0].payload),
             (5, &b"hello".to_vec())
         );
         assert_ne!(mark(&foreign), mark(&Record::new(5, b"other")));
-        assert_eq!(mark(&record(6, "a", 3, 1)), "a");
+        assert_eq!(mark(&record(6, &a, 3, 1)), a.as_str());
     }
 }

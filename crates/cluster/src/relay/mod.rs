@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use seckill_sale::SaleId;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 use self::view::{Tracked, View};
 use crate::gate::keys::GateKeys;
 use crate::gate::{ITEMS_MAX, OutboxEntry};
+use crate::log::LogCondition;
 use crate::log::producer::{Delivered, LogProducer};
 use crate::serve::Core;
 use crate::stop::stopped;
@@ -41,14 +42,30 @@ pub(crate) struct Offer {
 }
 
 /// What a relay has done since it started.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct RelayState {
     pub(crate) entries: AtomicU64,
     pub(crate) produced: AtomicU64,
     pub(crate) produced_again: AtomicU64,
     pub(crate) trimmed: AtomicU64,
     pub(crate) in_view: AtomicU64,
-    pub(crate) condition: std::sync::OnceLock<crate::log::LogCondition>,
+    pub(crate) condition: LogCondition,
+    /// One turn: the question to the store.
+    checking: Arc<Semaphore>,
+}
+
+impl RelayState {
+    pub(crate) fn new(condition: LogCondition) -> Self {
+        Self {
+            entries: AtomicU64::default(),
+            produced: AtomicU64::default(),
+            produced_again: AtomicU64::default(),
+            trimmed: AtomicU64::default(),
+            in_view: AtomicU64::default(),
+            condition,
+            checking: Arc::new(Semaphore::new(1)),
+        }
+    }
 }
 
 /// What a relay hears from its process.
@@ -95,7 +112,13 @@ impl Relay {
                     self.produce_again(&mut view);
                     self.state.in_view.store(view.claims() as u64, Ordering::Relaxed);
                 }
-                _ = sweeps.tick() => self.sweep(&mut view, &mut swept).await,
+                _ = sweeps.tick() => {
+                    let books = &self.core.books;
+                    if books.is_fresh() {
+                        view.keep_only(|sale| books.with(sale, |_| ()).is_some());
+                    }
+                    self.sweep(&mut view, &mut swept).await;
+                }
                 () = stopped(&mut stop) => break,
             }
         }
@@ -126,12 +149,13 @@ impl Relay {
         self.state.entries.fetch_add(1, Ordering::Relaxed);
         let ticket = view.track(offer);
         if let Some(tracked) = view.get_mut(ticket) {
-            self.produce(ticket, tracked);
+            // What is not taken now is marked, and sent by a later tick.
+            let _ = self.produce(ticket, tracked);
         }
     }
 
-    /// Sends the claims of an entry that are not settled. Where the producer's queue is full, a later tick goes on.
-    fn produce(&self, ticket: usize, tracked: &mut Tracked) {
+    /// Sends the claims of an entry that are not settled. False where the producer's queue is full: a later tick goes on.
+    fn produce(&self, ticket: usize, tracked: &mut Tracked) -> bool {
         let offer = &tracked.offer;
         let source = format!("/seckill/{}", offer.sale);
         let mut sent = 0;
@@ -150,17 +174,21 @@ impl Relay {
         self.state
             .produced
             .fetch_add(sent as u64, Ordering::Relaxed);
+        !tracked.failed
     }
 
     fn produce_again(&self, view: &mut View) {
-        for ticket in view.to_send_again() {
+        for ticket in view.take_overdue() {
             if let Some(tracked) = view.get_mut(ticket) {
                 let before = tracked.open.len() as u64;
                 tracked.failed = false;
                 self.state
                     .produced_again
                     .fetch_add(before, Ordering::Relaxed);
-                self.produce(ticket, tracked);
+                if !self.produce(ticket, tracked) {
+                    // The others would be refused as well.
+                    return;
+                }
             }
         }
     }
@@ -195,12 +223,17 @@ impl Relay {
 
     /// Asks the store for claims that were acknowledged a while ago and that nobody has told of.
     fn check(&self, view: &mut View) {
+        // One question at a time: a store that is slow is not asked more for it.
+        let Ok(turn) = Arc::clone(&self.state.checking).try_acquire_owned() else {
+            return;
+        };
         let ids = view.take_quiet(CHECK_MAX);
         if ids.is_empty() {
             return;
         }
         let (core, checked) = (Arc::clone(&self.core), self.checked.clone());
         tokio::spawn(async move {
+            let _turn = turn;
             let asked = async {
                 let mut session = core.store.ready().await?;
                 orders::settled(&mut session, ids.iter().map(String::as_str)).await
@@ -236,7 +269,10 @@ impl Relay {
                 {
                     Ok(entries) => entries,
                     Err(fault) => {
-                        tracing::debug!(%fault, "the outbox could not be read");
+                        tracing::debug!(%fault, sale = %book.row.sale.id, "the outbox could not be read");
+                        // The next sweep begins behind it: what ails one sale must not keep all others waiting.
+                        swept.after = Some(book.row.sale.id.clone());
+                        swept.seen.extend(seen);
                         return;
                     }
                 };

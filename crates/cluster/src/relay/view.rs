@@ -3,6 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use seckill_sale::SaleId;
+
 use super::Offer;
 use crate::log::producer::Delivered;
 use crate::words::message::{OutboxClaim, order_id_of};
@@ -13,8 +15,10 @@ const QUIET: Duration = Duration::from_millis(500);
 const LEAVING_MAX: Duration = Duration::from_secs(5);
 /// The pause before a record that was refused is sent again.
 const REFUSED_PAUSE: Duration = Duration::from_millis(200);
-/// How long an acknowledged claim may stay undecided before it is sent again: the log may have lost it.
-const SEND_AGAIN: Duration = Duration::from_secs(10);
+/// How long an acknowledged claim may stay undecided before it is sent again, since the log may have lost it. Each time
+/// twice as long, up to a bound: where it is the store that is away, the log must not fill with copies.
+const SEND_AGAIN_MIN: Duration = Duration::from_secs(10);
+const SEND_AGAIN_MAX: Duration = Duration::from_secs(600);
 
 /// An entry in view.
 #[derive(Debug)]
@@ -27,6 +31,7 @@ pub(super) struct Tracked {
     unacknowledged: usize,
     sent_at: Instant,
     checked_at: Instant,
+    send_again_after: Duration,
 }
 
 impl Tracked {
@@ -88,6 +93,7 @@ impl View {
             unacknowledged: 0,
             sent_at: now,
             checked_at: now,
+            send_again_after: SEND_AGAIN_MIN,
         };
         self.entries.insert(ticket, tracked);
         self.finish_if_done(ticket);
@@ -156,18 +162,37 @@ impl View {
         ids
     }
 
-    /// Entries to be sent once more: refused by the log, or undecided for so long that the log may have lost them.
-    pub(super) fn to_send_again(&self) -> Vec<usize> {
-        let again = |tracked: &Tracked| {
+    /// Entries that are to be sent once more: refused by the log, or undecided for so long that the log may have lost them.
+    pub(super) fn take_overdue(&mut self) -> Vec<usize> {
+        let mut tickets = Vec::new();
+        for (ticket, tracked) in &mut self.entries {
             let age = tracked.sent_at.elapsed();
-            (tracked.failed && age > REFUSED_PAUSE)
-                || (tracked.unacknowledged == 0 && age > SEND_AGAIN)
-        };
-        self.entries
-            .iter()
-            .filter(|(_, tracked)| again(tracked))
+            let is_overdue = tracked.unacknowledged == 0 && age > tracked.send_again_after;
+            if is_overdue {
+                tracked.send_again_after = (tracked.send_again_after * 2).min(SEND_AGAIN_MAX);
+            }
+            if is_overdue || (tracked.failed && age > REFUSED_PAUSE) {
+                tickets.push(*ticket);
+            }
+        }
+        tickets
+    }
+
+    /// Lets go of the entries of sales that are no more: nothing will ever be heard of their claims.
+    pub(super) fn keep_only(&mut self, is_there: impl Fn(&SaleId) -> bool) {
+        let gone = self.entries.iter();
+        let gone: Vec<usize> = gone
+            .filter(|(_, tracked)| !is_there(&tracked.offer.sale))
             .map(|(ticket, _)| *ticket)
-            .collect()
+            .collect();
+        for ticket in gone {
+            if let Some(tracked) = self.entries.remove(&ticket) {
+                self.names.remove(&name(&tracked.offer));
+                for id in tracked.open.keys() {
+                    self.by_order.remove(id);
+                }
+            }
+        }
     }
 }
 
@@ -177,7 +202,7 @@ mod tests {
     use crate::gate::OutboxEntry;
     use crate::gate::keys::GateKeys;
     use crate::words::message::{Line, attempt_part};
-    use seckill_sale::{Attempt, OrderId, SaleId};
+    use seckill_sale::{Attempt, OrderId};
 
     fn offer(ids: &[&str]) -> Offer {
         let sale = SaleId::new("s").unwrap();
@@ -219,6 +244,17 @@ mod tests {
         assert_eq!(view.claims(), 0);
         // A sweep that sees it before it is taken out must not carry it again.
         assert!(view.has(&offer(&[])));
+    }
+
+    #[test]
+    fn what_is_left_of_a_sale_that_is_no_more_is_let_go_of() {
+        let mut view = View::default();
+        view.track(offer(&["a", "b"]));
+        view.keep_only(|sale| sale.as_str() == "s");
+        assert_eq!(view.claims(), 2);
+        view.keep_only(|_| false);
+        assert!(view.claims() == 0 && !view.has(&offer(&[])));
+        assert!(view.take_done().is_empty());
     }
 
     #[test]

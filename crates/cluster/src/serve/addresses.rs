@@ -32,7 +32,8 @@ pub(crate) async fn outcome(core: &Core, id: &OrderId) -> Result<Outcome, Fault>
         // The fence stands: nothing of that epoch can be stored any more.
         return Ok(Outcome::None);
     }
-    let is_young = now_ms() - named.at_ms < core.options.pending_age_ms as i64;
+    // By a clock that was set back meanwhile, it may be of the future.
+    let is_young = now_ms().abs_diff(named.at_ms) < core.options.pending_age_ms;
     if !row.is_open || is_young {
         return Ok(Outcome::Pending);
     }

@@ -55,7 +55,8 @@ impl Book {
 
     pub(crate) fn is_sold_out(&self) -> bool {
         self.used.store(true, Ordering::Relaxed);
-        self.sold_out_n.load(Ordering::Acquire) > 0
+        // Replies race: a mark counts only while no later word was heard.
+        self.sold_out_n.load(Ordering::Acquire) == self.heard_n.load(Ordering::Acquire) + 1
     }
 
     /// Whether somebody has asked since the last time.

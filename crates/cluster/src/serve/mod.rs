@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use seckill_engine::Fault;
 use seckill_sale::SaleId;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, Semaphore, mpsc};
 
 use self::books::{Book, Books};
 use self::confirming::{ConfirmingCounts, Waiters};
@@ -48,6 +48,8 @@ pub(crate) struct Core {
     pub(crate) confirming: ConfirmingCounts,
     pub(crate) gate_condition: LogCondition,
     pub(crate) store_condition: LogCondition,
+    /// How many sales may be loaded at a time.
+    pub(crate) rebuilding: Semaphore,
     names: OnceLock<Names>,
     waiters: mpsc::UnboundedSender<Waiters>,
     outputs: Outputs,
@@ -77,6 +79,7 @@ impl Core {
         outputs: Outputs,
     ) -> Self {
         let lease = Duration::from_millis(options.lease_ms);
+        let rebuilding = Semaphore::new((options.store_connections / 4).max(1));
         Self {
             options,
             store,
@@ -86,6 +89,7 @@ impl Core {
             confirming: ConfirmingCounts::default(),
             gate_condition: LogCondition::default(),
             store_condition: LogCondition::default(),
+            rebuilding,
             names: OnceLock::new(),
             waiters,
             outputs,

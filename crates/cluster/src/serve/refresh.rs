@@ -18,7 +18,7 @@ const GIVE_BACKS_MAX: usize = 1_000;
 
 /// Refreshes until `stop` says so.
 pub(crate) async fn run(core: Arc<Core>, mut stop: watch::Receiver<bool>) {
-    let period = Duration::from_millis(core.options.lease_ms / 3).max(Duration::from_millis(10));
+    let period = refresh_period(&core);
     loop {
         match read(&core).await {
             Ok(()) => core.store_condition.is_well(),
@@ -33,14 +33,31 @@ pub(crate) async fn run(core: Arc<Core>, mut stop: watch::Receiver<bool>) {
             core.gate_condition.is_well();
         }
         peek_used(&core).await;
-        if let Err(fault) = give_back_waiting(&core).await {
-            tracing::debug!(%fault, "units could not be given back yet");
-        }
         tokio::select! {
             () = tokio::time::sleep(period) => {}
             () = stopped(&mut stop) => return,
         }
     }
+}
+
+/// Gives back what waits for it until `stop` says so; beside the refresh, which must not wait for a long list of them.
+pub(crate) async fn give_backs(core: Arc<Core>, mut stop: watch::Receiver<bool>) {
+    loop {
+        let round = async {
+            if let Err(fault) = give_back_waiting(&core).await {
+                tracing::debug!(%fault, "units could not be given back yet");
+            }
+            tokio::time::sleep(refresh_period(&core)).await;
+        };
+        tokio::select! {
+            () = round => {}
+            () = stopped(&mut stop) => return,
+        }
+    }
+}
+
+fn refresh_period(core: &Core) -> Duration {
+    Duration::from_millis(core.options.lease_ms / 3).max(Duration::from_millis(10))
 }
 
 /// Reads all sales once.

@@ -39,6 +39,7 @@ pub(crate) struct Store {
     opts: Opts,
     shown: String,
     wait: Duration,
+    lease_ms: u64,
     secret: std::sync::OnceLock<[u8; SECRET_BYTES]>,
     version_known: AtomicBool,
 }
@@ -97,6 +98,7 @@ impl Store {
         ca: Option<PathBuf>,
         connections: usize,
         wait: Duration,
+        lease_ms: u64,
     ) -> Result<Self, BadMysqlUrl> {
         let shown = crate::gate::link::without_password(url);
         let bad = |error: String| BadMysqlUrl {
@@ -136,6 +138,7 @@ impl Store {
             opts,
             shown,
             wait,
+            lease_ms,
             secret: std::sync::OnceLock::new(),
             version_known: AtomicBool::new(false),
         })
@@ -145,7 +148,7 @@ impl Store {
     pub(crate) async fn ready(&self) -> Result<Session, Fault> {
         let mut session = self.session().await?;
         if !self.version_known.load(Ordering::Acquire) {
-            let secret = schema::check(&mut session).await?;
+            let secret = schema::check(&mut session, self.lease_ms).await?;
             let known = self.secret.get_or_init(|| secret);
             if *known != secret {
                 let detail =
@@ -510,7 +513,7 @@ mod tests {
     #[tokio::test]
     async fn a_bad_url_is_refused_without_its_password() {
         for bad in ["mysql://u:secret@h:1", "redis://u:secret@h/x", "h:3306"] {
-            let refused = Store::new(bad, None, 1, Duration::from_secs(1))
+            let refused = Store::new(bad, None, 1, Duration::from_secs(1), 1)
                 .map(|_| ())
                 .unwrap_err();
             assert!(!refused.to_string().contains("secret"), "{refused}");

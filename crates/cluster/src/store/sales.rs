@@ -54,12 +54,14 @@ fn sale_row(mut row: Row) -> Option<SaleRow> {
     })
 }
 
-async fn select(session: &mut Session, which: &str) -> Result<Vec<SaleRow>, Fault> {
-    let rows: Vec<Row> = session
+async fn select_rows(session: &mut Session, which: &str) -> Result<Vec<Row>, Fault> {
+    session
         .query(&format!("SELECT {COLUMNS} FROM seckill_sale {which}"))
-        .await?;
-    // A row that somebody made by hand with an impossible id is not a sale; the audit names it.
-    Ok(rows.into_iter().filter_map(sale_row).collect())
+        .await
+}
+
+async fn select(session: &mut Session, which: &str) -> Result<Vec<SaleRow>, Fault> {
+    Ok(rows(select_rows(session, which).await?))
 }
 
 /// Up to `max` sales in the order of their ids, beginning behind `after`.
@@ -68,22 +70,26 @@ pub(crate) async fn page(
     after: Option<&SaleId>,
     max: usize,
 ) -> Result<Vec<SaleRow>, Fault> {
-    let after = after.map_or_else(String::new, |id| {
-        format!("WHERE id > {}", quoted(id.as_str().as_bytes()))
-    });
-    select(session, &format!("{after} ORDER BY id LIMIT {max}")).await
+    let after = after.map(|id| id.as_str().as_bytes());
+    select(session, &in_order(after, max)).await
+}
+
+fn in_order(after: Option<&[u8]>, max: usize) -> String {
+    let after = after.map_or_else(String::new, |id| format!("WHERE id > {}", quoted(id)));
+    format!("{after} ORDER BY id LIMIT {max}")
 }
 
 /// Every sale, read page by page.
 pub(crate) async fn all(session: &mut Session) -> Result<Vec<SaleRow>, Fault> {
-    let mut rows: Vec<SaleRow> = Vec::new();
+    let (mut all, mut after) = (Vec::new(), None::<Vec<u8>>);
     loop {
-        let after = rows.last().map(|row| row.sale.id.clone());
-        let page = page(session, after.as_ref(), SALES_PAGE_MAX).await?;
+        let page = select_rows(session, &in_order(after.as_deref(), SALES_PAGE_MAX)).await?;
+        // Counted before what is no sale is left out.
         let is_last = page.len() < SALES_PAGE_MAX;
-        rows.extend(page);
-        if is_last {
-            return Ok(rows);
+        after = page.last().and_then(|row| row.get(1));
+        all.extend(rows(page));
+        if is_last || after.is_none() {
+            return Ok(all);
         }
     }
 }
@@ -114,7 +120,7 @@ pub(crate) fn lock_statement(ids: &str) -> String {
     format!("SELECT {COLUMNS} FROM seckill_sale WHERE id IN ({ids}) ORDER BY id FOR UPDATE")
 }
 
-/// The answer to [`lock_statement`].
+/// The sales among these rows. One that somebody made by hand with an impossible id is none; the audit names it.
 pub(crate) fn rows(rows: Vec<Row>) -> Vec<SaleRow> {
     rows.into_iter().filter_map(sale_row).collect()
 }
@@ -293,7 +299,7 @@ pub(crate) async fn abandoned(
     session.execute(&sql).await.map(|_| ())
 }
 
-/// The terms after a change, with the most that a buyer holds where the limit is part of it.
+/// Whether a change gives the sale another limit.
 pub(crate) fn changes_limit(row: &SaleRow, change: &SaleChange) -> bool {
     change
         .buyer_limit

@@ -16,6 +16,7 @@ const LOCK: &str = "seckill_schema";
 const LOCK_WAIT_S: u32 = 30;
 
 const SECRET: &str = "order_id_secret";
+const LEASE: &str = "lease_ms";
 const BASE_EPOCH: &str = "base_epoch";
 /// How long it may take to throw a table away.
 const FORGET_WAIT: Duration = Duration::from_secs(120);
@@ -123,7 +124,7 @@ pub(crate) async fn migrate(store: &Store) -> Result<(), Fault> {
         );
         return Err(Fault::without_effect(Cause::Store, detail));
     }
-    let migrated = migrate_locked(&mut session).await;
+    let migrated = migrate_locked(&mut session, store.lease_ms).await;
     let unlock = format!("SELECT RELEASE_LOCK('{LOCK}')");
     session.query::<Option<u8>>(&unlock).await?;
     migrated?;
@@ -131,7 +132,7 @@ pub(crate) async fn migrate(store: &Store) -> Result<(), Fault> {
     Ok(())
 }
 
-async fn migrate_locked(session: &mut Session) -> Result<(), Fault> {
+async fn migrate_locked(session: &mut Session, lease_ms: u64) -> Result<(), Fault> {
     let versions = "CREATE TABLE IF NOT EXISTS seckill_schema (
         version INT UNSIGNED NOT NULL PRIMARY KEY,
         at TIMESTAMP(3) NOT NULL DEFAULT CURRENT_TIMESTAMP(3)
@@ -152,6 +153,8 @@ async fn migrate_locked(session: &mut Session) -> Result<(), Fault> {
             ))
             .await?;
     }
+    // Everybody's from now on.
+    set_meta(session, LEASE, lease_ms.to_string().as_bytes()).await?;
     if meta(session, SECRET).await?.is_none() {
         let mut secret = [0; SECRET_BYTES];
         getrandom::fill(&mut secret).map_err(|error| {
@@ -241,8 +244,27 @@ async fn version(session: &mut Session) -> Result<u32, Fault> {
     Ok(found.first().copied().unwrap_or(0))
 }
 
-/// Whether this binary can work with the tables, and the store's secret.
-pub(crate) async fn check(session: &mut Session) -> Result<[u8; SECRET_BYTES], Fault> {
+/// A rebuild waits until no server trusts what it knew: by its own lease, which must then be everybody's.
+async fn check_lease(session: &mut Session, lease_ms: u64) -> Result<(), Fault> {
+    let known = meta(session, LEASE).await?;
+    let known = known.map(|value| String::from_utf8_lossy(&value).into_owned());
+    match known {
+        Some(known) if known != lease_ms.to_string() => Err(Fault::without_effect(
+            Cause::Store,
+            format!(
+                "cluster.lease_ms is {lease_ms} here, and {known} in the cluster: it must be the same everywhere. To change \
+                 it, stop all processes and run `seckill init` with the new one"
+            ),
+        )),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Whether this binary and its settings can work with the tables, and the store's secret.
+pub(crate) async fn check(
+    session: &mut Session,
+    lease_ms: u64,
+) -> Result<[u8; SECRET_BYTES], Fault> {
     let version = version(session).await?;
     check_newer(version)?;
     if version < VERSION {
@@ -251,6 +273,7 @@ pub(crate) async fn check(session: &mut Session) -> Result<[u8; SECRET_BYTES], F
         );
         return Err(Fault::without_effect(Cause::Store, detail));
     }
+    check_lease(session, lease_ms).await?;
     let known = meta(session, SECRET).await?;
     let secret = known.and_then(|value| value.as_slice().try_into().ok());
     secret.ok_or_else(|| {

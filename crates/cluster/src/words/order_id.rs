@@ -27,9 +27,40 @@ pub(crate) struct Named {
     pub(crate) at_ms: i64,
 }
 
+/// Tells ids that were made with the store's secret from all others.
+pub(crate) struct Mac(SipHasher24);
+
+impl Mac {
+    pub(crate) fn new(secret: &[u8; SECRET_BYTES]) -> Self {
+        Self(SipHasher24::new_with_key(secret))
+    }
+
+    fn of(&self, id: &[u8; ID_BYTES]) -> [u8; ID_BYTES - MAC_AT] {
+        let [a, b, c, d, ..] = self.0.hash(&id[..MAC_AT]).to_be_bytes();
+        [a, b, c, d]
+    }
+
+    /// What an id says; nothing where it was not made with the secret.
+    pub(crate) fn read(&self, id: &OrderId) -> Option<Named> {
+        let bytes = URL_SAFE_NO_PAD.decode(id.as_str()).ok()?;
+        let id: [u8; ID_BYTES] = bytes.try_into().ok()?;
+        if self.of(&id) != id[MAC_AT..] {
+            return None;
+        }
+        let number = |at: usize| u32::from_be_bytes([id[at], id[at + 1], id[at + 2], id[at + 3]]);
+        let mut at_ms = [0; 8];
+        at_ms[2..].copy_from_slice(&id[8..RANDOM_AT]);
+        Some(Named {
+            sale_num: number(0),
+            epoch: number(4),
+            at_ms: i64::from_be_bytes(at_ms),
+        })
+    }
+}
+
 /// Makes and reads order ids.
 pub(crate) struct OrderIds {
-    mac: SipHasher24,
+    mac: Mac,
     pool: Mutex<Pool>,
 }
 
@@ -43,7 +74,7 @@ impl OrderIds {
         let bytes = Box::new([0; POOL_BYTES]);
         let used = POOL_BYTES;
         Self {
-            mac: SipHasher24::new_with_key(secret),
+            mac: Mac::new(secret),
             pool: Mutex::new(Pool { bytes, used }),
         }
     }
@@ -56,32 +87,15 @@ impl OrderIds {
         // 48 bits of milliseconds last until the year 10889.
         id[8..RANDOM_AT].copy_from_slice(&named.at_ms.to_be_bytes()[2..]);
         self.random(&mut id[RANDOM_AT..MAC_AT])?;
-        let mac = self.mac(&id);
+        let mac = self.mac.of(&id);
         id[MAC_AT..].copy_from_slice(&mac);
         let text = URL_SAFE_NO_PAD.encode(id);
         Ok(OrderId::new(&text).unwrap_or_else(|bad| unreachable!("{bad}")))
     }
 
-    /// What an id says; nothing where it was not made with the secret.
+    /// [`Mac::read`].
     pub(crate) fn read(&self, id: &OrderId) -> Option<Named> {
-        let bytes = URL_SAFE_NO_PAD.decode(id.as_str()).ok()?;
-        let id: [u8; ID_BYTES] = bytes.try_into().ok()?;
-        if self.mac(&id) != id[MAC_AT..] {
-            return None;
-        }
-        let number = |at: usize| u32::from_be_bytes([id[at], id[at + 1], id[at + 2], id[at + 3]]);
-        let mut at_ms = [0; 8];
-        at_ms[2..].copy_from_slice(&id[8..RANDOM_AT]);
-        Some(Named {
-            sale_num: number(0),
-            epoch: number(4),
-            at_ms: i64::from_be_bytes(at_ms),
-        })
-    }
-
-    fn mac(&self, id: &[u8; ID_BYTES]) -> [u8; ID_BYTES - MAC_AT] {
-        let [a, b, c, d, ..] = self.mac.hash(&id[..MAC_AT]).to_be_bytes();
-        [a, b, c, d]
+        self.mac.read(id)
     }
 
     fn random(&self, into: &mut [u8]) -> Result<(), getrandom::Error> {

@@ -24,7 +24,7 @@ pub use kafka::{Kafka, KafkaLayout, Listener};
 pub use mysql::Mysql;
 pub use proxy::Proxy;
 pub use redis::{Redis, Sentinels};
-pub use redis_cluster::RedisCluster;
+pub use redis_cluster::{Lost, RedisCluster};
 
 /// The variable that names the folder where the programs are listed and processes are recorded.
 pub const ENGINES_DIR_VARIABLE: &str = "SECKILL_ENGINES_DIR";

@@ -18,6 +18,17 @@ const MOVE_PAUSE: Duration = Duration::from_millis(60);
 pub struct RedisCluster {
     /// The first three were the masters at the start, the others their replicas in the same order.
     nodes: Vec<Option<Redis>>,
+    /// A master that says nothing any more.
+    silent: Option<Redis>,
+}
+
+/// How a node is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// Its process is killed, and its host refuses connections.
+    Killed,
+    /// It takes connections and says nothing, as behind a broken line.
+    Silent,
 }
 
 impl RedisCluster {
@@ -60,6 +71,7 @@ impl RedisCluster {
         }
         let cluster = Self {
             nodes: nodes.into_iter().map(|(node, _)| Some(node)).collect(),
+            silent: None,
         };
         cluster.wait_for("nodes that know each other", |info| {
             info.contains(&format!("cluster_known_nodes:{}", 2 * MASTERS))
@@ -147,14 +159,20 @@ impl RedisCluster {
         Ok(())
     }
 
-    /// Lets the replica of a key's master fall behind, kills the master, and waits for the replica to take over.
-    pub fn lose_master(&mut self, key: &str) -> anyhow::Result<()> {
+    /// Lets the replica of a key's master fall behind, takes the master away, and waits for the replica to take over.
+    pub fn lose_master(&mut self, key: &str, how: Lost) -> anyhow::Result<()> {
         let master = self.master(key)?;
         let replica = master + MASTERS;
         self.node(replica)?.daemon.pause()?;
         std::thread::sleep(Duration::from_millis(300));
         if let Some(master) = self.nodes.get_mut(master).and_then(Option::take) {
-            master.daemon.kill()?;
+            match how {
+                Lost::Killed => master.daemon.kill()?,
+                Lost::Silent => {
+                    master.daemon.pause()?;
+                    self.silent = Some(master);
+                }
+            }
         }
         let replica = self.node(replica)?;
         replica.daemon.go_on()?;
