@@ -357,14 +357,14 @@ fn compare_log(
 
 fn is_same(claim: &ClaimMessage, sale: &str, order: &Stored) -> bool {
     claim.sale_id.as_str() == sale
-        && claim.line().unit() == order.unit
+        && claim.line.unit() == order.unit
         && claim.buyer.as_str() == order.buyer
         && claim
             .idem_key
             .as_ref()
             .map(seckill_sale::IdempotencyKey::as_str)
             == order.key.as_deref()
-        && claim.fingerprint_number() == Some(order.fingerprint)
+        && claim.fingerprint == order.fingerprint
         && claim.epoch == order.epoch
 }
 
@@ -372,7 +372,7 @@ fn violation(invariant: Invariant, claim: &ClaimMessage, detail: &str) -> Violat
     Violation {
         invariant,
         sale: claim.sale_id.to_string(),
-        unit: Some(claim.line().unit),
+        unit: Some(claim.line.unit),
         order_ids: vec![claim.order_id.to_string()],
         detail: detail.to_owned(),
     }

@@ -16,7 +16,7 @@ use crate::serve::Core;
 use crate::stop::stopped;
 
 /// Hints that are kept where no relay takes them.
-const HINTS_MAX: usize = 10_000;
+const HINTS_MAX: i64 = 10_000;
 /// Hints taken at once.
 const TAKE_MAX: usize = 64;
 /// How long Redis holds a question that it has no answer to, at most.
@@ -37,12 +37,17 @@ pub(crate) async fn write(core: Arc<Core>, mut offers: mpsc::Receiver<Offer>) {
             .map(|offer| format!("{} {}", offer.sale, offer.entry.id));
         let mut push = redis::cmd("LPUSH");
         push.arg(&list).arg(hints.collect::<Vec<_>>());
-        let mut trim = redis::cmd("LTRIM");
-        trim.arg(&list).arg(0).arg(HINTS_MAX - 1);
-        for command in [push, trim] {
-            if let Err(fault) = core.gate.redis.call(&command).await {
-                tracing::debug!(%fault, "no hint for the relay");
+        let pushed = core.gate.redis.call(&push).await;
+        let cut = match pushed {
+            Ok(Value::Int(length)) if length > HINTS_MAX => {
+                let mut trim = redis::cmd("LTRIM");
+                trim.arg(&list).arg(0).arg(HINTS_MAX - 1);
+                core.gate.redis.call(&trim).await
             }
+            pushed => pushed,
+        };
+        if let Err(fault) = cut {
+            tracing::debug!(%fault, "no hint for the relay");
         }
     }
 }

@@ -117,8 +117,9 @@ impl IdempotencyKey {
 }
 
 /// The name of a claim from its first moment on. Engines make them; nobody can guess one. 1 to 64 bytes of `0-9 A-Z a-z _ -`.
+/// Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct OrderId(Box<str>);
+pub struct OrderId(Arc<str>);
 
 impl OrderId {
     /// The longest id, in bytes.
@@ -136,6 +137,12 @@ impl OrderId {
 
     /// The id.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<str> for OrderId {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

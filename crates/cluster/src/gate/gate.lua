@@ -115,6 +115,7 @@ local function claim()
   if not s then return refusal end
   local now, count = now_ms(), (#ARGV - 2) / WIDTH
   local function arg(i, at) return ARGV[2 + (i - 1) * WIDTH + at] end
+  -- Lua writes a number by way of its fractions, which takes longer than deciding an attempt: texts are carried as texts.
 
   -- Phase 1: read and decide, on an overlay, so that a batch sees what it has given itself.
   local ids, key_at, keys, buyer_at, buyers = {}, {}, {}, {}, {}
@@ -177,7 +178,7 @@ local function claim()
     elseif taken == s.free then
       verdict = 's'
     else
-      local unit, slot = nil, 0
+      local unit, slot = nil, '0'
       taken = taken + 1
       if taken_returned < s.returned then
         taken_returned = taken_returned + 1
@@ -187,8 +188,9 @@ local function claim()
         unit = whole(fresh) .. ':1'
       end
       if s.limit then
-        slot = lowest_free(slots[buyer])
-        slots[buyer] = slots[buyer] .. string.char(48 + slot)
+        local free_slot = lowest_free(slots[buyer])
+        slot = whole(free_slot)
+        slots[buyer] = slots[buyer] .. string.char(48 + free_slot)
         touched[buyer] = true
       end
       n = n + 1
@@ -201,10 +203,10 @@ local function claim()
         set_keys[#set_keys + 1] = id
       end
       entry[#entry + 1] = arg(i, 6)
-      entry[#entry + 1] = whole(n) .. ':' .. unit .. ':' .. slot
+      entry[#entry + 1] = unit .. ':' .. slot
       verdict = '+' .. unit .. ':' .. slot
     end
-    verdicts[i] = verdict .. '/' .. whole(s.free - taken)
+    verdicts[i] = verdict
   end
   for buyer in pairs(touched) do
     set_buyers[#set_buyers + 1] = buyer
@@ -231,7 +233,7 @@ local function claim()
   end
   local reply = head(s, now)
   reply[#reply + 1] = entry_id
-  reply[#reply + 1] = verdicts
+  reply[#reply + 1] = table.concat(verdicts, ' ')
   return reply
 end
 

@@ -407,23 +407,30 @@ fn entry(value: &Value) -> Option<OutboxEntry> {
         .chunks_exact(2)
         .map(|pair| Some((reply::text(&pair[0])?, reply::text(&pair[1])?)));
     let (_, at_ms) = fields.next()??;
-    let claims: Option<Vec<OutboxClaim>> = fields.map(|field| claim(field?)).collect();
+    let id = reply::text(id)?;
+    // The claims of a batch have consecutive numbers, and the entry has the last one's.
+    let last_n: u64 = id.split_once('-')?.1.parse().ok()?;
+    let first_n = (last_n + 1).checked_sub(fields.len() as u64)?;
+    let claims: Option<Vec<OutboxClaim>> = fields
+        .zip(first_n..)
+        .map(|(field, n)| claim(field?, n))
+        .collect();
     Some(OutboxEntry {
-        id: reply::text(id)?.to_owned(),
+        id: id.to_owned(),
         at_ms: at_ms.parse().ok()?,
         claims: claims?,
     })
 }
 
-fn claim((part, given): (&str, &str)) -> Option<OutboxClaim> {
+fn claim((part, given): (&str, &str), n: u64) -> Option<OutboxClaim> {
     let mut given = given.split(':');
-    let n = given.next()?.parse().ok()?;
     let unit = Unit {
         number: given.next()?.parse().ok()?,
         generation: given.next()?.parse().ok()?,
     };
     let slot: u8 = given.next()?.parse().ok()?;
     Some(OutboxClaim {
+        order_id: OrderId::new(message::order_id_of(part)?).ok()?,
         part: part.to_owned(),
         n,
         line: message::Line {

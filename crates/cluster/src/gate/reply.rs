@@ -84,8 +84,8 @@ pub(crate) struct Claims {
     pub(crate) head: Head,
     /// The outbox entry of the claims; empty where there is none.
     pub(crate) entry: String,
-    /// Each attempt's verdict, with the units free just after it.
-    pub(crate) decided: Vec<(Decided, u32)>,
+    /// Each attempt's verdict.
+    pub(crate) decided: Vec<Decided>,
 }
 
 /// A reply whose first element says whether the operation was done.
@@ -142,10 +142,11 @@ pub(crate) fn head(parts: &mut Vec<Value>) -> Result<Head, Fault> {
 pub(crate) fn claims(mut parts: Vec<Value>) -> Result<Claims, Fault> {
     let head = head(&mut parts)?;
     let (entry, verdicts) = match parts.as_slice() {
-        [entry, Value::Array(verdicts)] => (text(entry), verdicts),
+        [entry, verdicts] => (text(entry), text(verdicts)),
         _ => return Err(strange(&Value::Array(parts))),
     };
-    let decided: Option<Vec<_>> = verdicts.iter().map(|value| verdict(text(value)?)).collect();
+    let decided: Option<Vec<_>> =
+        verdicts.and_then(|verdicts| verdicts.split(' ').map(verdict).collect());
     match (entry, decided) {
         (Some(entry), Some(decided)) => Ok(Claims {
             head,
@@ -156,8 +157,7 @@ pub(crate) fn claims(mut parts: Vec<Value>) -> Result<Claims, Fault> {
     }
 }
 
-fn verdict(said: &str) -> Option<(Decided, u32)> {
-    let (said, remaining) = said.rsplit_once('/')?;
+fn verdict(said: &str) -> Option<Decided> {
     let mut rest = said.get(1..)?.splitn(3, ':');
     let mut unit = || {
         Some(Unit {
@@ -165,7 +165,7 @@ fn verdict(said: &str) -> Option<(Decided, u32)> {
             generation: rest.next()?.parse().ok()?,
         })
     };
-    let decided = match said.get(..1)? {
+    Some(match said.get(..1)? {
         "+" => {
             let unit = unit()?;
             let slot: u8 = rest.next()?.parse().ok()?;
@@ -190,8 +190,7 @@ fn verdict(said: &str) -> Option<(Decided, u32)> {
         "l" => Decided::Limit,
         "s" => Decided::SoldOut,
         _ => return None,
-    };
-    Some((decided, remaining.parse().ok()?))
+    })
 }
 
 fn optional<T: std::str::FromStr>(text: &str) -> Option<Option<T>> {
@@ -232,32 +231,16 @@ mod tests {
             generation: 3,
         };
         let order_id = OrderId::new("A_b-c").unwrap();
+        let claimed = |slot| Some(Decided::Claimed { unit, slot });
+        assert_eq!(verdict("+12:3:0"), claimed(None));
+        assert_eq!(verdict("+12:3:2"), claimed(Some(2)));
+        assert_eq!(verdict("~12:3"), Some(Decided::ClaimedBefore { unit }));
         assert_eq!(
-            verdict("+12:3:0/7"),
-            Some((Decided::Claimed { unit, slot: None }, 7))
+            verdict("=12:3:A_b-c"),
+            Some(Decided::Repeat { order_id, unit })
         );
-        assert_eq!(
-            verdict("+12:3:2/7"),
-            Some((
-                Decided::Claimed {
-                    unit,
-                    slot: Some(2)
-                },
-                7
-            ))
-        );
-        assert_eq!(
-            verdict("~12:3/0"),
-            Some((Decided::ClaimedBefore { unit }, 0))
-        );
-        assert_eq!(
-            verdict("=12:3:A_b-c/1"),
-            Some((Decided::Repeat { order_id, unit }, 1))
-        );
-        assert_eq!(verdict("s/0"), Some((Decided::SoldOut, 0)));
-        for bad in [
-            "", "/", "s", "s/x", "+12/1", "+12:3/1", "+a:1:0/1", "?/0", "=1:1/0", "é/0",
-        ] {
+        assert_eq!(verdict("s"), Some(Decided::SoldOut));
+        for bad in ["", "/", "+12", "+12:3", "+a:1:0", "?", "=1:1", "é"] {
             assert_eq!(verdict(bad), None, "{bad}");
         }
     }

@@ -411,12 +411,8 @@ fn decide(
                         }
                         take_note(&mut read.by_key, &mut new_keys, asked, unit);
                         claims.push((asked.order_id.to_string(), claim_text(asked, unit, slot)));
-                        let given = format!(
-                            "{n}:{}:{}:{}",
-                            unit.number,
-                            unit.generation,
-                            slot.unwrap_or(0)
-                        );
+                        let given =
+                            format!("{}:{}:{}", unit.number, unit.generation, slot.unwrap_or(0));
                         entry.push((asked.part.clone(), given));
                         Decided::Claimed { unit, slot }
                     }
@@ -424,7 +420,7 @@ fn decide(
                 }
             }
         };
-        decided.push((said, read.head.free - taken));
+        decided.push(said);
     }
     let mut writes = Pipeline::new();
     writes.atomic();

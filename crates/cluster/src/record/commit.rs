@@ -194,7 +194,7 @@ async fn insert_what_fits<'a>(
 }
 
 fn done(place: Place, plan: Plan<'_>) -> Done {
-    let stored = |claim: &ClaimMessage| (claim.line().unit(), claim.order_id.clone());
+    let stored = |claim: &ClaimMessage| (claim.line.unit(), claim.order_id.clone());
     Done {
         place,
         voids: plan.voids.len() as u64,
@@ -307,7 +307,7 @@ fn insert_statement(claims: &[&ClaimMessage]) -> String {
     let mut sql = String::with_capacity(64 + claims.len() * 220);
     sql.push_str("INSERT INTO seckill (order_id, sale_id, unit, gen, buyer, slot, idem_key, fingerprint, epoch) VALUES ");
     for (index, claim) in claims.iter().enumerate() {
-        let line = claim.line();
+        let line = claim.line;
         sql.push_str(if index == 0 { "(" } else { ",(" });
         quote_into(&mut sql, claim.order_id.as_str().as_bytes());
         sql.push(',');
@@ -319,12 +319,7 @@ fn insert_statement(claims: &[&ClaimMessage]) -> String {
             Some(key) => quote_into(&mut sql, key.as_str().as_bytes()),
             None => sql.push_str("NULL"),
         }
-        let _ = write!(
-            sql,
-            ",{},{})",
-            claim.fingerprint_number().unwrap_or(0),
-            claim.epoch
-        );
+        let _ = write!(sql, ",{},{})", claim.fingerprint, claim.epoch);
     }
     sql
 }

@@ -22,13 +22,13 @@ pub(crate) struct Content {
 
 impl Content {
     pub(crate) fn of(claim: &ClaimMessage) -> Self {
-        let line = claim.line();
+        let line = claim.line;
         Self {
             unit: line.unit,
             generation: line.generation,
             buyer: claim.buyer.as_str().to_owned(),
             key: claim.idem_key.as_ref().map(|key| key.as_str().to_owned()),
-            fingerprint: claim.fingerprint_number().unwrap_or(0),
+            fingerprint: claim.fingerprint,
         }
     }
 }
@@ -80,7 +80,7 @@ pub(crate) fn plan<'a>(records: &'a [Record], known: &Known, mac: &Mac) -> Plan<
         };
         let dead = |error: &str| Dead {
             offset: record.offset,
-            payload: serde_json::to_vec(claim).unwrap_or_default(),
+            payload: claim.record().into_bytes(),
             error: error.to_owned(),
         };
         let Some(row) = known.sales.get(&claim.sale_id) else {
@@ -130,8 +130,7 @@ pub(crate) fn plan<'a>(records: &'a [Record], known: &Known, mac: &Mac) -> Plan<
         in_batch.insert(id, claim);
         if claim.epoch < row.epoch {
             plan.voids.push((claim, "stale"));
-        } else if !(1..=row.sale.total).contains(&claim.line().unit) || claim.line().generation == 0
-        {
+        } else if !(1..=row.sale.total).contains(&claim.line.unit) || claim.line.generation == 0 {
             plan.suspects.insert(claim.sale_id.clone());
             plan.voids.push((claim, "no such unit"));
         } else {
@@ -178,6 +177,7 @@ mod tests {
     fn record(offset: i64, id: &OrderId, epoch: u32, unit: u32) -> Record {
         let attempt = Attempt::anonymous(SaleId::new("s").unwrap());
         let claim = OutboxClaim {
+            order_id: id.clone(),
             part: attempt_part(id, &attempt),
             n: 1,
             line: Line {

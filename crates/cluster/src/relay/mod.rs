@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use seckill_sale::SaleId;
+use seckill_sale::{OrderId, SaleId};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
@@ -71,7 +71,7 @@ impl RelayState {
 /// What a relay hears from its process.
 pub(crate) struct Inputs {
     pub(crate) offers: mpsc::Receiver<Offer>,
-    pub(crate) settled: mpsc::Receiver<Vec<String>>,
+    pub(crate) settled: mpsc::Receiver<Vec<OrderId>>,
     pub(crate) deliveries: mpsc::UnboundedReceiver<Delivered>,
 }
 
@@ -81,7 +81,7 @@ pub(crate) struct Relay {
     pub(crate) state: Arc<RelayState>,
     pub(crate) producer: Arc<LogProducer>,
     /// What the store said of claims that nobody else told of.
-    pub(crate) checked: mpsc::Sender<Vec<String>>,
+    pub(crate) checked: mpsc::Sender<Vec<OrderId>>,
 }
 
 impl Relay {
@@ -159,8 +159,9 @@ impl Relay {
         let offer = &tracked.offer;
         let source = format!("/seckill/{}", offer.sale);
         let mut sent = 0;
-        for (order_id, claim) in tracked.open.iter() {
+        for claim in tracked.open.iter().flatten() {
             let payload = whole(&offer.sale, offer.epoch, offer.entry.at_ms, claim);
+            let order_id = claim.order_id.as_str();
             if !self
                 .producer
                 .produce(ticket, offer.keys.stock(), order_id, &source, &payload)
@@ -180,7 +181,7 @@ impl Relay {
     fn produce_again(&self, view: &mut View) {
         for ticket in view.take_overdue() {
             if let Some(tracked) = view.get_mut(ticket) {
-                let before = tracked.open.len() as u64;
+                let before = tracked.open_count as u64;
                 tracked.failed = false;
                 self.state
                     .produced_again
@@ -236,7 +237,7 @@ impl Relay {
             let _turn = turn;
             let asked = async {
                 let mut session = core.store.ready().await?;
-                orders::settled(&mut session, ids.iter().map(String::as_str)).await
+                orders::settled(&mut session, ids.iter().map(OrderId::as_str)).await
             };
             match asked.await {
                 // The relay is gone only when the process ends.

@@ -3,11 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use seckill_sale::SaleId;
+use seckill_sale::{OrderId, SaleId};
 
 use super::Offer;
 use crate::log::producer::Delivered;
-use crate::words::message::{OutboxClaim, order_id_of};
+use crate::words::message::OutboxClaim;
+use crate::words::order_id::ByOrder;
 
 /// How long after its acknowledgement a claim may go without news before the store is asked.
 const QUIET: Duration = Duration::from_millis(500);
@@ -24,8 +25,9 @@ const SEND_AGAIN_MAX: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub(super) struct Tracked {
     pub(super) offer: Offer,
-    /// Claims that have no row and no void yet.
-    pub(super) open: HashMap<String, OutboxClaim>,
+    /// Claims that have no row and no void yet, each in its place.
+    pub(super) open: Vec<Option<OutboxClaim>>,
+    pub(super) open_count: usize,
     /// Something was not taken by the log.
     pub(super) failed: bool,
     unacknowledged: usize,
@@ -48,7 +50,8 @@ impl Tracked {
 pub(super) struct View {
     entries: HashMap<usize, Tracked>,
     names: HashSet<(String, String)>,
-    by_order: HashMap<String, usize>,
+    /// The ticket of each claim's entry, and its place there.
+    by_order: ByOrder<(usize, usize)>,
     done: Vec<Offer>,
     /// Entries that are being taken out of the outbox, where a sweep may still see them.
     leaving: HashMap<(String, String), Instant>,
@@ -79,16 +82,15 @@ impl View {
         self.next_ticket += 1;
         let ticket = self.next_ticket;
         self.names.insert(name(&offer));
-        let claims = std::mem::take(&mut offer.entry.claims).into_iter();
-        let open: HashMap<String, OutboxClaim> = claims
-            .filter_map(|claim| Some((order_id_of(&claim.part)?.to_owned(), claim)))
-            .collect();
+        let claims = std::mem::take(&mut offer.entry.claims);
+        let places = claims.iter().enumerate();
         self.by_order
-            .extend(open.keys().map(|id| (id.clone(), ticket)));
+            .extend(places.map(|(place, claim)| (claim.order_id.clone(), (ticket, place))));
         let now = Instant::now();
         let tracked = Tracked {
             offer,
-            open,
+            open_count: claims.len(),
+            open: claims.into_iter().map(Some).collect(),
             failed: false,
             unacknowledged: 0,
             sent_at: now,
@@ -108,15 +110,18 @@ impl View {
     }
 
     /// Takes note of claims that have a row or a void.
-    pub(super) fn settled(&mut self, ids: &[String]) {
+    pub(super) fn settled(&mut self, ids: &[OrderId]) {
         for id in ids {
-            let Some(ticket) = self.by_order.remove(id) else {
+            let Some((ticket, place)) = self.by_order.remove(id) else {
                 continue;
             };
-            if let Some(tracked) = self.entries.get_mut(&ticket) {
-                tracked.open.remove(id);
+            if let Some(tracked) = self.entries.get_mut(&ticket)
+                && let Some(claim) = tracked.open.get_mut(place)
+                && claim.take().is_some()
+            {
+                tracked.open_count -= 1;
+                self.finish_if_done(ticket);
             }
-            self.finish_if_done(ticket);
         }
     }
 
@@ -124,7 +129,7 @@ impl View {
         if self
             .entries
             .get(&ticket)
-            .is_some_and(|tracked| tracked.open.is_empty())
+            .is_some_and(|tracked| tracked.open_count == 0)
             && let Some(tracked) = self.entries.remove(&ticket)
         {
             let name = name(&tracked.offer);
@@ -147,17 +152,18 @@ impl View {
     }
 
     /// Claims that the store is to be asked for, up to `max`.
-    pub(super) fn take_quiet(&mut self, max: usize) -> Vec<String> {
+    pub(super) fn take_quiet(&mut self, max: usize) -> Vec<OrderId> {
         let mut ids = Vec::new();
         for tracked in self.entries.values_mut() {
             if tracked.checked_at.elapsed() < QUIET {
                 continue;
             }
-            if ids.len() + tracked.open.len() > max && !ids.is_empty() {
+            if ids.len() + tracked.open_count > max && !ids.is_empty() {
                 break;
             }
             tracked.checked_at = Instant::now();
-            ids.extend(tracked.open.keys().cloned());
+            let open = tracked.open.iter().flatten();
+            ids.extend(open.map(|claim| claim.order_id.clone()));
         }
         ids
     }
@@ -188,8 +194,8 @@ impl View {
         for ticket in gone {
             if let Some(tracked) = self.entries.remove(&ticket) {
                 self.names.remove(&name(&tracked.offer));
-                for id in tracked.open.keys() {
-                    self.by_order.remove(id);
+                for claim in tracked.open.iter().flatten() {
+                    self.by_order.remove(&claim.order_id);
                 }
             }
         }
@@ -202,15 +208,17 @@ mod tests {
     use crate::gate::OutboxEntry;
     use crate::gate::keys::GateKeys;
     use crate::words::message::{Line, attempt_part};
-    use seckill_sale::{Attempt, OrderId};
+    use seckill_sale::Attempt;
+
+    fn order_id(id: &str) -> OrderId {
+        OrderId::new(id).unwrap()
+    }
 
     fn offer(ids: &[&str]) -> Offer {
         let sale = SaleId::new("s").unwrap();
         let claim = |id: &&str| OutboxClaim {
-            part: attempt_part(
-                &OrderId::new(id).unwrap(),
-                &Attempt::anonymous(sale.clone()),
-            ),
+            order_id: order_id(id),
+            part: attempt_part(&order_id(id), &Attempt::anonymous(sale.clone())),
             n: 1,
             line: Line {
                 unit: 1,
@@ -237,9 +245,9 @@ mod tests {
         let mut view = View::default();
         view.track(offer(&["a", "b"]));
         assert!(view.has(&offer(&[])) && view.claims() == 2);
-        view.settled(&["a".into(), "unknown".into()]);
+        view.settled(&[order_id("a"), order_id("unknown")]);
         assert!(view.take_done().is_empty());
-        view.settled(&["b".into()]);
+        view.settled(&[order_id("b")]);
         assert_eq!(view.take_done().len(), 1);
         assert_eq!(view.claims(), 0);
         // A sweep that sees it before it is taken out must not carry it again.

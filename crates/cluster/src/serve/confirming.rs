@@ -1,13 +1,13 @@
 //! Claims that wait for the store's word: what the recorder of this process has committed, and one SELECT over all others a
 //! tick. A yes comes only from a row that is committed.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use seckill_engine::{Cause, Fault};
-use seckill_sale::{Claim, Verdict};
+use seckill_sale::{Claim, OrderId, Verdict};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -15,6 +15,7 @@ use super::Core;
 use super::deciding::Reply;
 use crate::record::StoredOrders;
 use crate::store::orders::{self, Settled};
+use crate::words::order_id::ByOrder;
 
 /// Claims in one SELECT.
 const ASK_MAX: usize = 1_000;
@@ -43,21 +44,48 @@ pub(crate) struct ConfirmingCounts {
 
 pub(crate) type Waiters = Vec<(Waiter, Reply)>;
 
+/// Those who wait for one claim: mostly one, more where its key was repeated.
+struct Together {
+    first: Option<(Waiter, Reply)>,
+    others: Waiters,
+}
+
+impl Together {
+    fn somebody_waits(&self) -> bool {
+        let all = self.first.iter().chain(&self.others);
+        all.into_iter().any(|(_, reply)| !reply.is_closed())
+    }
+
+    /// Takes out those who have waited since before `since`.
+    fn take_since(&mut self, since: Instant) -> Waiters {
+        let is_over = |(waiter, _): &mut (Waiter, Reply)| waiter.since <= since;
+        let mut over: Waiters = self.others.extract_if(.., is_over).collect();
+        over.extend(self.first.take_if(is_over));
+        over
+    }
+
+    fn is_empty(&self) -> bool {
+        self.first.is_none() && self.others.is_empty()
+    }
+}
+
 #[derive(Default)]
 struct Room {
-    /// In the order they came; each id once.
-    line: VecDeque<(String, u32)>,
-    waiters: HashMap<String, Waiters>,
+    /// In the order they came, with the looks so far; each id once.
+    line: VecDeque<(OrderId, u32)>,
+    waiters: ByOrder<Together>,
 }
 
 impl Room {
-    fn enter(&mut self, (waiter, reply): (Waiter, Reply)) {
-        let id = waiter.claim.order_id.as_str();
+    fn enter(&mut self, waiting: (Waiter, Reply)) {
+        let id = &waiting.0.claim.order_id;
         match self.waiters.get_mut(id) {
-            Some(others) => others.push((waiter, reply)),
+            Some(together) => together.others.push(waiting),
             None => {
-                self.line.push_back((id.to_owned(), 0));
-                self.waiters.insert(id.to_owned(), vec![(waiter, reply)]);
+                self.line.push_back((id.clone(), 0));
+                let (id, others) = (id.clone(), Vec::new());
+                let first = Some(waiting);
+                self.waiters.insert(id, Together { first, others });
             }
         }
     }
@@ -67,15 +95,12 @@ impl Room {
     }
 
     /// Those first in line, without those whose askers have gone.
-    fn first(&mut self) -> Vec<(String, u32)> {
+    fn first(&mut self) -> Vec<(OrderId, u32)> {
         let mut first = Vec::new();
         while first.len() < ASK_MAX
             && let Some((id, looks)) = self.line.pop_front()
         {
-            let somebody_waits = self
-                .waiters
-                .get(&id)
-                .is_some_and(|waiters| waiters.iter().any(|(_, reply)| !reply.is_closed()));
+            let somebody_waits = self.waiters.get(&id).is_some_and(Together::somebody_waits);
             if somebody_waits {
                 first.push((id, looks + 1));
             } else {
@@ -87,17 +112,20 @@ impl Room {
 
     /// Tells those who have waited since before `since` where to ask.
     fn give_up_waiting(&mut self, since: Instant) {
-        self.waiters.retain(|_, waiters| {
-            for (waiter, reply) in waiters.extract_if(.., |(waiter, _)| waiter.since <= since) {
+        self.waiters.retain(|_, together| {
+            for (waiter, reply) in together.take_since(since) {
                 // Whoever asked may have gone.
                 let _ = reply.send(Ok(Verdict::Pending(waiter.claim.order_id)));
             }
-            !waiters.is_empty()
+            !together.is_empty()
         });
     }
 
-    fn settle(&mut self, id: &str, settled: &Settled) {
-        for (waiter, reply) in self.waiters.remove(id).into_iter().flatten() {
+    fn settle(&mut self, id: &OrderId, settled: &Settled) {
+        let Some(Together { first, others }) = self.waiters.remove(id) else {
+            return;
+        };
+        for (waiter, reply) in first.into_iter().chain(others) {
             let answer = match settled {
                 Settled::Order(unit) => {
                     let claim = Claim {
@@ -121,7 +149,7 @@ impl Room {
     }
 
     /// Puts back who has to wait on: in front, or behind all others after many looks.
-    fn put_back(&mut self, first: Vec<(String, u32)>) {
+    fn put_back(&mut self, first: Vec<(OrderId, u32)>) {
         for (id, looks) in first.into_iter().rev() {
             if !self.waiters.contains_key(&id) {
                 continue;
@@ -170,11 +198,10 @@ pub(crate) async fn run(core: Arc<Core>, mut inputs: Inputs) {
                 while let Ok(waiters) = inputs.waiters.try_recv() {
                     room.enter_all(waiters);
                 }
-                let ids = stored.iter().map(|(_, id)| id.to_string()).collect();
-                for (unit, id) in stored {
-                    room.settle(id.as_str(), &Settled::Order(unit));
+                for (unit, id) in &stored {
+                    room.settle(id, &Settled::Order(*unit));
                 }
-                core.settled(ids);
+                core.settled(stored.into_iter().map(|(_, id)| id).collect());
             }
             waiters = inputs.waiters.recv() => {
                 let Some(waiters) = waiters else { return };

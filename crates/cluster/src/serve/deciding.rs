@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use seckill_engine::{Cause, Effect, Fault};
 use seckill_sale::{Attempt, Claim, Invalid, No, SaleId, Verdict};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
 
 use super::Core;
 use super::books::Book;
@@ -31,6 +30,18 @@ pub(crate) struct Waiting {
     pub(crate) reply: Reply,
 }
 
+/// An attempt in line for the gate. It has its name where its sale is known: while a call is out there is time for that.
+struct InLine {
+    attempt: Place,
+    reply: Reply,
+}
+
+enum Place {
+    /// Named for this number and epoch of its sale.
+    Named((u32, u32), Asked),
+    Unnamed(Attempt),
+}
+
 /// Counts of the gate's work since the start.
 #[derive(Debug, Default)]
 pub(crate) struct DecidingCounts {
@@ -41,91 +52,92 @@ pub(crate) struct DecidingCounts {
     pub(crate) failed_calls: AtomicU64,
 }
 
-/// Takes attempts until their channel closes, and then finishes what was taken.
+/// Takes attempts until their channel closes, and then begins the calls of what was taken.
 pub(crate) async fn run(core: Arc<Core>, mut attempts: mpsc::Receiver<Waiting>) {
-    let mut queues: HashMap<SaleId, VecDeque<Waiting>> = HashMap::new();
-    let mut calls = Calls::default();
+    let (done, mut ended) = mpsc::unbounded_channel();
+    let mut lines = Lines {
+        core: Arc::clone(&core),
+        queues: HashMap::new(),
+        done,
+    };
     let mut taken = Vec::with_capacity(CLAIM_MAX);
     let mut is_open = true;
-    while is_open || !calls.out.is_empty() {
+    while is_open || !lines.queues.is_empty() {
         tokio::select! {
             biased;
-            sale = calls.next_done(), if !calls.out.is_empty() => {
-                if let Some(sale) = sale {
-                    next_call(&core, &mut queues, &mut calls, sale);
-                }
-            }
+            Some(sale) = ended.recv() => lines.next_call(&sale),
             count = attempts.recv_many(&mut taken, CLAIM_MAX), if is_open => {
                 is_open = count > 0;
                 for waiting in taken.drain(..) {
-                    let sale = waiting.attempt.sale.clone();
-                    match queues.get_mut(&sale) {
-                        // A queue stands for a call that is out.
-                        Some(queue) => queue.push_back(waiting),
-                        None => {
-                            queues.insert(sale.clone(), VecDeque::from([waiting]));
-                            // Whatever else is here already goes along.
-                            calls.begin(sale, std::future::ready(()));
-                        }
-                    }
+                    lines.join(waiting);
                 }
             }
         }
     }
 }
 
-/// The calls that are out, at most one a sale.
-#[derive(Default)]
-struct Calls {
-    tasks: JoinSet<()>,
-    out: HashMap<tokio::task::Id, SaleId>,
+/// The sales with a call out, each with those who wait for the next one.
+struct Lines {
+    core: Arc<Core>,
+    queues: HashMap<SaleId, VecDeque<InLine>>,
+    done: mpsc::UnboundedSender<SaleId>,
 }
 
-impl Calls {
-    fn begin(&mut self, sale: SaleId, call: impl Future<Output = ()> + Send + 'static) {
-        let id = self.tasks.spawn(call).id();
-        self.out.insert(id, sale);
-    }
-
-    /// The sale whose call has ended, well or badly.
-    async fn next_done(&mut self) -> Option<SaleId> {
-        let id = match self.tasks.join_next_with_id().await? {
-            Ok((id, ())) => id,
-            Err(error) => {
-                tracing::error!(%error, "a call to the gate ended badly");
-                error.id()
-            }
-        };
-        self.out.remove(&id)
-    }
-}
-
-fn next_call(
-    core: &Arc<Core>,
-    queues: &mut HashMap<SaleId, VecDeque<Waiting>>,
-    calls: &mut Calls,
+/// A sale's turn at the gate: the next call begins when it is over, however it ends.
+struct Turn {
     sale: SaleId,
-) {
-    let Some(queue) = queues.get_mut(&sale) else {
-        return;
-    };
-    if queue.is_empty() {
-        queues.remove(&sale);
-        return;
+    done: mpsc::UnboundedSender<SaleId>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // Nobody takes turns any more when the process ends.
+        let _ = self.done.send(self.sale.clone());
     }
-    let mut batch: Vec<Waiting> = queue.drain(..queue.len().min(CLAIM_MAX)).collect();
-    let (core, called) = (Arc::clone(core), sale.clone());
-    core.deciding
-        .waiting
-        .fetch_sub(batch.len(), Ordering::AcqRel);
-    // Nothing was done for these yet, and nobody would learn of it.
-    batch.retain(|waiting| !waiting.reply.is_closed());
-    calls.begin(sale, async move { decide(&core, &called, batch).await });
+}
+
+impl Lines {
+    fn turn(&self, sale: SaleId) -> Turn {
+        let done = self.done.clone();
+        Turn { sale, done }
+    }
+
+    fn join(&mut self, waiting: Waiting) {
+        let sale = waiting.attempt.sale.clone();
+        let in_line = in_line(&self.core, waiting);
+        match self.queues.get_mut(&sale) {
+            Some(queue) => queue.push_back(in_line),
+            None => {
+                self.queues.insert(sale.clone(), VecDeque::from([in_line]));
+                // Whatever else was taken with it goes along.
+                drop(self.turn(sale));
+            }
+        }
+    }
+
+    fn next_call(&mut self, sale: &SaleId) {
+        let Some(queue) = self.queues.get_mut(sale) else {
+            return;
+        };
+        if queue.is_empty() {
+            self.queues.remove(sale);
+            return;
+        }
+        let mut batch: Vec<InLine> = queue.drain(..queue.len().min(CLAIM_MAX)).collect();
+        self.core
+            .deciding
+            .waiting
+            .fetch_sub(batch.len(), Ordering::AcqRel);
+        // Nothing was done for these yet, and nobody would learn of it.
+        batch.retain(|in_line| !in_line.reply.is_closed());
+        let (core, turn) = (Arc::clone(&self.core), self.turn(sale.clone()));
+        tokio::spawn(async move { decide(&core, turn, batch).await });
+    }
 }
 
 /// Decides a batch on one sale and answers each, or hands it to those who wait for the store.
-async fn decide(core: &Core, sale: &SaleId, batch: Vec<Waiting>) {
-    let mut batch = batch;
+async fn decide(core: &Core, turn: Turn, batch: Vec<InLine>) {
+    let (sale, mut batch) = (&turn.sale.clone(), batch);
     // A second try is for an epoch that this server had not heard of.
     for _ in 0..2 {
         let book = match core.book(sale).await {
@@ -153,6 +165,8 @@ async fn decide(core: &Core, sale: &SaleId, batch: Vec<Waiting>) {
                 } else {
                     Noes::Stale
                 };
+                // The gate can take the next batch while this one is answered.
+                drop(turn);
                 return dispatch(core, &book, asked, replies, claims, noes);
             }
             Called::Unknown => {
@@ -177,8 +191,8 @@ async fn decide(core: &Core, sale: &SaleId, batch: Vec<Waiting>) {
                 }
                 let again = asked.into_iter().zip(replies);
                 batch = again
-                    .map(|(asked, reply)| Waiting {
-                        attempt: asked.attempt,
+                    .map(|(asked, reply)| InLine {
+                        attempt: Place::Unnamed(asked.attempt),
                         reply,
                     })
                     .collect();
@@ -195,38 +209,66 @@ async fn is_still(core: &Core, book: &Book) -> bool {
     matches!(read, Ok(Some(now)) if now.row.epoch == book.row.epoch && now.row.is_open)
 }
 
+/// Names an attempt where that can be done at once.
+fn in_line(core: &Core, waiting: Waiting) -> InLine {
+    let Waiting { attempt, reply } = waiting;
+    let named_for = core
+        .books
+        .with(&attempt.sale, |book| (book.row.num, book.row.epoch));
+    let named = named_for.zip(core.names()).and_then(|(of, names)| {
+        let order_id = names.ids.next(named(of)).ok()?;
+        Some((of, order_id, &names.digester))
+    });
+    let attempt = match named {
+        Some((of, order_id, digester)) => Place::Named(of, Asked::new(order_id, attempt, digester)),
+        None => Place::Unnamed(attempt),
+    };
+    InLine { attempt, reply }
+}
+
+fn named((sale_num, epoch): (u32, u32)) -> Named {
+    Named {
+        sale_num,
+        epoch,
+        at_ms: now_ms(),
+    }
+}
+
 type Prepared = (Vec<Asked>, Vec<Reply>);
 
-/// Gives each attempt its order id, and answers those that need no gate.
+/// Sees to it that each attempt has an order id of this epoch, and answers those that cannot have one.
 fn prepare(
     core: &Core,
     book: &Book,
-    batch: Vec<Waiting>,
-) -> Result<Prepared, Option<(Vec<Waiting>, Fault)>> {
+    batch: Vec<InLine>,
+) -> Result<Prepared, Option<(Vec<InLine>, Fault)>> {
     let Some(names) = core.names() else {
         let fault = Fault::without_effect(Cause::Rebuilding, "the store has not been reached yet");
         return Err(Some((batch, fault)));
     };
-    let named = Named {
-        sale_num: book.row.num,
-        epoch: book.row.epoch,
-        at_ms: now_ms(),
-    };
+    let of = (book.row.num, book.row.epoch);
     let (mut asked, mut replies) = (
         Vec::with_capacity(batch.len()),
         Vec::with_capacity(batch.len()),
     );
-    for waiting in batch {
-        match names.ids.next(named) {
+    for InLine { attempt, reply } in batch {
+        let attempt = match attempt {
+            Place::Named(named_for, named) if named_for == of => {
+                asked.push(named);
+                replies.push(reply);
+                continue;
+            }
+            Place::Named(_, named) => named.attempt,
+            Place::Unnamed(attempt) => attempt,
+        };
+        match names.ids.next(named(of)) {
             Ok(order_id) => {
-                asked.push(Asked::new(order_id, waiting.attempt, &names.digester));
-                replies.push(waiting.reply);
+                asked.push(Asked::new(order_id, attempt, &names.digester));
+                replies.push(reply);
             }
             Err(error) => {
                 let detail = format!("the system gave no random bytes: {error}");
-                let _ = waiting
-                    .reply
-                    .send(Err(Fault::without_effect(Cause::Store, detail)));
+                let _ = reply.send(Err(Fault::without_effect(Cause::Store, detail)));
             }
         }
     }
@@ -317,14 +359,18 @@ fn dispatch(
     let new_claims = claims
         .decided
         .iter()
-        .filter(|(decided, _)| matches!(decided, Decided::Claimed { .. }))
+        .filter(|decided| matches!(decided, Decided::Claimed { .. }))
         .count();
     let mut n = claims.head.n - new_claims as u64;
+    let mut remaining = claims.head.free + new_claims as u32;
     let mut outbox = Vec::with_capacity(new_claims);
     let mut waiters = Vec::new();
     let since = tokio::time::Instant::now();
-    for ((asked, reply), (decided, remaining)) in asked.into_iter().zip(replies).zip(claims.decided)
-    {
+    for ((asked, reply), decided) in asked.into_iter().zip(replies).zip(claims.decided) {
+        if matches!(decided, Decided::Claimed { .. }) {
+            n += 1;
+            remaining -= 1;
+        }
         let wait = |order_id, unit, is_repeat| Waiter {
             claim: Claim {
                 order_id,
@@ -336,13 +382,13 @@ fn dispatch(
         };
         let waiter = match decided {
             Decided::Claimed { unit, slot } => {
-                n += 1;
                 let line = Line {
                     unit: unit.number,
                     generation: unit.generation,
                     slot,
                 };
                 outbox.push(OutboxClaim {
+                    order_id: asked.order_id.clone(),
                     part: asked.part,
                     n,
                     line,
@@ -407,10 +453,10 @@ fn no(decided: &Decided, head: &Head) -> Verdict {
     }
 }
 
-fn answer_all(batch: Vec<Waiting>, answer: impl Fn() -> Result<Verdict, Fault>) {
-    for waiting in batch {
+fn answer_all(batch: Vec<InLine>, answer: impl Fn() -> Result<Verdict, Fault>) {
+    for in_line in batch {
         // Whoever asked may have gone.
-        let _ = waiting.reply.send(answer());
+        let _ = in_line.reply.send(answer());
     }
 }
 

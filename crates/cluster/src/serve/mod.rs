@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use seckill_engine::Fault;
-use seckill_sale::SaleId;
+use seckill_sale::{OrderId, SaleId};
 use tokio::sync::{Mutex, Semaphore, mpsc};
 
 use self::books::{Book, Books};
@@ -65,7 +65,7 @@ pub(crate) struct Outputs {
     /// Where offers go that no relay of this process takes.
     pub(crate) hints: Option<mpsc::Sender<Offer>>,
     /// Order ids that have a row or a void.
-    pub(crate) settled: Option<mpsc::Sender<Vec<String>>>,
+    pub(crate) settled: Option<mpsc::Sender<Vec<OrderId>>>,
     /// Sales whose gate is to be rebuilt.
     pub(crate) rebuilds: mpsc::UnboundedSender<SaleId>,
 }
@@ -202,7 +202,7 @@ impl Core {
     }
 
     /// Tells the relay what is settled; what it does not hear it asks the store for.
-    pub(crate) fn settled(&self, ids: Vec<String>) {
+    pub(crate) fn settled(&self, ids: Vec<OrderId>) {
         if let Some(settled) = &self.outputs.settled
             && !ids.is_empty()
         {

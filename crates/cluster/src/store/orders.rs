@@ -22,7 +22,7 @@ pub(crate) enum Settled {
 pub(crate) async fn settled<'a>(
     session: &mut Session,
     ids: impl IntoIterator<Item = &'a str>,
-) -> Result<Vec<(String, Settled)>, Fault> {
+) -> Result<Vec<(OrderId, Settled)>, Fault> {
     let ids = list(ids);
     if ids.is_empty() {
         return Ok(Vec::new());
@@ -36,17 +36,21 @@ pub(crate) async fn settled<'a>(
     for mut row in answers.next().unwrap_or_default() {
         let row = &mut row;
         if let (Some(id), Some(number), Some(generation)) =
-            (text(row, 0), column(row, 1), column(row, 2))
+            (order_id(row), column(row, 1), column(row, 2))
         {
             known.push((id, Settled::Order(Unit { number, generation })));
         }
     }
     for mut row in answers.next().unwrap_or_default() {
-        if let (Some(id), Some(reason)) = (text(&mut row, 0), text(&mut row, 1)) {
+        if let (Some(id), Some(reason)) = (order_id(&mut row), text(&mut row, 1)) {
             known.push((id, Settled::Void(reason)));
         }
     }
     Ok(known)
+}
+
+fn order_id(row: &mut Row) -> Option<OrderId> {
+    OrderId::new(&text(row, 0)?).ok()
 }
 
 /// One order.

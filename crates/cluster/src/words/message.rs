@@ -1,17 +1,18 @@
 //! The claim's message: what the gate puts into the outbox, the relay into the log, and the recorder reads.
 //! Version 1. A reader refuses what it does not understand; it never guesses.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use seckill_sale::{Attempt, Buyer, IdempotencyKey, OrderId, SaleId, Unit};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 const VERSION: u32 = 1;
 /// The type of a claim, also as CloudEvents has it.
 pub(crate) const CLAIM: &str = "seckill.claim";
 
 /// A unit of a claim.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Line {
     /// The unit's number.
@@ -33,25 +34,41 @@ impl Line {
 }
 
 /// A claim as the log has it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ClaimMessage {
-    v: u32,
-    #[serde(rename = "type")]
-    kind: String,
     pub(crate) sale_id: SaleId,
     pub(crate) epoch: u32,
     /// The gate's count of its claims: grows within an epoch.
     pub(crate) n: u64,
     pub(crate) order_id: OrderId,
-    pub(crate) lines: Vec<Line>,
+    pub(crate) line: Line,
     /// Empty for the anonymous buyer.
     pub(crate) buyer: Buyer,
     pub(crate) idem_key: Option<IdempotencyKey>,
-    /// The digest of the attempt's content, as 16 hexadecimal digits.
-    pub(crate) fingerprint: String,
+    /// The digest of the attempt's content.
+    pub(crate) fingerprint: u64,
     /// When the gate gave it, in Unix milliseconds.
     pub(crate) at_ms: i64,
+}
+
+/// The fields of a claim's JSON.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields<'a> {
+    v: u32,
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    sale_id: SaleId,
+    epoch: u32,
+    n: u64,
+    order_id: OrderId,
+    lines: Vec<Line>,
+    buyer: Buyer,
+    idem_key: Option<IdempotencyKey>,
+    /// 16 hexadecimal digits.
+    #[serde(borrow)]
+    fingerprint: Cow<'a, str>,
+    at_ms: i64,
 }
 
 /// Why a record is no claim.
@@ -73,36 +90,45 @@ impl ClaimMessage {
     /// Reads a record of the log.
     pub(crate) fn read(record: &[u8]) -> Result<Self, NotAClaim> {
         let not_json = |error: serde_json::Error| NotAClaim::Json(error.to_string());
-        let message: Self = serde_json::from_slice(record).map_err(not_json)?;
-        if message.v != VERSION {
-            return Err(NotAClaim::Version(message.v));
+        let fields: Fields<'_> = serde_json::from_slice(record).map_err(not_json)?;
+        if fields.v != VERSION {
+            return Err(NotAClaim::Version(fields.v));
         }
-        if message.kind != CLAIM {
-            return Err(NotAClaim::Kind(message.kind));
+        if fields.kind != CLAIM {
+            return Err(NotAClaim::Kind(fields.kind.into_owned()));
         }
-        if message.lines.len() != 1 {
-            return Err(NotAClaim::Lines(message.lines.len()));
-        }
-        if message.fingerprint.len() != 16 || message.fingerprint_number().is_none() {
-            return Err(NotAClaim::Fingerprint);
-        }
-        Ok(message)
-    }
-
-    /// The fingerprint as the number it is.
-    pub(crate) fn fingerprint_number(&self) -> Option<u64> {
-        u64::from_str_radix(&self.fingerprint, 16).ok()
-    }
-
-    /// The one line.
-    pub(crate) fn line(&self) -> Line {
-        // `read` lets nothing else through.
-        self.lines.first().copied().unwrap_or(Line {
-            unit: 0,
-            generation: 0,
-            slot: None,
+        let [line] = fields.lines[..] else {
+            return Err(NotAClaim::Lines(fields.lines.len()));
+        };
+        Ok(Self {
+            fingerprint: fingerprint(&fields.fingerprint).ok_or(NotAClaim::Fingerprint)?,
+            sale_id: fields.sale_id,
+            epoch: fields.epoch,
+            n: fields.n,
+            order_id: fields.order_id,
+            line,
+            buyer: fields.buyer,
+            idem_key: fields.idem_key,
+            at_ms: fields.at_ms,
         })
     }
+
+    /// The record that it was read from.
+    pub(crate) fn record(&self) -> String {
+        let attempt = (&self.order_id, &self.buyer, self.idem_key.as_ref());
+        let claim = OutboxClaim {
+            order_id: self.order_id.clone(),
+            part: part(attempt, self.fingerprint),
+            n: self.n,
+            line: self.line,
+        };
+        whole(&self.sale_id, self.epoch, self.at_ms, &claim)
+    }
+}
+
+fn fingerprint(text: &str) -> Option<u64> {
+    let is_hex = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    u64::from_str_radix(text, 16).ok().filter(|_| is_hex)
 }
 
 /// A fingerprint as gate and log write it.
@@ -112,16 +138,24 @@ pub(crate) fn fingerprint_text(fingerprint: u64) -> String {
 
 /// The part of the message that is known before the gate has decided: it travels through the gate untouched.
 pub(crate) fn attempt_part(order_id: &OrderId, attempt: &Attempt) -> String {
+    let named = (order_id, &attempt.buyer, attempt.key.as_ref());
+    part(named, attempt.fingerprint())
+}
+
+fn part(
+    (order_id, buyer, key): (&OrderId, &Buyer, Option<&IdempotencyKey>),
+    fingerprint: u64,
+) -> String {
     let mut part = String::with_capacity(160);
     // Order ids and fingerprints have no character that JSON escapes; the others are written by the library.
     let _ = write!(part, r#""order_id":"{order_id}","buyer":"#);
-    push_json(&mut part, attempt.buyer.as_str());
+    push_json(&mut part, buyer.as_str());
     part.push_str(r#","idem_key":"#);
-    match &attempt.key {
+    match key {
         Some(key) => push_json(&mut part, key.as_str()),
         None => part.push_str("null"),
     }
-    let _ = write!(part, r#","fingerprint":"{:016x}""#, attempt.fingerprint());
+    let _ = write!(part, r#","fingerprint":"{fingerprint:016x}""#);
     part
 }
 
@@ -146,6 +180,7 @@ pub(crate) fn order_id_of(part: &str) -> Option<&str> {
 /// What the gate adds to an attempt: one claim of an outbox entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OutboxClaim {
+    pub(crate) order_id: OrderId,
     pub(crate) part: String,
     pub(crate) n: u64,
     pub(crate) line: Line,
@@ -153,7 +188,7 @@ pub(crate) struct OutboxClaim {
 
 /// A claim's message, whole.
 pub(crate) fn whole(sale: &SaleId, epoch: u32, at_ms: i64, claim: &OutboxClaim) -> String {
-    let OutboxClaim { part, n, line } = claim;
+    let OutboxClaim { part, n, line, .. } = claim;
     let slot = line.slot.map_or("null".into(), |slot| slot.to_string());
     format!(
         r#"{{"v":{VERSION},"type":"{CLAIM}","sale_id":"{sale}","epoch":{epoch},"n":{n},{part},"lines":[{{"unit":{},"gen":{},"slot":{slot}}}],"at_ms":{at_ms}}}"#,
@@ -171,8 +206,10 @@ mod tests {
             key: Some(IdempotencyKey::new("k\"1\\").unwrap()),
             ..Attempt::anonymous(SaleId::new("phone").unwrap())
         };
+        let order_id = OrderId::new("abc").unwrap();
         let claim = OutboxClaim {
-            part: attempt_part(&OrderId::new("abc").unwrap(), &attempt),
+            part: attempt_part(&order_id, &attempt),
+            order_id,
             n: 9,
             line: Line {
                 unit: 3,
@@ -193,17 +230,14 @@ mod tests {
             assert_eq!(read.idem_key, attempt.key);
             assert_eq!((read.epoch, read.n, read.at_ms), (4, 9, 1_000));
             assert_eq!(
-                read.line().unit(),
+                read.line.unit(),
                 Unit {
                     number: 3,
                     generation: 2
                 }
             );
-            assert_eq!(read.fingerprint_number(), Some(attempt.fingerprint()));
-            assert_eq!(
-                serde_json::to_string(&read).map(|s| s.len()).ok(),
-                Some(text.len())
-            );
+            assert_eq!(read.fingerprint, attempt.fingerprint());
+            assert_eq!(read.record(), text);
             assert_eq!(
                 order_id_of(&attempt_part(&read.order_id, &attempt)),
                 Some("abc")

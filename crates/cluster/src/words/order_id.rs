@@ -1,12 +1,16 @@
 //! Order ids that say where to ask for them: sale, epoch, moment, 48 random bits and a MAC, as 32 characters.
 //! The MAC (SipHash-2-4, keyed by a secret in the store) makes an id that somebody made up cost no I/O.
 
+use std::collections::HashMap;
 use std::sync::Mutex;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use seckill_sale::OrderId;
 use siphasher::sip::SipHasher24;
+
+/// What is kept by order id. The ids are our own making, so that nobody can choose some that meet.
+pub(crate) type ByOrder<T> = HashMap<OrderId, T, foldhash::fast::RandomState>;
 
 /// Bytes of the store's secret.
 pub(crate) const SECRET_BYTES: usize = 16;
