@@ -20,6 +20,13 @@ fn survives(scenario: Scenario, name: &str) {
     let survived = survive(scenario, binary(), dir.path(), &name).unwrap();
     println!("{scenario:?}: {survived:?}");
     assert!(survived.crowd.won > 0, "{survived:?}");
+    // The new sale's own opening takes a few milliseconds; a rebuild takes the lease.
+    let lease_ms = 300;
+    assert_eq!(
+        survived.closed_ms >= lease_ms,
+        scenario.is_rebuilt(),
+        "{survived:?}"
+    );
 }
 
 #[test]

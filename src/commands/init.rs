@@ -23,6 +23,7 @@ pub(crate) fn run(args: &InitArgs) -> anyhow::Result<Ended> {
 async fn init(configuration: &Configuration, reset: bool) -> anyhow::Result<()> {
     let options = configuration.cluster_options();
     let made = seckill_cluster::init(&options).await?;
+    seckill_cluster::set_lease(&options).await?;
     if reset {
         seckill_cluster::reset(&options)
             .await

@@ -111,8 +111,13 @@ fn servers(wanted: &str, rounds: u32) -> anyhow::Result<()> {
                 survive(scenario, &binary, dir.path(), &database).with_context(|| name)?;
             let crowd = survived.crowd;
             println!(
-                "{name}: yes {}, told an address {}, 503 {}, false sold out {}; closed for at most {} ms; all sold, audit clean",
-                crowd.won, crowd.pending, crowd.unavailable, crowd.sold_out, survived.closed_ms
+                "{name}: yes {}, told an address {}, 503 {}, false sold out {}; rebuilt in {} ms, no order for {} ms; all sold, audit clean",
+                crowd.won,
+                crowd.pending,
+                crowd.unavailable,
+                crowd.sold_out,
+                survived.closed_ms,
+                survived.gap_ms
             );
             ran += 1;
         }

@@ -18,7 +18,7 @@ use crate::options::ClusterOptions;
 use crate::serve::Core;
 use crate::store::orders::{self, Stored};
 use crate::store::sales::{self, SaleRow};
-use crate::words::message::{ClaimMessage, order_id_of};
+use crate::words::message::ClaimMessage;
 
 /// Orders in one page.
 const PAGE: usize = 5_000;
@@ -147,7 +147,7 @@ async fn look_again(core: &Core, gates: &mut [GateView]) {
             after = page.last().map(|entry| entry.id.clone());
             let claims = page.into_iter().flat_map(|entry| entry.claims);
             gate.outbox
-                .extend(claims.filter_map(|claim| order_id_of(&claim.part).map(str::to_owned)));
+                .extend(claims.map(|claim| claim.order_id.to_string()));
             if is_last {
                 break;
             }

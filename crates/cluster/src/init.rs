@@ -57,6 +57,18 @@ pub async fn init(options: &ClusterOptions) -> Result<Initialised, NotInitialise
     Ok(Initialised { topic_made })
 }
 
+/// Makes the lease of these options everybody's. Not while processes run with another: those that see it say no noes.
+pub async fn set_lease(options: &ClusterOptions) -> Result<(), NotInitialised> {
+    let store = parts::store(options)?;
+    let set = async {
+        let mut session = store.session().await?;
+        schema::set_lease(&mut session, options.lease_ms).await
+    };
+    let set = set.await;
+    store.close().await;
+    set.map_err(NotInitialised::Server)
+}
+
 /// Forgets all sales, orders, the gates' keys and the topic's records, so that everything begins anew. Not while anything
 /// sells.
 pub async fn reset(options: &ClusterOptions) -> Result<(), NotInitialised> {

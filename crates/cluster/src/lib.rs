@@ -22,7 +22,7 @@ use std::path::PathBuf;
 
 pub use engine::ClusterEngine;
 pub use gate::link::{BadRedisUrl, without_password};
-pub use init::{Initialised, NotInitialised, Owner, init, mark_as_demo, owner, reset};
+pub use init::{Initialised, NotInitialised, Owner, init, mark_as_demo, owner, reset, set_lease};
 pub use options::{ClusterOptions, Confirm, Strategy};
 pub use recorder_process::RecorderProcess;
 pub use store::BadMysqlUrl;

@@ -257,7 +257,7 @@ impl Parts {
         if let Some((recorder, log)) = &self.recorder {
             parts.push(part(
                 "recorder",
-                recorder.condition.trouble().or_else(|| log.trouble()),
+                recorder.trouble().or_else(|| log.trouble()),
             ));
         }
         let ended = |name| {

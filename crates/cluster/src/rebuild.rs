@@ -11,7 +11,8 @@ use seckill_sale::{Buyer, IdempotencyKey, OrderState, SaleId, Slots, Unit};
 use tokio::sync::{mpsc, watch};
 
 use crate::gate::reply::{Refusal, Said};
-use crate::gate::{ITEMS_MAX, Into, slots_text, stored_claim};
+use crate::gate::stored::{slots_text, stored_claim};
+use crate::gate::{ITEMS_MAX, Into};
 use crate::serve::Core;
 use crate::stop::stopped;
 use crate::store::orders::{self, Stored};
@@ -98,12 +99,12 @@ pub(crate) async fn rebuild(core: &Core, id: &SaleId) -> Result<(), Fault> {
     if !row.is_open && !row.lease_is_over {
         return Err(not_yet("another process is rebuilding it"));
     }
+    let began = Instant::now();
+    drain(core, &row).await?;
     // Loading takes two connections: not all sales at once may take them from those who sell.
     let Ok(permit) = core.rebuilding.acquire().await else {
         return Err(not_yet("the engine is stopping"));
     };
-    let began = Instant::now();
-    drain(core, &row).await?;
     let leader = leader()?;
     let epoch = row.epoch + 1;
     let built = async {

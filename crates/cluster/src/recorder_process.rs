@@ -36,10 +36,7 @@ impl RecorderProcess {
     pub fn part(&self) -> Part {
         parts::part(
             "recorder",
-            self.state
-                .condition
-                .trouble()
-                .or_else(|| self.log.trouble()),
+            self.state.trouble().or_else(|| self.log.trouble()),
         )
     }
 

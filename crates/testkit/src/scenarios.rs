@@ -27,8 +27,10 @@ const LATE_MS: u32 = 2;
 pub struct Survived {
     /// What the crowds that met the fault were told.
     pub crowd: CrowdSum,
-    /// The longest time that the sale was closed, in milliseconds; 0 where it was not.
+    /// The longest time that a rebuild took, in milliseconds; 0 where there was none.
     pub closed_ms: u64,
+    /// The longest time between two orders, in milliseconds: what buyers saw, from the fault to the next yes.
+    pub gap_ms: u64,
 }
 
 /// A scenario.
@@ -57,6 +59,21 @@ pub enum Scenario {
 }
 
 impl Scenario {
+    /// Whether the gate loses or doubts its state, so that the sale is rebuilt.
+    pub fn is_rebuilt(self) -> bool {
+        match self {
+            Self::RedisWiped
+            | Self::RedisRolledBack
+            | Self::RedisFailedOver
+            | Self::RedisSlotMoved
+            | Self::RedisNodeLost
+            | Self::RedisNodeSilent => true,
+            Self::MysqlKilled | Self::KafkaKilled | Self::TopicMadeAgain | Self::RepliesLost => {
+                false
+            }
+        }
+    }
+
     /// Every scenario, with its name.
     pub const ALL: [(&'static str, Self); 10] = [
         ("redis-wiped", Self::RedisWiped),
@@ -217,6 +234,15 @@ impl Place {
         self.urls.mysql(&sql)?.pop().context("the sale's stock key")
     }
 
+    fn longest_gap_ms(&self) -> anyhow::Result<u64> {
+        let sql = format!(
+            "SELECT CAST(COALESCE(MAX(TIMESTAMPDIFF(MICROSECOND, previous, date)), 0) DIV 1000 AS CHAR) FROM \
+             (SELECT date, LAG(date) OVER (ORDER BY id) AS previous FROM seckill WHERE sale_id = '{SALE}') AS orders"
+        );
+        let gap = self.urls.mysql(&sql)?.pop().context("a gap")?;
+        Ok(gap.parse()?)
+    }
+
     /// Kills a Redis and starts it again with its append-only file as it was a moment before.
     fn roll_back(&self, redis: Redis) -> anyhow::Result<Redis> {
         let dir = self.dir.join("redis");
@@ -282,10 +308,19 @@ pub fn survive(
         "{} of {UNITS} units were asked for, and some were told that none is left: {crowd:?}",
         3 * REQUESTS_A_SERVER
     );
+    // Before the rest is sold: what the crowds bought all the time.
+    let gap_ms = place.longest_gap_ms()?;
     cluster.sell_out_and_audit(SALE, UNITS)?;
+    // What the store refuses keeps the promises, but a sound gate gives no unit twice in the first place.
+    let sql = format!(
+        "SELECT CAST(COUNT(*) AS CHAR) FROM seckill_void WHERE sale_id = '{SALE}' AND reason LIKE 'another order%'"
+    );
+    let twice = place.urls.mysql(&sql)?;
+    ensure!(twice == ["0"], "the gate gave units twice: {twice:?}");
     Ok(Survived {
         crowd,
         closed_ms: cluster.closed_ms_max(),
+        gap_ms,
     })
 }
 

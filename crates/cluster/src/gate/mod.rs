@@ -4,9 +4,8 @@
 pub(crate) mod keys;
 pub(crate) mod link;
 pub(crate) mod reply;
+pub(crate) mod stored;
 mod watch;
-
-pub(crate) use watch::{slots_text, stored_claim};
 
 use std::sync::LazyLock;
 
@@ -429,6 +428,9 @@ fn claim((part, given): (&str, &str), n: u64) -> Option<OutboxClaim> {
         generation: given.next()?.parse().ok()?,
     };
     let slot: u8 = given.next()?.parse().ok()?;
+    if given.next().is_some() {
+        return None;
+    }
     Some(OutboxClaim {
         order_id: OrderId::new(message::order_id_of(part)?).ok()?,
         part: part.to_owned(),
@@ -439,4 +441,56 @@ fn claim((part, given): (&str, &str), n: u64) -> Option<OutboxClaim> {
             slot: (slot > 0).then_some(slot),
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outbox_entry(id: &str, given: &[&str]) -> Value {
+        let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        let mut fields = vec![text("at"), text("5")];
+        for (index, given) in given.iter().enumerate() {
+            fields.push(text(&format!(r#""order_id":"id-{index}","buyer":"""#)));
+            fields.push(text(given));
+        }
+        Value::Array(vec![text(id), Value::Array(fields)])
+    }
+
+    #[test]
+    fn the_claims_of_an_entry_are_numbered_up_to_its_own_number() {
+        let read = entry(&outbox_entry("4-9", &["7:1:0", "8:1:2", "3:5:0"])).unwrap();
+        assert_eq!((read.id.as_str(), read.at_ms), ("4-9", 5));
+        let claims = read.claims.iter().enumerate();
+        let seen: Vec<_> = claims
+            .map(|(index, claim)| {
+                assert_eq!(claim.order_id.as_str(), format!("id-{index}"));
+                (
+                    claim.n,
+                    claim.line.unit,
+                    claim.line.generation,
+                    claim.line.slot,
+                )
+            })
+            .collect();
+        assert_eq!(seen, [(7, 7, 1, None), (8, 8, 1, Some(2)), (9, 3, 5, None)]);
+    }
+
+    #[test]
+    fn an_entry_that_the_script_never_writes_is_not_read() {
+        for (id, given) in [
+            ("4-9", "7:1"),
+            ("4-9", "9:7:1:0"),
+            ("4-9", "a:1:0"),
+            ("4-x", "7:1:0"),
+            ("4", "7:1:0"),
+        ] {
+            assert_eq!(entry(&outbox_entry(id, &[given])), None, "{id} {given}");
+        }
+        assert_eq!(
+            entry(&outbox_entry("4-1", &["1:1:0", "2:1:0", "3:1:0"])),
+            None
+        );
+        assert_eq!(entry(&Value::Nil), None);
+    }
 }

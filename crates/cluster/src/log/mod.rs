@@ -17,6 +17,8 @@ use seckill_engine::{Cause, Fault};
 use crate::options::ClusterOptions;
 
 const ADMIN_WAIT: Duration = Duration::from_secs(10);
+/// Troubles that are listened to before one is told.
+const TROUBLES_MAX: usize = 32;
 
 /// What Kafka's library complains of; kept, so that a page can tell why nothing moves.
 #[derive(Debug, Clone, Default)]
@@ -58,7 +60,11 @@ impl ClientContext for Words {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "librdkafka");
-        self.0.fails(reason.to_owned());
+        // That all brokers are down is what comes of any trouble with them; what was said before tells more.
+        let is_general = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown);
+        if !is_general || self.0.trouble().is_none() {
+            self.0.fails(reason.to_owned());
+        }
     }
 }
 
@@ -80,8 +86,10 @@ impl Admin {
             .map_err(|error| fault(options, &error, "; see cluster.kafka_properties"))?;
         let asked = tokio::task::spawn_blocking(move || {
             let asked = probe.fetch_metadata(None, ADMIN_WAIT);
-            // The library tells of a trouble only where it is polled.
-            while let Some(Err(_)) = probe.poll(Duration::ZERO) {}
+            // The library tells of a trouble only where it is polled, one at a time.
+            for _ in 0..TROUBLES_MAX {
+                drop(probe.poll(Duration::ZERO));
+            }
             asked.map(|_| ())
         });
         let asked = asked

@@ -37,7 +37,16 @@ pub(crate) struct RecorderState {
     pub(crate) batches: AtomicU64,
     pub(crate) failed_batches: AtomicU64,
     /// Why nothing is stored now.
-    pub(crate) condition: LogCondition,
+    storing: LogCondition,
+    /// Why some partition is not read.
+    placing: LogCondition,
+}
+
+impl RecorderState {
+    /// What ails it now.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.storing.trouble().or_else(|| self.placing.trouble())
+    }
 }
 
 /// The recorder of one process.
@@ -62,22 +71,32 @@ impl Recorder {
     pub(crate) async fn run(self, log: LogConsumer, mut stop: watch::Receiver<bool>) {
         let mut parts: HashMap<i32, Reading> = HashMap::new();
         let mut unplaced: BTreeMap<i32, Retry> = BTreeMap::new();
+        // A try that fails may take its time, in which nothing is read: most of the time must be left for reading.
+        let mut not_before = Instant::now();
         loop {
-            let next_try = unplaced.values().map(|retry| retry.at).min();
+            let next_try = unplaced
+                .values()
+                .map(|retry| retry.at.max(not_before))
+                .min();
             let said = tokio::select! {
-                said = log.next() => match said {
-                    Some(said) => said,
-                    None => break,
-                },
+                biased;
+                () = stopped(&mut stop) => break,
                 () = tokio::time::sleep_until(next_try.unwrap_or_else(Instant::now)), if next_try.is_some() => {
                     // One of them: what ails it must not keep the others from being recorded.
                     let due = unplaced.iter().min_by_key(|(_, retry)| retry.at).map(|(part, _)| *part);
                     if let Some(part) = due {
+                        let began = Instant::now();
                         self.place(&log, part, &mut parts, &mut unplaced).await;
+                        if unplaced.contains_key(&part) {
+                            not_before = Instant::now() + 2 * began.elapsed();
+                        }
                     }
                     continue;
                 }
-                () = stopped(&mut stop) => break,
+                said = log.next() => match said {
+                    Some(said) => said,
+                    None => break,
+                },
             };
             match said {
                 FromLog::Assigned(assigned) => {
@@ -121,22 +140,24 @@ impl Recorder {
     ) {
         match self.position(log, part).await {
             Ok(reading) => {
-                self.state.condition.is_well();
                 unplaced.remove(&part);
                 parts.insert(part, reading);
+                if unplaced.is_empty() {
+                    self.state.placing.is_well();
+                }
             }
             Err(fault) => {
-                self.failed(fault);
+                self.failed(&self.state.placing, fault);
                 unplaced.entry(part).or_insert_with(Retry::now).later();
             }
         }
     }
 
     /// Shows what went wrong.
-    fn failed(&self, fault: Fault) {
+    fn failed(&self, condition: &LogCondition, fault: Fault) {
         self.state.failed_batches.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(%fault, "the recorder tries again");
-        self.state.condition.fails(fault.detail);
+        condition.fails(fault.detail);
     }
 
     /// Finds where a partition goes on, and begins to read there. A log that ends before that place was replaced.
@@ -203,7 +224,7 @@ impl Recorder {
             if !records.first().is_some_and(is_before) {
                 // The next position finds no mark any more, and begins where the log does.
                 if let Err(fault) = self.replaced(log, part, reading.place).await {
-                    self.failed(fault);
+                    self.failed(&self.state.placing, fault);
                 }
                 return None;
             }
@@ -237,7 +258,7 @@ impl Recorder {
         let committed = loop {
             match commit::commit(&self.store, &self.options.topic, part, place, batch).await {
                 Ok(committed) => break committed,
-                Err(fault) => self.failed(fault),
+                Err(fault) => self.failed(&self.state.storing, fault),
             }
             retry.later();
             tokio::select! {
@@ -245,7 +266,7 @@ impl Recorder {
                 () = stopped(&mut stop) => return None,
             }
         };
-        self.state.condition.is_well();
+        self.state.storing.is_well();
         let Committed::Stored(done) = committed else {
             return None;
         };

@@ -179,7 +179,7 @@ impl Relay {
     }
 
     fn produce_again(&self, view: &mut View) {
-        for ticket in view.take_overdue() {
+        for ticket in view.overdue() {
             if let Some(tracked) = view.get_mut(ticket) {
                 let before = tracked.open_count as u64;
                 tracked.failed = false;

@@ -37,8 +37,16 @@ pub(super) struct Tracked {
 }
 
 impl Tracked {
+    /// Whether all was acknowledged, and nothing was heard of it for longer than it may take.
+    fn is_late(&self) -> bool {
+        self.unacknowledged == 0 && self.sent_at.elapsed() > self.send_again_after
+    }
+
     /// Takes note of records handed over.
     pub(super) fn sent(&mut self, count: usize) {
+        if self.is_late() {
+            self.send_again_after = (self.send_again_after * 2).min(SEND_AGAIN_MAX);
+        }
         self.unacknowledged += count;
         self.sent_at = Instant::now();
         self.checked_at = self.sent_at;
@@ -153,11 +161,14 @@ impl View {
 
     /// Claims that the store is to be asked for, up to `max`.
     pub(super) fn take_quiet(&mut self, max: usize) -> Vec<OrderId> {
+        let quiet = self.entries.values_mut();
+        let mut quiet: Vec<&mut Tracked> = quiet
+            .filter(|tracked| tracked.checked_at.elapsed() >= QUIET)
+            .collect();
+        // Those that were asked for longest ago: some that nobody decides must not keep all others from being asked for.
+        quiet.sort_unstable_by_key(|tracked| tracked.checked_at);
         let mut ids = Vec::new();
-        for tracked in self.entries.values_mut() {
-            if tracked.checked_at.elapsed() < QUIET {
-                continue;
-            }
+        for tracked in quiet {
             if ids.len() + tracked.open_count > max && !ids.is_empty() {
                 break;
             }
@@ -169,19 +180,14 @@ impl View {
     }
 
     /// Entries that are to be sent once more: refused by the log, or undecided for so long that the log may have lost them.
-    pub(super) fn take_overdue(&mut self) -> Vec<usize> {
-        let mut tickets = Vec::new();
-        for (ticket, tracked) in &mut self.entries {
-            let age = tracked.sent_at.elapsed();
-            let is_overdue = tracked.unacknowledged == 0 && age > tracked.send_again_after;
-            if is_overdue {
-                tracked.send_again_after = (tracked.send_again_after * 2).min(SEND_AGAIN_MAX);
-            }
-            if is_overdue || (tracked.failed && age > REFUSED_PAUSE) {
-                tickets.push(*ticket);
-            }
-        }
-        tickets
+    pub(super) fn overdue(&self) -> Vec<usize> {
+        let overdue = |tracked: &Tracked| {
+            tracked.is_late() || (tracked.failed && tracked.sent_at.elapsed() > REFUSED_PAUSE)
+        };
+        let all = self.entries.iter();
+        all.filter(|(_, tracked)| overdue(tracked))
+            .map(|(ticket, _)| *ticket)
+            .collect()
     }
 
     /// Lets go of the entries of sales that are no more: nothing will ever be heard of their claims.
@@ -263,6 +269,41 @@ mod tests {
         view.keep_only(|_| false);
         assert!(view.claims() == 0 && !view.has(&offer(&[])));
         assert!(view.take_done().is_empty());
+    }
+
+    #[test]
+    fn what_stays_undecided_is_sent_again_ever_later() {
+        let mut view = View::default();
+        let ticket = view.track(offer(&["a"]));
+        view.get_mut(ticket).unwrap().sent(1);
+        let ago = |view: &mut View, wait: Duration| {
+            let tracked = view.get_mut(ticket).unwrap();
+            tracked.sent_at = Instant::now().checked_sub(wait).unwrap();
+        };
+        let bit = Duration::from_millis(1);
+        ago(&mut view, SEND_AGAIN_MIN + bit);
+        // Not before it was acknowledged: the library still tries.
+        assert!(view.overdue().is_empty());
+        let place = Ok((0, 0));
+        view.delivered(&Delivered { ticket, place });
+        assert_eq!(view.overdue(), [ticket]);
+        view.get_mut(ticket).unwrap().sent(0);
+        ago(&mut view, SEND_AGAIN_MIN + bit);
+        assert!(view.overdue().is_empty());
+        ago(&mut view, SEND_AGAIN_MIN * 2 + bit);
+        assert_eq!(view.overdue(), [ticket]);
+    }
+
+    #[test]
+    fn those_asked_for_longest_ago_are_asked_for_first() {
+        let mut view = View::default();
+        let tickets: Vec<usize> = ["a", "b", "c"].map(|id| view.track(offer(&[id]))).into();
+        for (ticket, s) in tickets.iter().zip([1, 3, 2]) {
+            let before = Instant::now().checked_sub(Duration::from_secs(s));
+            view.get_mut(*ticket).unwrap().checked_at = before.unwrap();
+        }
+        assert_eq!(view.take_quiet(2), [order_id("b"), order_id("c")]);
+        assert_eq!(view.take_quiet(2), [order_id("a")]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use seckill_engine::{Cause, Effect, Fault};
 use seckill_sale::{Attempt, Claim, Invalid, No, SaleId, Verdict};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use super::Core;
 use super::books::Book;
@@ -32,11 +33,11 @@ pub(crate) struct Waiting {
 
 /// An attempt in line for the gate. It has its name where its sale is known: while a call is out there is time for that.
 struct InLine {
-    attempt: Place,
+    attempt: Name,
     reply: Reply,
 }
 
-enum Place {
+enum Name {
     /// Named for this number and epoch of its sale.
     Named((u32, u32), Asked),
     Unnamed(Attempt),
@@ -58,6 +59,7 @@ pub(crate) async fn run(core: Arc<Core>, mut attempts: mpsc::Receiver<Waiting>) 
     let mut lines = Lines {
         core: Arc::clone(&core),
         queues: HashMap::new(),
+        calls: JoinSet::new(),
         done,
     };
     let mut taken = Vec::with_capacity(CLAIM_MAX);
@@ -80,6 +82,8 @@ pub(crate) async fn run(core: Arc<Core>, mut attempts: mpsc::Receiver<Waiting>) 
 struct Lines {
     core: Arc<Core>,
     queues: HashMap<SaleId, VecDeque<InLine>>,
+    /// The calls that are out, and those whose answers are being given. They end with the engine.
+    calls: JoinSet<()>,
     done: mpsc::UnboundedSender<SaleId>,
 }
 
@@ -131,7 +135,13 @@ impl Lines {
         // Nothing was done for these yet, and nobody would learn of it.
         batch.retain(|in_line| !in_line.reply.is_closed());
         let (core, turn) = (Arc::clone(&self.core), self.turn(sale.clone()));
-        tokio::spawn(async move { decide(&core, turn, batch).await });
+        while let Some(ended) = self.calls.try_join_next() {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a call to the gate ended badly");
+            }
+        }
+        self.calls
+            .spawn(async move { decide(&core, turn, batch).await });
     }
 }
 
@@ -192,7 +202,7 @@ async fn decide(core: &Core, turn: Turn, batch: Vec<InLine>) {
                 let again = asked.into_iter().zip(replies);
                 batch = again
                     .map(|(asked, reply)| InLine {
-                        attempt: Place::Unnamed(asked.attempt),
+                        attempt: Name::Unnamed(asked.attempt),
                         reply,
                     })
                     .collect();
@@ -216,17 +226,18 @@ fn in_line(core: &Core, waiting: Waiting) -> InLine {
         .books
         .with(&attempt.sale, |book| (book.row.num, book.row.epoch));
     let named = named_for.zip(core.names()).and_then(|(of, names)| {
-        let order_id = names.ids.next(named(of)).ok()?;
+        let order_id = names.ids.next(from_now(of)).ok()?;
         Some((of, order_id, &names.digester))
     });
     let attempt = match named {
-        Some((of, order_id, digester)) => Place::Named(of, Asked::new(order_id, attempt, digester)),
-        None => Place::Unnamed(attempt),
+        Some((of, order_id, digester)) => Name::Named(of, Asked::new(order_id, attempt, digester)),
+        None => Name::Unnamed(attempt),
     };
     InLine { attempt, reply }
 }
 
-fn named((sale_num, epoch): (u32, u32)) -> Named {
+/// What an order id that is made now says.
+fn from_now((sale_num, epoch): (u32, u32)) -> Named {
     Named {
         sale_num,
         epoch,
@@ -253,15 +264,15 @@ fn prepare(
     );
     for InLine { attempt, reply } in batch {
         let attempt = match attempt {
-            Place::Named(named_for, named) if named_for == of => {
+            Name::Named(named_for, named) if named_for == of => {
                 asked.push(named);
                 replies.push(reply);
                 continue;
             }
-            Place::Named(_, named) => named.attempt,
-            Place::Unnamed(attempt) => attempt,
+            Name::Named(_, named) => named.attempt,
+            Name::Unnamed(attempt) => attempt,
         };
-        match names.ids.next(named(of)) {
+        match names.ids.next(from_now(of)) {
             Ok(order_id) => {
                 asked.push(Asked::new(order_id, attempt, &names.digester));
                 replies.push(reply);

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::Core;
 use super::books::Book;
 use crate::stop::stopped;
-use crate::store::{orders, sales};
+use crate::store::{orders, sales, schema};
 
 const GIVE_BACKS_MAX: usize = 1_000;
 
@@ -64,6 +64,7 @@ fn refresh_period(core: &Core) -> Duration {
 pub(crate) async fn read(core: &Core) -> Result<(), Fault> {
     let began = Instant::now();
     let mut session = core.store.ready().await?;
+    schema::check_lease(&mut session, core.options.lease_ms).await?;
     let mut known = HashSet::new();
     for row in sales::all(&mut session).await? {
         known.insert(row.sale.id.clone());

@@ -153,8 +153,9 @@ async fn migrate_locked(session: &mut Session, lease_ms: u64) -> Result<(), Faul
             ))
             .await?;
     }
-    // Everybody's from now on.
-    set_meta(session, LEASE, lease_ms.to_string().as_bytes()).await?;
+    if meta(session, LEASE).await?.is_none() {
+        set_lease(session, lease_ms).await?;
+    }
     if meta(session, SECRET).await?.is_none() {
         let mut secret = [0; SECRET_BYTES];
         getrandom::fill(&mut secret).map_err(|error| {
@@ -244,8 +245,13 @@ async fn version(session: &mut Session) -> Result<u32, Fault> {
     Ok(found.first().copied().unwrap_or(0))
 }
 
+/// Makes this the lease of all processes.
+pub(crate) async fn set_lease(session: &mut Session, lease_ms: u64) -> Result<(), Fault> {
+    set_meta(session, LEASE, lease_ms.to_string().as_bytes()).await
+}
+
 /// A rebuild waits until no server trusts what it knew: by its own lease, which must then be everybody's.
-async fn check_lease(session: &mut Session, lease_ms: u64) -> Result<(), Fault> {
+pub(crate) async fn check_lease(session: &mut Session, lease_ms: u64) -> Result<(), Fault> {
     let known = meta(session, LEASE).await?;
     let known = known.map(|value| String::from_utf8_lossy(&value).into_owned());
     match known {

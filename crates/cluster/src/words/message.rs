@@ -113,7 +113,7 @@ impl ClaimMessage {
         })
     }
 
-    /// The record that it was read from.
+    /// A record of this content.
     pub(crate) fn record(&self) -> String {
         let attempt = (&self.order_id, &self.buyer, self.idem_key.as_ref());
         let claim = OutboxClaim {

@@ -1,0 +1,191 @@
+//! What the tutorial's way makes of what it has read: the verdicts by the rules that all engines share, and the writes that
+//! the script would make. Plain code without I/O.
+
+use std::collections::{HashMap, HashSet};
+
+use redis::Pipeline;
+use seckill_sale::{Invalid, KeyedClaim, No, Screened, Standing, Unit, screen};
+
+use super::super::Asked;
+use super::super::keys::GateKeys;
+use super::super::reply::{Claims, Decided, Head};
+use super::super::stored::{slots_text, stored_claim, unit_of};
+use super::read::Read;
+use crate::words::message::fingerprint_text;
+
+/// Phase 1 as the script has it, by the rules that all engines share; and what is to be written, if anything.
+pub(super) fn decide(
+    mut read: Read,
+    keys: &GateKeys,
+    epoch: u32,
+    asked: &[Asked],
+) -> (Claims, Option<Pipeline>) {
+    let (win, window_now_ms) = window(&read);
+    let (mut taken, mut taken_returned, mut n) = (0_u32, 0, read.head.n);
+    let mut fresh = read.next;
+    let (mut decided, mut touched) = (Vec::with_capacity(asked.len()), HashSet::new());
+    let (mut claims, mut new_keys, mut entry) = (Vec::new(), Vec::new(), Vec::new());
+    for (asked, known) in asked.iter().zip(&read.known) {
+        let said = match known.as_deref().map(unit_of) {
+            Some(Some(unit)) => Decided::ClaimedBefore { unit },
+            _ => {
+                let slots = read.slots.entry(asked.buyer_digest.clone()).or_default();
+                let standing = Standing {
+                    keyed: read.by_key.get(&asked.key_digest).cloned(),
+                    slots: *slots,
+                    free: read.head.free - taken,
+                };
+                match screen(&read.sale, &asked.attempt, &standing, window_now_ms) {
+                    Screened::Take { slot } => {
+                        let unit = match read.returned.get(taken_returned) {
+                            Some(unit) => {
+                                taken_returned += 1;
+                                *unit
+                            }
+                            None => {
+                                fresh += 1;
+                                Unit {
+                                    number: fresh,
+                                    generation: 1,
+                                }
+                            }
+                        };
+                        taken += 1;
+                        n += 1;
+                        if let Some(slot) = slot {
+                            *slots = slots.with(slot).unwrap_or(*slots);
+                            touched.insert(asked.buyer_digest.clone());
+                        }
+                        take_note(&mut read.by_key, &mut new_keys, asked, unit);
+                        claims.push((asked.order_id.to_string(), claim_text(asked, unit, slot)));
+                        let given =
+                            format!("{}:{}:{}", unit.number, unit.generation, slot.unwrap_or(0));
+                        entry.push((asked.part.clone(), given));
+                        Decided::Claimed { unit, slot }
+                    }
+                    screened => said(screened),
+                }
+            }
+        };
+        decided.push(said);
+    }
+    let mut writes = Pipeline::new();
+    writes.atomic();
+    let mut entry_id = String::new();
+    if taken > 0 {
+        entry_id = format!("{epoch}-{n}");
+        writes.cmd("DECRBY").arg(keys.stock()).arg(taken);
+        let fields = [
+            ("next", u64::from(fresh)),
+            ("n", n),
+            ("outn", read.outn + 1),
+            ("win", win.into()),
+        ];
+        writes.cmd("HSET").arg(keys.terms()).arg(&fields);
+        writes.cmd("HSET").arg(keys.claims()).arg(&claims);
+        if !new_keys.is_empty() {
+            writes.cmd("HSET").arg(keys.by_key()).arg(&new_keys);
+        }
+        if !touched.is_empty() {
+            let changed = touched.iter().map(|digest| {
+                (
+                    digest,
+                    slots_text(read.slots.get(digest).copied().unwrap_or_default()),
+                )
+            });
+            writes
+                .cmd("HSET")
+                .arg(keys.buyers())
+                .arg(changed.collect::<Vec<_>>());
+        }
+        if taken_returned > 0 {
+            writes
+                .cmd("LPOP")
+                .arg(keys.returned())
+                .arg(taken_returned + 1);
+            writes.cmd("LPUSH").arg(keys.returned()).arg("-");
+        }
+        writes
+            .cmd("XADD")
+            .arg(keys.outbox())
+            .arg(&entry_id)
+            .arg("at")
+            .arg(read.head.now_ms)
+            .arg(&entry);
+    } else if win != read.win {
+        writes.cmd("HSET").arg(keys.terms()).arg("win").arg(win);
+    }
+    let head = Head {
+        n,
+        free: read.head.free - taken,
+        ..read.head
+    };
+    let writes = (!writes.is_empty()).then_some(writes);
+    (
+        Claims {
+            head,
+            entry: entry_id,
+            decided,
+        },
+        writes,
+    )
+}
+
+fn take_note(
+    by_key: &mut HashMap<String, KeyedClaim>,
+    new_keys: &mut Vec<(String, String)>,
+    asked: &Asked,
+    unit: Unit,
+) {
+    if asked.key_digest.is_empty() {
+        return;
+    }
+    let claim = KeyedClaim {
+        order_id: asked.order_id.clone(),
+        unit,
+        fingerprint: asked.attempt.fingerprint(),
+    };
+    by_key.insert(asked.key_digest.clone(), claim);
+    new_keys.push((asked.key_digest.clone(), asked.order_id.to_string()));
+}
+
+fn said(screened: Screened) -> Decided {
+    match screened {
+        Screened::Repeat(claim) => Decided::Repeat {
+            order_id: claim.order_id,
+            unit: claim.unit,
+        },
+        Screened::Mismatch => Decided::Mismatch,
+        Screened::No(No::SoldOut) => Decided::SoldOut,
+        Screened::No(No::LimitReached { .. }) => Decided::Limit,
+        Screened::No(No::NotOpen { .. }) => Decided::NotOpen,
+        Screened::No(No::Closed { .. }) => Decided::Closed,
+        Screened::Invalid(Invalid::Quantity { .. }) => Decided::Quantity,
+        // A gate has one sale, so that `NoSuchSale` cannot be said here.
+        Screened::Invalid(_) | Screened::Take { .. } => Decided::BuyerRequired,
+    }
+}
+
+/// The window's state, which only moves on, and a moment that shows the rules that state.
+fn window(read: &Read) -> (u8, i64) {
+    let (sale, now_ms) = (&read.sale, read.head.now_ms);
+    let now_win = match sale.window(now_ms) {
+        seckill_sale::WindowState::NotOpen { .. } => 0,
+        seckill_sale::WindowState::Open => 1,
+        seckill_sale::WindowState::Closed { .. } => 2,
+    };
+    if now_win >= read.win {
+        return (now_win, now_ms);
+    }
+    let shown_ms = if read.win == 2 {
+        sale.closes_at_ms
+    } else {
+        sale.opens_at_ms
+    };
+    (read.win, shown_ms.unwrap_or(now_ms))
+}
+
+fn claim_text(asked: &Asked, unit: Unit, slot: Option<u8>) -> String {
+    let fingerprint = fingerprint_text(asked.attempt.fingerprint());
+    stored_claim(unit, slot, &fingerprint, &asked.buyer_digest, true)
+}

@@ -1,0 +1,129 @@
+//! The tutorial's way to take a unit: WATCH, read, decide here by the rules, MULTI, write, EXEC, and again on a conflict.
+//! It reads and writes exactly what the script does, so that both may serve one sale.
+
+mod decide;
+mod read;
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, Value};
+use seckill_engine::{Cause, Fault};
+
+use self::decide::decide;
+use self::read::read;
+use super::Asked;
+use super::keys::GateKeys;
+use super::link::Redis;
+use super::reply::{Claims, Said};
+
+/// Connections kept for the next call.
+const IDLE_MAX: usize = 64;
+/// The longest pause after a conflict.
+const PAUSE_MAX_MS: u64 = 8;
+
+/// Connections of one's own: WATCH belongs to a connection, and one that came back by itself would have lost it.
+pub(crate) struct Watch {
+    idle: Mutex<Vec<(String, MultiplexedConnection)>>,
+    conflicts_wait: Duration,
+}
+
+impl Watch {
+    pub(crate) fn new(conflicts_wait: Duration) -> Self {
+        Self {
+            idle: Mutex::default(),
+            conflicts_wait,
+        }
+    }
+
+    pub(crate) async fn claim(
+        &self,
+        redis: &Redis,
+        keys: &GateKeys,
+        epoch: u32,
+        asked: &[Asked],
+    ) -> Result<Said<Claims>, Fault> {
+        let mut link = match self.take(keys) {
+            Some(link) => link,
+            None => redis.private(keys.stock()).await?,
+        };
+        let until = Instant::now() + self.conflicts_wait;
+        let mut conflicts = 0_u32;
+        loop {
+            let read = match read(redis, &mut link, keys, epoch, asked).await? {
+                Ok(read) => read,
+                Err(refusal) => {
+                    call(redis, &mut link, &redis::cmd("UNWATCH")).await?;
+                    self.give(keys, link);
+                    return Ok(Err(refusal));
+                }
+            };
+            let (claims, writes) = decide(read, keys, epoch, asked);
+            let Some(writes) = writes else {
+                call(redis, &mut link, &redis::cmd("UNWATCH")).await?;
+                self.give(keys, link);
+                return Ok(Ok(claims));
+            };
+            let written = writes.query_async::<Value>(&mut link).await;
+            match written.map_err(|error| redis.fault(&error))? {
+                Value::Nil => {}
+                _ => {
+                    self.give(keys, link);
+                    return Ok(Ok(claims));
+                }
+            }
+            conflicts += 1;
+            if Instant::now() > until {
+                self.give(keys, link);
+                let detail = format!(
+                    "{conflicts} conflicts over {} within {:?}; nothing was taken",
+                    keys.stock(),
+                    self.conflicts_wait
+                );
+                return Err(Fault::without_effect(Cause::Overloaded, detail));
+            }
+            tokio::time::sleep(Duration::from_millis(jitter_ms(conflicts))).await;
+        }
+    }
+
+    fn take(&self, keys: &GateKeys) -> Option<MultiplexedConnection> {
+        let mut idle = self
+            .idle
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let at = idle.iter().position(|(key, _)| key == keys.stock())?;
+        Some(idle.swap_remove(at).1)
+    }
+
+    fn give(&self, keys: &GateKeys, link: MultiplexedConnection) {
+        let mut idle = self
+            .idle
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if idle.len() == IDLE_MAX {
+            idle.swap_remove(0);
+        }
+        idle.push((keys.stock().to_owned(), link));
+    }
+}
+
+/// 0 to a bound that doubles with each conflict: clients that met must not meet again.
+fn jitter_ms(conflicts: u32) -> u64 {
+    let bound = PAUSE_MAX_MS.min(1 << conflicts.min(10));
+    let mut random = [0; 8];
+    // Without random bytes everybody waits the longest.
+    if getrandom::fill(&mut random).is_err() {
+        return bound;
+    }
+    u64::from_le_bytes(random) % (bound + 1)
+}
+
+async fn call(
+    redis: &Redis,
+    link: &mut MultiplexedConnection,
+    command: &Cmd,
+) -> Result<Value, Fault> {
+    let called = command.query_async::<Value>(link).await;
+    called.map_err(|error| redis.fault(&error))
+}
