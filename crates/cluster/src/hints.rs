@@ -10,8 +10,8 @@ use seckill_engine::Fault;
 use seckill_sale::SaleId;
 use tokio::sync::{mpsc, watch};
 
+use crate::gate::Offer;
 use crate::gate::reply;
-use crate::relay::Offer;
 use crate::serve::Core;
 use crate::stop::stopped;
 

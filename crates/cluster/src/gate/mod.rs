@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 
 use redis::{Cmd, Value};
 use seckill_engine::Fault;
-use seckill_sale::{Attempt, OrderId, Sale, Unit};
+use seckill_sale::{Attempt, OrderId, Sale, SaleId, Unit};
 
 use self::keys::GateKeys;
 use self::link::Redis;
@@ -68,6 +68,15 @@ pub(crate) struct OutboxEntry {
     pub(crate) id: String,
     pub(crate) at_ms: i64,
     pub(crate) claims: Vec<OutboxClaim>,
+}
+
+/// An outbox entry that is to be carried to the log, and where it lies.
+#[derive(Debug, Clone)]
+pub(crate) struct Offer {
+    pub(crate) sale: SaleId,
+    pub(crate) keys: GateKeys,
+    pub(crate) epoch: u32,
+    pub(crate) entry: OutboxEntry,
 }
 
 /// The gates of all sales.

@@ -14,7 +14,7 @@ use tokio::time::MissedTickBehavior;
 
 use self::view::{Tracked, View};
 use crate::gate::keys::GateKeys;
-use crate::gate::{ITEMS_MAX, OutboxEntry};
+use crate::gate::{ITEMS_MAX, Offer};
 use crate::log::LogCondition;
 use crate::log::producer::{Delivered, LogProducer};
 use crate::serve::Core;
@@ -31,15 +31,6 @@ const SWEEP_PAGE: usize = 64;
 const SWEEP_SALES_MAX: usize = 1_000;
 const FLUSH_WAIT: Duration = Duration::from_secs(2);
 const PROBE_PAUSE: Duration = Duration::from_secs(1);
-
-/// An outbox entry that is to be carried.
-#[derive(Debug, Clone)]
-pub(crate) struct Offer {
-    pub(crate) sale: SaleId,
-    pub(crate) keys: GateKeys,
-    pub(crate) epoch: u32,
-    pub(crate) entry: OutboxEntry,
-}
 
 /// What a relay has done since it started.
 #[derive(Debug)]

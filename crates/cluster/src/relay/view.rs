@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use seckill_sale::{OrderId, SaleId};
 
-use super::Offer;
+use crate::gate::Offer;
 use crate::log::producer::Delivered;
 use crate::words::message::OutboxClaim;
 use crate::words::order_id::ByOrder;

@@ -14,10 +14,10 @@ use tokio::task::JoinSet;
 use super::Core;
 use super::books::Book;
 use super::confirming::Waiter;
+use crate::gate::Offer;
 use crate::gate::reply::{Claims, Decided, Head, Refusal};
 use crate::gate::{Asked, CLAIM_MAX, OutboxEntry};
 use crate::options::Confirm;
-use crate::relay::Offer;
 use crate::words::message::{Line, OutboxClaim};
 use crate::words::order_id::Named;
 
