@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 /// The files of an authority and of one server that it has vouched for.
 #[derive(Debug)]
@@ -23,6 +23,9 @@ impl Certificates {
         std::fs::create_dir_all(dir)?;
         let mut params = CertificateParams::new(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Named unlike the server: OpenSSL takes a certificate whose names are both the same for one that vouches for itself.
+        let names = &mut params.distinguished_name;
+        names.push(DnType::CommonName, "an authority of the tests");
         let authority_key = KeyPair::generate()?;
         let authority = params.self_signed(&authority_key)?;
         let issuer = Issuer::new(params, authority_key);
