@@ -6,7 +6,9 @@
 use std::path::Path;
 
 use seckill_testkit::servers::Urls;
-use seckill_testkit::{Cluster, Scenario, Shape, cluster_kill_rounds, fast_settings, survive};
+use seckill_testkit::{
+    Cluster, FAST_LEASE_MS, Scenario, Shape, cluster_kill_rounds, fast_settings, survive,
+};
 use tempfile::TempDir;
 
 fn binary() -> &'static Path {
@@ -21,9 +23,8 @@ fn survives(scenario: Scenario, name: &str) {
     println!("{scenario:?}: {survived:?}");
     assert!(survived.crowd.won > 0, "{survived:?}");
     // The new sale's own opening takes a few milliseconds; a rebuild takes the lease.
-    let lease_ms = 300;
     assert_eq!(
-        survived.closed_ms >= lease_ms,
+        survived.closed_ms >= FAST_LEASE_MS,
         scenario.is_rebuilt(),
         "{survived:?}"
     );

@@ -45,28 +45,33 @@ impl From<Fault> for NotInitialised {
     }
 }
 
+/// Runs something on the store alone, and ends its connections.
+async fn on_store<T>(
+    options: &ClusterOptions,
+    run: impl AsyncFnOnce(&Store) -> Result<T, Fault>,
+) -> Result<T, NotInitialised> {
+    let store = parts::store(options)?;
+    let done = run(&store).await;
+    store.close().await;
+    Ok(done?)
+}
+
 /// Makes the database with its tables, and the topic.
 pub async fn init(options: &ClusterOptions) -> Result<Initialised, NotInitialised> {
     // First, so that nothing is made where the gate could not open.
     parts::gate(options)?.redis.reach().await?;
-    let store = parts::store(options)?;
-    let migrated = schema::migrate(&store).await;
-    store.close().await;
-    migrated?;
+    on_store(options, async |store| schema::migrate(store).await).await?;
     let topic_made = log::create_topic(options).await?;
     Ok(Initialised { topic_made })
 }
 
 /// Makes the lease of these options everybody's. Not while processes run with another: those that see it say no noes.
 pub async fn set_lease(options: &ClusterOptions) -> Result<(), NotInitialised> {
-    let store = parts::store(options)?;
-    let set = async {
+    on_store(options, async |store| {
         let mut session = store.session().await?;
         schema::set_lease(&mut session, options.lease_ms).await
-    };
-    let set = set.await;
-    store.close().await;
-    set.map_err(NotInitialised::Server)
+    })
+    .await
 }
 
 /// Forgets all sales, orders, the gates' keys and the topic's records, so that everything begins anew. Not while anything
@@ -96,8 +101,7 @@ async fn forget(options: &ClusterOptions, store: &Store) -> Result<(), NotInitia
 
 /// Whose the sales are.
 pub async fn owner(options: &ClusterOptions) -> Result<Owner, NotInitialised> {
-    let store = parts::store(options)?;
-    let found = async {
+    on_store(options, async |store| {
         let mut session = store.ready().await?;
         let is_marked = schema::meta(&mut session, DEMO_MARK)
             .await?
@@ -111,25 +115,16 @@ pub async fn owner(options: &ClusterOptions) -> Result<Owner, NotInitialised> {
             (false, true) => Owner::Demo,
             (false, false) => Owner::Somebody,
         })
-    };
-    let owner = found.await;
-    store.close().await;
-    owner.map_err(NotInitialised::Server)
+    })
+    .await
 }
 
 /// Says whether the demo may forget what is in the store.
 pub async fn mark_as_demo(options: &ClusterOptions, is_demo: bool) -> Result<(), NotInitialised> {
-    let store = parts::store(options)?;
-    let marked = async {
+    let mark = if is_demo { b"yes".as_slice() } else { b"no" };
+    on_store(options, async |store| {
         let mut session = store.ready().await?;
-        schema::set_meta(
-            &mut session,
-            DEMO_MARK,
-            if is_demo { b"yes" } else { b"no" },
-        )
-        .await
-    };
-    let marked = marked.await;
-    store.close().await;
-    marked.map_err(NotInitialised::Server)
+        schema::set_meta(&mut session, DEMO_MARK, mark).await
+    })
+    .await
 }

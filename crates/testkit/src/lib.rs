@@ -14,4 +14,4 @@ pub use http::{Answer, exchange, get, post, raw};
 pub use kill_rounds::{KillPlan, KillSummary, kill_rounds};
 pub use process::{Served, raise_file_limit, run};
 pub use sales::create_sales;
-pub use scenarios::{Scenario, Survived, fast_settings, survive};
+pub use scenarios::{FAST_LEASE_MS, Scenario, Survived, fast_settings, survive};

@@ -89,13 +89,16 @@ impl Scenario {
     ];
 }
 
+/// The lease of [`fast_settings`], in milliseconds.
+pub const FAST_LEASE_MS: u64 = 300;
+
 /// Settings under which a cluster heals fast enough for a test. What is promised does not hang on them.
 pub fn fast_settings(name: &str) -> Vec<String> {
     [
         ("TOPIC", name),
         ("TOPIC_PARTITIONS", "2"),
         ("KEY_PREFIX", &format!("{name}:")),
-        ("LEASE_MS", "300"),
+        ("LEASE_MS", &FAST_LEASE_MS.to_string()),
         ("RELAY_SWEEP_MS", "200"),
         ("DRAIN_WAIT_MS", "1000"),
         ("CONFIRM_WAIT_MS", "4000"),
