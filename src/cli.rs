@@ -33,9 +33,9 @@ pub(crate) enum Command {
     /// Serve sales over HTTP
     Serve(ServeArgs),
     /// Carry claims from Redis to Kafka, as a process of its own
-    Relay(PartArgs),
+    Relay(ComponentArgs),
     /// Carry claims from Kafka to MySQL, as a process of its own
-    Record(PartArgs),
+    Record(ComponentArgs),
     /// Send requests to any HTTP target and show what came of them
     Load(LoadArgs),
     /// Check everything that is stored against the invariants
@@ -169,7 +169,7 @@ impl InitArgs {
 #[command(
     after_help = "Any number may run beside each other, and beside `seckill serve --no-relay --no-record`."
 )]
-pub(crate) struct PartArgs {
+pub(crate) struct ComponentArgs {
     #[command(flatten)]
     pub(crate) common: Common,
 }
@@ -241,10 +241,10 @@ pub(crate) struct LoadArgs {
     pub(crate) threads: usize,
     /// Buyers: anonymous, unique, or a number of buyers that take turns
     #[arg(long, default_value = "anonymous", value_parser = buyers)]
-    pub(crate) buyers: seckill_crowd::Buyers,
+    pub(crate) buyers: seckill_loadgen::Buyers,
     /// Idempotency keys: none, unique, or a number of keys that each buyer takes in turn
     #[arg(long, default_value = "none", value_parser = keys)]
-    pub(crate) keys: seckill_crowd::Keys,
+    pub(crate) keys: seckill_loadgen::Keys,
     /// How many sales the requests take in turn: {} in the target becomes 0 up to this number
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) paths: u64,
@@ -263,7 +263,7 @@ pub(crate) struct LoadArgs {
 #[command(after_help = "Examples:
   seckill audit
   seckill audit --data /var/lib/seckill --json
-  seckill load --history yeses.jsonl && seckill audit --history yeses.jsonl
+  seckill load --history confirmations.jsonl && seckill audit --history confirmations.jsonl
   seckill audit --engine cluster               gate, log and store against each other, unit by unit
 
 The exit code is 1 when an invariant is broken, 2 when the audit could not be made.
@@ -271,7 +271,7 @@ A running service's file can be audited, too: the audit sees one moment of it.")
 pub(crate) struct AuditArgs {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// The yeses that clients read, as `seckill load --history` writes them; each must have its order
+    /// The confirmations that clients read, as `seckill load --history` writes them; each must have its order
     #[arg(long, value_name = "FILE")]
     pub(crate) history: Option<PathBuf>,
     /// Print one JSON object instead of the table
@@ -434,8 +434,8 @@ fn count(text: &str) -> Result<usize, String> {
     }
 }
 
-fn buyers(text: &str) -> Result<seckill_crowd::Buyers, String> {
-    use seckill_crowd::Buyers;
+fn buyers(text: &str) -> Result<seckill_loadgen::Buyers, String> {
+    use seckill_loadgen::Buyers;
     match (text, text.parse()) {
         ("anonymous", _) => Ok(Buyers::Anonymous),
         ("unique", _) => Ok(Buyers::Unique),
@@ -444,8 +444,8 @@ fn buyers(text: &str) -> Result<seckill_crowd::Buyers, String> {
     }
 }
 
-fn keys(text: &str) -> Result<seckill_crowd::Keys, String> {
-    use seckill_crowd::Keys;
+fn keys(text: &str) -> Result<seckill_loadgen::Keys, String> {
+    use seckill_loadgen::Keys;
     match (text, text.parse()) {
         ("none", _) => Ok(Keys::None),
         ("unique", _) => Ok(Keys::Unique),

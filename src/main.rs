@@ -1,11 +1,11 @@
 //! The binary `seckill`: reads the command line, wires the parts together, and turns failures into a message and an exit
 //! code. What a command does stands in `commands`, a file each.
 
+mod bootstrap;
 mod cli;
 mod commands;
 mod configuration;
 mod control_client;
-mod open;
 mod table;
 
 use std::io::IsTerminal;
@@ -26,10 +26,10 @@ const FAILED: u8 = 2;
 
 /// How a command ended that did its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
-    Well,
+pub(crate) enum CommandOutcome {
+    Ok,
     /// What it checked is not as it should be.
-    Broken,
+    Failed,
 }
 
 fn main() -> ExitCode {
@@ -38,8 +38,8 @@ fn main() -> ExitCode {
     let quiet = matches!(cli.command, Command::Demo(_));
     log_to_stderr(if quiet { "warn" } else { "info" });
     match run(cli) {
-        Ok(Ended::Well) => ExitCode::SUCCESS,
-        Ok(Ended::Broken) => ExitCode::from(BROKEN),
+        Ok(CommandOutcome::Ok) => ExitCode::SUCCESS,
+        Ok(CommandOutcome::Failed) => ExitCode::from(BROKEN),
         Err(error) => {
             eprintln!("seckill: {error:#}");
             ExitCode::from(FAILED)
@@ -47,13 +47,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<Ended> {
+fn run(cli: Cli) -> anyhow::Result<CommandOutcome> {
     match cli.command {
         Command::Demo(args) => commands::demo::run(&args),
         Command::Init(args) => commands::init::run(&args),
         Command::Serve(args) => commands::serve::run(&args),
-        Command::Relay(args) => commands::part::relay(&args),
-        Command::Record(args) => commands::part::record(&args),
+        Command::Relay(args) => commands::component::relay(&args),
+        Command::Record(args) => commands::component::record(&args),
         Command::Load(args) => commands::load::run(&args),
         Command::Audit(args) => commands::audit::run(&args),
         Command::Sale(args) => commands::sale::run(&args),

@@ -46,7 +46,7 @@ fn every_yes_survives_killed_processes_of_each_kind() {
     let summary = cluster_kill_rounds(&mut cluster, 3, 600, 300, 20_261_124).unwrap();
     println!("{summary:?}");
     assert_eq!(summary.rounds, 3);
-    assert!(summary.yeses >= 3 * 600, "{summary:?}");
+    assert!(summary.confirmations >= 3 * 600, "{summary:?}");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use assert_cmd::Command;
-use seckill_testkit::{Served, post};
+use seckill_testkit::{ServerProcess, post};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -31,9 +31,9 @@ fn json(command: &mut Command) -> Value {
     serde_json::from_str(&out).unwrap()
 }
 
-fn serve(dir: &TempDir, units: &str) -> Served {
+fn serve(dir: &TempDir, units: &str) -> ServerProcess {
     let binary = Path::new(env!("CARGO_BIN_EXE_seckill"));
-    Served::start(
+    ServerProcess::start(
         binary,
         &dir.path().join("seckill-data"),
         &[],
@@ -187,7 +187,7 @@ fn sales_are_made_and_changed_with_and_without_a_service() {
     ];
     let sale = json(seckill(&dir).args(create));
     assert_eq!(
-        (&sale["id"], &sale["remaining"], &sale["ver"]),
+        (&sale["id"], &sale["remaining"], &sale["version"]),
         (&"phone".into(), &5.into(), &1.into())
     );
     let (code, _, error) = said(seckill(&dir).args(create));
@@ -210,7 +210,7 @@ fn sales_are_made_and_changed_with_and_without_a_service() {
     ];
     let sale = json(seckill(&dir).args(change));
     assert_eq!(
-        (&sale["total"], &sale["buyer_limit"], &sale["ver"]),
+        (&sale["total"], &sale["buyer_limit"], &sale["version"]),
         (&7.into(), &Value::Null, &2.into())
     );
     let (code, table, _) = said(seckill(&dir).args(["sale", "list"]));

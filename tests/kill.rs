@@ -24,7 +24,7 @@ fn every_yes_survives_sigkill_and_the_rest_sells() {
         "no kill came while selling: {summary:?}"
     );
     assert!(
-        summary.yeses_before_kills > 0 && summary.cut_off > 0,
+        summary.confirmations_before_kills > 0 && summary.cut_off > 0,
         "{summary:?}"
     );
 }

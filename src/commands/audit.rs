@@ -4,19 +4,19 @@ use std::io::BufRead;
 use std::path::Path;
 
 use anyhow::Context;
-use seckill_sale::{AuditReport, HistoryYes};
+use seckill_sale::{AuditReport, HistoryEntry};
 use serde_json::{Value, json};
 
-use crate::Ended;
+use crate::CommandOutcome;
+use crate::bootstrap;
 use crate::cli::AuditArgs;
 use crate::configuration::EngineKind;
-use crate::open;
 use crate::table::{self, grouped};
 
 /// How many broken invariants the table names; JSON names up to a thousand.
 const SHOWN_MAX: usize = 20;
 
-pub(crate) fn run(args: &AuditArgs) -> anyhow::Result<Ended> {
+pub(crate) fn run(args: &AuditArgs) -> anyhow::Result<CommandOutcome> {
     let configuration = args.common.load([])?.configuration;
     let history = match &args.history {
         Some(path) => read_history(path)?,
@@ -27,9 +27,9 @@ pub(crate) fn run(args: &AuditArgs) -> anyhow::Result<Ended> {
             seckill_embedded::audit_file(&configuration.embedded.data, &history)?
         }
         EngineKind::Cluster => {
-            let runtime = open::runtime(configuration.service.threads.get())?;
+            let runtime = bootstrap::runtime(configuration.service.threads.get())?;
             runtime.block_on(async {
-                let engine = open::engine(&configuration, "audit".into(), None)?;
+                let engine = bootstrap::engine(&configuration, "audit".into(), None)?;
                 let report = engine.audit(history).await;
                 engine.close().await;
                 anyhow::Ok(report?)
@@ -47,21 +47,21 @@ pub(crate) fn run(args: &AuditArgs) -> anyhow::Result<Ended> {
             .for_each(|note| println!("note: {note}"));
     }
     Ok(if report.is_clean() {
-        Ended::Well
+        CommandOutcome::Ok
     } else {
-        Ended::Broken
+        CommandOutcome::Failed
     })
 }
 
-fn read_history(path: &Path) -> anyhow::Result<Vec<HistoryYes>> {
+fn read_history(path: &Path) -> anyhow::Result<Vec<HistoryEntry>> {
     let file = std::fs::File::open(path)
         .with_context(|| format!("the history {} cannot be read", path.display()))?;
     let lines = std::io::BufReader::new(file).lines();
-    let yeses = lines.enumerate().map(|(index, line)| {
+    let confirmations = lines.enumerate().map(|(index, line)| {
         let place = || format!("line {} of the history {}", index + 1, path.display());
         serde_json::from_str(&line.with_context(place)?).with_context(place)
     });
-    yeses.collect()
+    confirmations.collect()
 }
 
 /// The report with its verdict.
@@ -87,7 +87,10 @@ fn rows(report: &AuditReport) -> Vec<(&'static str, String)> {
         ("duplicates", grouped(report.duplicates)),
     ]);
     if report.promises_checked > 0 {
-        rows.push(("yeses of clients checked", grouped(report.promises_checked)));
+        rows.push((
+            "confirmations of clients checked",
+            grouped(report.promises_checked),
+        ));
     }
     rows.push(("broken invariants", grouped(report.violation_count)));
     rows.push(("verdict", report.verdict().into()));

@@ -5,17 +5,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use seckill_crowd::{Outcome, Pacing, Plan, Report, Target};
 use seckill_embedded::DATABASE_FILE;
+use seckill_loadgen::{Outcome, Pacing, Plan, Report, Target};
 use seckill_sale::{AuditReport, DEFAULT_SALE_ID};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::Ended;
+use crate::CommandOutcome;
+use crate::bootstrap::{self, Roles};
 use crate::cli::DemoArgs;
 use crate::commands::{audit, demo_cluster, load};
 use crate::configuration::{Configuration, EngineKind, Flag};
-use crate::open::{self, Roles};
 use crate::table::{self, grouped};
 
 /// Where the demo keeps its sale unless told otherwise; made anew each time.
@@ -34,7 +34,7 @@ const OURS: [&str; 6] = [
 /// As many connections as the tutorial's load tool had threads, within reason.
 const CONNECTIONS_MAX: u64 = 2_000;
 
-pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<Ended> {
+pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<CommandOutcome> {
     let dir = args
         .common
         .data()
@@ -48,8 +48,8 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<Ended> {
             .load(flags(args, &dir).into_iter().chain(found))?;
     }
     let configuration = loaded.configuration;
-    open::raise_file_limit();
-    let runtime = open::runtime(configuration.service.threads.get())?;
+    bootstrap::raise_file_limit();
+    let runtime = bootstrap::runtime(configuration.service.threads.get())?;
     runtime.block_on(demo(args, &configuration, &dir))
 }
 
@@ -65,9 +65,9 @@ fn flags(args: &DemoArgs, dir: &Path) -> Vec<Flag> {
 /// Makes the folder fresh. Only what the demo made is taken away, and only while nobody else has used it.
 fn clear(dir: &Path) -> anyhow::Result<()> {
     let failed = || format!("the demo's folder {} cannot be made", dir.display());
-    if let Some(holder) = seckill_embedded::holder_of(dir) {
+    if let Some(owner) = seckill_embedded::lock_owner(dir) {
         bail!(
-            "{} is in use by {holder}; end it, or give another folder with --data",
+            "{} is in use by {owner}; end it, or give another folder with --data",
             dir.display()
         );
     }
@@ -104,15 +104,19 @@ pub(crate) fn keep(dir: &Path) -> anyhow::Result<()> {
     }
 }
 
-async fn demo(args: &DemoArgs, configuration: &Configuration, dir: &Path) -> anyhow::Result<Ended> {
+async fn demo(
+    args: &DemoArgs,
+    configuration: &Configuration,
+    dir: &Path,
+) -> anyhow::Result<CommandOutcome> {
     let listener = listen(args, configuration)?;
     match configuration.engine {
         EngineKind::Embedded => clear(dir)?,
         EngineKind::Cluster => demo_cluster::begin_afresh(configuration).await?,
     }
-    let running = open::serve(configuration, listener, Roles::ALL).await?;
+    let running = bootstrap::serve(configuration, listener, Roles::ALL).await?;
     if configuration.engine == EngineKind::Cluster {
-        open::make_default_sale(running.engine.as_ref(), configuration).await?;
+        bootstrap::make_default_sale(running.engine.as_ref(), configuration).await?;
     }
     let url = format!("http://{}/seckill", running.address);
     if !args.json {
@@ -131,11 +135,11 @@ async fn demo(args: &DemoArgs, configuration: &Configuration, dir: &Path) -> any
     let plan = Plan {
         pacing,
         connections: args.requests.clamp(1, CONNECTIONS_MAX) as usize,
-        keep_yeses: true,
+        keep_confirmations: true,
         ..Plan::new(Target::parse(&url)?, args.requests)
     };
     let report = tokio::task::block_in_place(|| load::send(&plan))?;
-    let history = serde_json::from_value(serde_json::to_value(&report.yeses)?)?;
+    let history = serde_json::from_value(serde_json::to_value(&report.confirmations)?)?;
     let audited = running.engine.audit(history).await?;
     let clean = is_clean(args, &report, &audited);
     if args.json {
@@ -154,17 +158,22 @@ async fn demo(args: &DemoArgs, configuration: &Configuration, dir: &Path) -> any
             .context("waiting for Ctrl-C")?;
     }
     running.end().await;
-    Ok(if clean { Ended::Well } else { Ended::Broken })
+    Ok(if clean {
+        CommandOutcome::Ok
+    } else {
+        CommandOutcome::Failed
+    })
 }
 
 /// The address asked for; the usual one where it is free, else any.
 fn listen(args: &DemoArgs, configuration: &Configuration) -> anyhow::Result<TcpListener> {
     let backlog = configuration.backlog();
     if let Some(address) = args.listen {
-        return open::listen(address, backlog);
+        return bootstrap::listen(address, backlog);
     }
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    open::try_listen(configuration.service.listen, backlog).or_else(|_| open::listen(any, backlog))
+    bootstrap::try_listen(configuration.service.listen, backlog)
+        .or_else(|_| bootstrap::listen(any, backlog))
 }
 
 /// Clean means more than the audit: every request was answered, with a yes or sold out, and the numbers add up.
@@ -244,7 +253,7 @@ fn rows(report: &Report, audited: &AuditReport, clean: bool) -> Vec<(&'static st
 
 fn next_steps(
     configuration: &Configuration,
-    running: &open::Running,
+    running: &bootstrap::Running,
     dir: &Path,
     keep: bool,
 ) -> String {

@@ -3,21 +3,21 @@
 use anyhow::{Context, bail};
 use seckill_engine::Engine;
 
-use crate::Ended;
+use crate::CommandOutcome;
+use crate::bootstrap;
 use crate::cli::InitArgs;
 use crate::configuration::{Configuration, EngineKind};
-use crate::open;
 
-pub(crate) fn run(args: &InitArgs) -> anyhow::Result<Ended> {
+pub(crate) fn run(args: &InitArgs) -> anyhow::Result<CommandOutcome> {
     let configuration = args.common.load(args.flags())?.configuration;
     if configuration.engine != EngineKind::Cluster {
         bail!(
             "the embedded engine makes what it needs by itself; `seckill init --engine cluster` is for the cluster"
         );
     }
-    let runtime = open::runtime(configuration.service.threads.get())?;
+    let runtime = bootstrap::runtime(configuration.service.threads.get())?;
     runtime.block_on(init(&configuration, args.reset))?;
-    Ok(Ended::Well)
+    Ok(CommandOutcome::Ok)
 }
 
 async fn init(configuration: &Configuration, reset: bool) -> anyhow::Result<()> {
@@ -32,7 +32,7 @@ async fn init(configuration: &Configuration, reset: bool) -> anyhow::Result<()> 
     }
     let topic = if made.topic_made { "made" } else { "is there" };
     println!("tables   are there\ntopic    {} {topic}", options.topic);
-    let engine = open::engine(configuration, "init".into(), None)?;
+    let engine = bootstrap::engine(configuration, "init".into(), None)?;
     let sale = default_sale(engine.as_ref(), configuration).await;
     engine.close().await;
     println!("{}", sale?);
@@ -44,7 +44,7 @@ async fn default_sale(
     engine: &dyn Engine,
     configuration: &Configuration,
 ) -> anyhow::Result<String> {
-    open::make_default_sale(engine, configuration).await?;
+    bootstrap::make_default_sale(engine, configuration).await?;
     let id = &configuration.sale.id;
     let stock = engine
         .sale(id)

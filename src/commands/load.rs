@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use seckill_crowd::{Latency, Pacing, Plan, Progress, Report, Target, Yes};
+use seckill_loadgen::{Confirmation, Latency, Pacing, Plan, Progress, Report, Target};
 
-use crate::Ended;
+use crate::CommandOutcome;
+use crate::bootstrap;
 use crate::cli::LoadArgs;
-use crate::open;
 use crate::table::{self, grouped, milliseconds};
 
 /// How often the live line changes, in milliseconds.
 const LIVE_MS: u64 = 100;
 
-pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<Ended> {
-    open::raise_file_limit();
+pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<CommandOutcome> {
+    bootstrap::raise_file_limit();
     let pacing = match args.rate {
         Some(rate) => Pacing::Over(Duration::from_secs_f64(args.requests as f64 / rate as f64)),
         None if args.ramp.is_zero() => Pacing::Closed,
@@ -33,12 +33,12 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<Ended> {
         keys: args.keys,
         paths: args.paths,
         timeout_ms: args.timeout_ms,
-        keep_yeses: args.history.is_some(),
+        keep_confirmations: args.history.is_some(),
         ..Plan::new(Target::parse(&args.url)?, args.requests)
     };
     let report = send(&plan)?;
     if let Some(path) = &args.history {
-        write_history(path, &report.yeses)?;
+        write_history(path, &report.confirmations)?;
     }
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
@@ -50,9 +50,9 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<Ended> {
             "seckill: {} of {} requests got no answer from {}",
             report.failed, report.asked, args.url
         );
-        return Ok(Ended::Broken);
+        return Ok(CommandOutcome::Failed);
     }
-    Ok(Ended::Well)
+    Ok(CommandOutcome::Ok)
 }
 
 /// Runs the plan with a live line on standard error.
@@ -62,7 +62,7 @@ pub(crate) fn send(plan: &Plan) -> anyhow::Result<Report> {
     let style = "{bar:30} {pos}/{len} answered, {msg} {elapsed}";
     line.set_style(ProgressStyle::with_template(style).context("the live line's template")?);
     let report = std::thread::scope(|scope| {
-        let running = scope.spawn(|| seckill_crowd::run(plan, &progress));
+        let running = scope.spawn(|| seckill_loadgen::run(plan, &progress));
         while !running.is_finished() {
             show(&line, &progress);
             std::thread::park_timeout(Duration::from_millis(LIVE_MS));
@@ -86,10 +86,10 @@ fn show(line: &ProgressBar, progress: &Progress) {
     ));
 }
 
-fn write_history(path: &Path, yeses: &[Yes]) -> anyhow::Result<()> {
+fn write_history(path: &Path, confirmations: &[Confirmation]) -> anyhow::Result<()> {
     let write = || -> std::io::Result<()> {
         let mut file = BufWriter::new(std::fs::File::create(path)?);
-        for yes in yeses {
+        for yes in confirmations {
             serde_json::to_writer(&mut file, yes)?;
             file.write_all(b"\n")?;
         }

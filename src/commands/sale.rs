@@ -9,12 +9,12 @@ use seckill_engine::{Engine, SaleStock};
 use seckill_sale::{NewSale, SaleChange, SaleId};
 use seckill_service::{CONTROL_SALES_PATH, SaleView};
 
-use crate::Ended;
+use crate::CommandOutcome;
 use crate::cli::{SaleAction, SaleArgs};
 use crate::commands::demo;
 use crate::configuration::{Configuration, EngineKind};
 use crate::table::{self, grouped};
-use crate::{control_client, open};
+use crate::{bootstrap, control_client};
 
 /// Where sales are kept now.
 enum Sales {
@@ -24,10 +24,10 @@ enum Sales {
     Here(std::sync::Arc<dyn Engine>),
 }
 
-pub(crate) fn run(args: &SaleArgs) -> anyhow::Result<Ended> {
+pub(crate) fn run(args: &SaleArgs) -> anyhow::Result<CommandOutcome> {
     let configuration = args.common.load([])?.configuration;
     let action = Action::new(&args.action)?;
-    let runtime = open::runtime(configuration.service.threads.get())?;
+    let runtime = bootstrap::runtime(configuration.service.threads.get())?;
     let views = runtime.block_on(async {
         let sales = find(&configuration, &action)?;
         let views = sales.carry_out(&action).await;
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &SaleArgs) -> anyhow::Result<Ended> {
     } else {
         print!("{}", table_of(&views));
     }
-    Ok(Ended::Well)
+    Ok(CommandOutcome::Ok)
 }
 
 /// The action with its names and terms checked.
@@ -105,11 +105,11 @@ fn find(configuration: &Configuration, action: &Action) -> anyhow::Result<Sales>
     match configuration.engine {
         EngineKind::Embedded => {
             let data: &Path = &configuration.embedded.data;
-            if let Some(holder) = seckill_embedded::holder_of(data) {
-                return match holder.control_socket {
+            if let Some(owner) = seckill_embedded::lock_owner(data) {
+                return match owner.control_socket {
                     Some(socket) => Ok(Sales::Service(socket)),
                     None => bail!(
-                        "{} is in use by {holder}; try again when it has ended",
+                        "{} is in use by {owner}; try again when it has ended",
                         data.display()
                     ),
                 };
@@ -122,13 +122,13 @@ fn find(configuration: &Configuration, action: &Action) -> anyhow::Result<Sales>
                     database.display()
                 );
             }
-            Ok(Sales::Here(open::engine(
+            Ok(Sales::Here(bootstrap::engine(
                 configuration,
                 "sale".into(),
                 None,
             )?))
         }
-        EngineKind::Cluster => Ok(Sales::Here(open::engine(
+        EngineKind::Cluster => Ok(Sales::Here(bootstrap::engine(
             configuration,
             "sale".into(),
             None,

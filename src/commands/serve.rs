@@ -2,22 +2,22 @@
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::Ended;
+use crate::CommandOutcome;
+use crate::bootstrap::{self, Roles};
 use crate::cli::ServeArgs;
 use crate::commands::demo;
 use crate::configuration::{Configuration, EngineKind};
-use crate::open::{self, Roles};
 
-pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<Ended> {
+pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<CommandOutcome> {
     let configuration = args.common.load(args.flags())?.configuration;
-    open::raise_file_limit();
-    let runtime = open::runtime(configuration.service.threads.get())?;
+    bootstrap::raise_file_limit();
+    let runtime = bootstrap::runtime(configuration.service.threads.get())?;
     let roles = Roles {
         relays: !args.no_relay,
         records: !args.no_record,
     };
     runtime.block_on(serve(&configuration, roles, args.names_units()))?;
-    Ok(Ended::Well)
+    Ok(CommandOutcome::Ok)
 }
 
 async fn serve(
@@ -30,8 +30,8 @@ async fn serve(
         signal(SignalKind::interrupt())?,
         signal(SignalKind::terminate())?,
     );
-    let listener = open::listen(configuration.service.listen, configuration.backlog())?;
-    let running = open::serve(configuration, listener, roles).await?;
+    let listener = bootstrap::listen(configuration.service.listen, configuration.backlog())?;
+    let running = bootstrap::serve(configuration, listener, roles).await?;
     if configuration.engine == EngineKind::Embedded {
         demo::keep(&configuration.embedded.data)?;
         warn_of_other_units(&running, configuration, names_units).await?;
@@ -48,7 +48,7 @@ async fn serve(
 
 /// A number of units that was asked for and has no effect must not go unnoticed.
 async fn warn_of_other_units(
-    running: &open::Running,
+    running: &bootstrap::Running,
     configuration: &Configuration,
     names_units: bool,
 ) -> anyhow::Result<()> {

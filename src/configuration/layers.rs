@@ -25,7 +25,7 @@ pub(crate) struct Flag {
 
 /// What a configuration could not be made of.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BadConfiguration {
+pub(crate) enum InvalidConfiguration {
     #[error("configuration file {}: {error}", path.display())]
     File {
         path: PathBuf,
@@ -59,7 +59,7 @@ pub(crate) fn load(
     file: Option<&Path>,
     environment: HashMap<String, String>,
     flags: Vec<Flag>,
-) -> Result<Loaded, BadConfiguration> {
+) -> Result<Loaded, InvalidConfiguration> {
     let mut layers = vec![Layer {
         config: Config::builder()
             .add_source(File::from_str(DEFAULT_FILE, FileFormat::Toml))
@@ -88,18 +88,18 @@ pub(crate) fn load(
     })
 }
 
-fn file_layer(path: PathBuf) -> Result<Layer, BadConfiguration> {
+fn file_layer(path: PathBuf) -> Result<Layer, InvalidConfiguration> {
     let source = File::from(path.clone()).format(FileFormat::Toml);
     match Config::builder().add_source(source).build() {
         Ok(config) => Ok(Layer {
             config,
             origin: Box::new(move |_| format!("file {}", path.display())),
         }),
-        Err(error) => Err(BadConfiguration::File { path, error }),
+        Err(error) => Err(InvalidConfiguration::File { path, error }),
     }
 }
 
-fn environment_layer(environment: HashMap<String, String>) -> Result<Layer, BadConfiguration> {
+fn environment_layer(environment: HashMap<String, String>) -> Result<Layer, InvalidConfiguration> {
     let ours: Map<String, String> = environment
         .into_iter()
         .filter(|(name, _)| !OTHER_VARIABLES.contains(&name.as_str()))
@@ -114,7 +114,7 @@ fn environment_layer(environment: HashMap<String, String>) -> Result<Layer, BadC
     })
 }
 
-fn flag_layer(flags: Vec<Flag>) -> Result<Layer, BadConfiguration> {
+fn flag_layer(flags: Vec<Flag>) -> Result<Layer, InvalidConfiguration> {
     let mut config = Config::builder();
     for flag in &flags {
         config = config.set_override(flag.key, flag.value.as_str())?;
@@ -148,7 +148,7 @@ fn explain(
     error: &serde_path_to_error::Error<config::ConfigError>,
     merged: &Config,
     layers: &[Layer],
-) -> BadConfiguration {
+) -> InvalidConfiguration {
     let (key, mut text) = (error.path().to_string(), cause(error.inner()));
     // The text of an unknown key says what it might have been.
     let unknown = text.strip_prefix("unknown field `");
@@ -158,7 +158,7 @@ fn explain(
     let value = merged
         .get::<Value>(&key)
         .map_or_else(|_| "?".into(), |value| without_secrets(&key, shown(&value)));
-    BadConfiguration::Value {
+    InvalidConfiguration::Value {
         origin: origin_of(&key, layers),
         key,
         value,

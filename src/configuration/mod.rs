@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use seckill_cluster::ClusterOptions;
-use seckill_embedded::{EmbeddedOptions, Holder};
+use seckill_embedded::{EmbeddedOptions, LockOwner};
 use seckill_sale::{SALE_TOTAL_MAX, SaleId};
 use seckill_service::ServiceOptions;
 use serde::Deserialize;
@@ -119,10 +119,10 @@ impl Configuration {
         self.cluster.options()
     }
 
-    pub(crate) fn embedded_options(&self, holder: Holder) -> EmbeddedOptions {
+    pub(crate) fn embedded_options(&self, owner: LockOwner) -> EmbeddedOptions {
         let embedded = &self.embedded;
         EmbeddedOptions {
-            holder,
+            owner,
             queue_max: embedded.queue_max.get() as usize,
             batch_max: embedded.batch_max.get() as usize,
             answer_wait_ms: embedded.answer_wait_ms.get(),

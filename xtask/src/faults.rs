@@ -88,9 +88,9 @@ fn cluster_kill(rounds: u32, units: u64, within_ms: u64, seed: u64) -> anyhow::R
     let summary = cluster_kill_rounds(&mut cluster, rounds, units, within_ms, seed)?;
     println!(
         "{} rounds, in each a server, a relay and a recorder killed while {units} units were being sold\n\
-         {} yeses that clients read, each of them one row\n\
+         {} confirmations that clients read, each of them one row\n\
          {} answers that told an address, {} attempts cut off\nall units sold, all audits clean",
-        summary.rounds, summary.yeses, summary.pending, summary.failed
+        summary.rounds, summary.confirmations, summary.pending, summary.failed
     );
     Ok(())
 }
@@ -139,9 +139,12 @@ fn kill(rounds: u32, units: u32, within_ms: u64, seed: u64) -> anyhow::Result<()
     })?;
     println!(
         "{} rounds of SIGKILL, {} of them while units were being sold\n\
-         {} yeses read before the kills, each of them one order afterwards\n\
+         {} confirmations read before the kills, each of them one order afterwards\n\
          {} attempts cut off by a kill\nall audits clean",
-        summary.rounds, summary.killed_while_selling, summary.yeses_before_kills, summary.cut_off
+        summary.rounds,
+        summary.killed_while_selling,
+        summary.confirmations_before_kills,
+        summary.cut_off
     );
     anyhow::ensure!(
         summary.killed_while_selling > 0,

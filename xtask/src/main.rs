@@ -42,7 +42,7 @@ enum Task {
     #[command(hide = true)]
     BenchPart {
         #[command(subcommand)]
-        part: bench::Part,
+        part: bench::Component,
     },
 }
 

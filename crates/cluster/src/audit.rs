@@ -9,16 +9,16 @@ use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 use seckill_engine::{Cause, Fault};
 use seckill_sale::{
-    AuditReport, Auditor, HistoryYes, Invariant, OrderFacts, OrderState, Violation,
+    AuditReport, Auditor, HistoryEntry, Invariant, OrderFacts, OrderState, Violation,
 };
 
+use crate::codec::message::ClaimMessage;
 use crate::gate::reply::Head;
 use crate::log;
 use crate::options::ClusterOptions;
 use crate::serve::Core;
 use crate::store::orders::{self, Stored};
 use crate::store::sales::{self, SaleRow};
-use crate::words::message::ClaimMessage;
 
 /// Orders in one page.
 const PAGE: usize = 5_000;
@@ -48,7 +48,7 @@ struct Orders {
 }
 
 /// Audits everything.
-pub(crate) async fn audit(core: &Core, history: &[HistoryYes]) -> Result<AuditReport, Fault> {
+pub(crate) async fn audit(core: &Core, history: &[HistoryEntry]) -> Result<AuditReport, Fault> {
     let mut outside = Vec::new();
     let mut notes = Vec::new();
     let mut tries = 0;

@@ -6,22 +6,22 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use seckill_engine::{
-    Answer, Cause, DECIDE_MAX, Engine, Fault, OrderRefused, Outcome, Part, Reading, SALES_PAGE_MAX,
-    SaleRefused, SaleStock,
+    BoxFuture, Cause, Component, DECIDE_MAX, Engine, Fault, OrderRefused, Outcome, SALES_PAGE_MAX,
+    SaleRefused, SaleStock, Sample,
 };
 use seckill_sale::{
-    Attempt, AuditReport, Buyer, HistoryYes, IdempotencyKey, Invalid, NewSale, No, Order,
-    OrderChange, OrderId, Sale, SaleChange, SaleId, Verdict,
+    Attempt, AuditReport, Buyer, HistoryEntry, IdempotencyKey, Invalid, NewSale, Order,
+    OrderChange, OrderId, Rejection, Sale, SaleChange, SaleId, Verdict,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::parts::{Parts, Role, start};
+use crate::components::{Components, Role, start};
 use crate::serve::deciding::{Waiting, now_ms};
 use crate::serve::refresh::give_back;
 use crate::serve::{Core, addresses, terms};
 use crate::store::{orders, sales};
-use crate::{BadOptions, ClusterOptions, audit};
+use crate::{ClusterOptions, InvalidOptions, audit};
 
 /// How long `close` waits for each part.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
@@ -31,7 +31,7 @@ const CHANGE_TRIES: u32 = 8;
 /// The cluster engine of one process.
 pub struct ClusterEngine {
     core: Arc<Core>,
-    parts: Parts,
+    parts: Components,
     attempts: mpsc::Sender<Waiting>,
     stop: watch::Sender<bool>,
     is_stopping: AtomicBool,
@@ -40,12 +40,12 @@ pub struct ClusterEngine {
 
 impl ClusterEngine {
     /// Starts the parts of a server. No server needs to be up: the parts are ready when theirs are.
-    pub fn start(options: ClusterOptions) -> Result<Self, BadOptions> {
+    pub fn start(options: ClusterOptions) -> Result<Self, InvalidOptions> {
         Self::start_as(options, Role::Serve)
     }
 
     /// Starts the relay alone, fed by hints and sweeps.
-    pub fn start_relay(options: ClusterOptions) -> Result<Self, BadOptions> {
+    pub fn start_relay(options: ClusterOptions) -> Result<Self, InvalidOptions> {
         Self::start_as(
             ClusterOptions {
                 relays: true,
@@ -56,7 +56,7 @@ impl ClusterEngine {
         )
     }
 
-    fn start_as(options: ClusterOptions, role: Role) -> Result<Self, BadOptions> {
+    fn start_as(options: ClusterOptions, role: Role) -> Result<Self, InvalidOptions> {
         let (stop, stopped) = watch::channel(false);
         let started = start(options, role, &stopped)?;
         Ok(Self {
@@ -202,20 +202,25 @@ impl ClusterEngine {
     }
 
     async fn stock(&self, row: sales::SaleRow) -> Result<SaleStock, Fault> {
-        let book = self.core.books.take(row);
-        if let Ok(Ok(head)) = self.core.gate.peek(&book.row.keys, book.row.epoch).await {
-            book.heard(&head);
+        let cached = self.core.sale_cache.take(row);
+        if let Ok(Ok(head)) = self
+            .core
+            .gate
+            .peek(&cached.row.keys, cached.row.epoch)
+            .await
+        {
+            cached.heard(&head);
             return Ok(SaleStock {
-                sale: book.row.sale.clone(),
+                sale: cached.row.sale.clone(),
                 free: head.free,
             });
         }
         // A gate that cannot be asked will offer what the store has free.
         let mut session = self.core.store.ready().await?;
-        let held = orders::active(&mut session, &book.row.sale.id).await?;
+        let held = orders::active(&mut session, &cached.row.sale.id).await?;
         Ok(SaleStock {
-            sale: book.row.sale.clone(),
-            free: book.row.sale.total.saturating_sub(held),
+            sale: cached.row.sale.clone(),
+            free: cached.row.sale.total.saturating_sub(held),
         })
     }
 }
@@ -223,31 +228,32 @@ impl ClusterEngine {
 impl Engine for ClusterEngine {
     fn answer_from_memory(&self, attempt: &Attempt) -> Option<Verdict> {
         // A key may have a claim, which only the gate knows.
-        if attempt.key.is_some() || attempt.quantity != 1 || !self.core.books.is_fresh() {
+        if attempt.key.is_some() || attempt.quantity != 1 || !self.core.sale_cache.is_fresh() {
             return None;
         }
-        self.core.books.with(&attempt.sale, |book| {
-            let row = &book.row;
+        self.core.sale_cache.with(&attempt.sale, |cached| {
+            let row = &cached.row;
             if row.sale.buyer_limit.is_some() && attempt.buyer.is_anonymous() {
                 return Some(Verdict::Invalid(Invalid::BuyerRequired));
             }
             let closes = row.sale.closes_at_ms.is_some_and(|at_ms| at_ms <= now_ms());
-            (book.is_sold_out() && row.is_open && !closes).then_some(Verdict::No(No::SoldOut))
+            (cached.is_sold_out() && row.is_open && !closes)
+                .then_some(Verdict::Rejected(Rejection::SoldOut))
         })?
     }
 
-    fn decide(&self, attempts: Vec<Attempt>) -> Answer<'_, Vec<Result<Verdict, Fault>>> {
+    fn decide(&self, attempts: Vec<Attempt>) -> BoxFuture<'_, Vec<Result<Verdict, Fault>>> {
         Box::pin(self.decide_all(attempts))
     }
 
-    fn decide_one(&self, attempt: Attempt) -> Answer<'_, Result<Verdict, Fault>> {
+    fn decide_one(&self, attempt: Attempt) -> BoxFuture<'_, Result<Verdict, Fault>> {
         Box::pin(async move {
             let answer = self.ask(attempt).await?;
             self.wait(answer, self.deadline()).await
         })
     }
 
-    fn order<'a>(&'a self, order_id: &'a OrderId) -> Answer<'a, Result<Outcome, Fault>> {
+    fn order<'a>(&'a self, order_id: &'a OrderId) -> BoxFuture<'a, Result<Outcome, Fault>> {
         Box::pin(addresses::outcome(&self.core, order_id))
     }
 
@@ -256,7 +262,7 @@ impl Engine for ClusterEngine {
         sale: &'a SaleId,
         buyer: &'a Buyer,
         key: &'a IdempotencyKey,
-    ) -> Answer<'a, Result<Outcome, Fault>> {
+    ) -> BoxFuture<'a, Result<Outcome, Fault>> {
         Box::pin(addresses::of_key(&self.core, sale, buyer, key))
     }
 
@@ -264,11 +270,11 @@ impl Engine for ClusterEngine {
         &'a self,
         order_id: &'a OrderId,
         change: OrderChange,
-    ) -> Answer<'a, Result<Result<Order, OrderRefused>, Fault>> {
+    ) -> BoxFuture<'a, Result<Result<Order, OrderRefused>, Fault>> {
         Box::pin(self.cancel(order_id, change))
     }
 
-    fn create_sale(&self, new: NewSale) -> Answer<'_, Result<Result<Sale, SaleRefused>, Fault>> {
+    fn create_sale(&self, new: NewSale) -> BoxFuture<'_, Result<Result<Sale, SaleRefused>, Fault>> {
         Box::pin(terms::create(&self.core, new))
     }
 
@@ -276,11 +282,11 @@ impl Engine for ClusterEngine {
         &'a self,
         id: &'a SaleId,
         change: SaleChange,
-    ) -> Answer<'a, Result<Result<Sale, SaleRefused>, Fault>> {
+    ) -> BoxFuture<'a, Result<Result<Sale, SaleRefused>, Fault>> {
         Box::pin(terms::change(&self.core, id, change))
     }
 
-    fn sale<'a>(&'a self, id: &'a SaleId) -> Answer<'a, Result<Option<SaleStock>, Fault>> {
+    fn sale<'a>(&'a self, id: &'a SaleId) -> BoxFuture<'a, Result<Option<SaleStock>, Fault>> {
         Box::pin(async move {
             let row = {
                 let mut session = self.core.store.ready().await?;
@@ -293,7 +299,7 @@ impl Engine for ClusterEngine {
         })
     }
 
-    fn sales(&self, after: Option<SaleId>) -> Answer<'_, Result<Vec<SaleStock>, Fault>> {
+    fn sales(&self, after: Option<SaleId>) -> BoxFuture<'_, Result<Vec<SaleStock>, Fault>> {
         Box::pin(async move {
             let rows = {
                 let mut session = self.core.store.ready().await?;
@@ -307,20 +313,20 @@ impl Engine for ClusterEngine {
         })
     }
 
-    fn audit(&self, history: Vec<HistoryYes>) -> Answer<'_, Result<AuditReport, Fault>> {
+    fn audit(&self, history: Vec<HistoryEntry>) -> BoxFuture<'_, Result<AuditReport, Fault>> {
         Box::pin(async move { audit::audit(&self.core, &history).await })
     }
 
-    fn parts(&self) -> Vec<Part> {
+    fn components(&self) -> Vec<Component> {
         self.parts
             .all(&self.core, self.is_stopping.load(Ordering::Acquire))
     }
 
-    fn readings(&self) -> Vec<Reading> {
-        self.parts.readings(&self.core)
+    fn samples(&self) -> Vec<Sample> {
+        self.parts.samples(&self.core)
     }
 
-    fn close(&self) -> Answer<'_, ()> {
+    fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             self.is_stopping.store(true, Ordering::Release);
             self.stop.send_replace(true);

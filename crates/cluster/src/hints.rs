@@ -116,17 +116,17 @@ async fn take(core: &Core, link: &mut Option<MultiplexedConnection>) -> Result<V
         let Some((sale, id)) = named else {
             continue;
         };
-        let Some(book) = core.book(&sale).await? else {
+        let Some(cached) = core.cached(&sale).await? else {
             continue;
         };
-        let Some(entry) = core.gate.outbox_entry(&book.row.keys, id).await? else {
+        let Some(entry) = core.gate.outbox_entry(&cached.row.keys, id).await? else {
             continue;
         };
         let epoch = id.split_once('-').and_then(|(epoch, _)| epoch.parse().ok());
         if let Some(epoch) = epoch {
             offers.push(Offer {
                 sale,
-                keys: book.row.keys.clone(),
+                keys: cached.row.keys.clone(),
                 epoch,
                 entry,
             });

@@ -5,7 +5,7 @@ use seckill_engine::Fault;
 use seckill_sale::DEFAULT_SALE_ID;
 
 use crate::store::{Store, orders, sales, schema};
-use crate::{BadOptions, ClusterOptions, log, parts};
+use crate::{ClusterOptions, InvalidOptions, components, log};
 
 /// Marks a store whose sales the demo made, and may forget.
 const DEMO_MARK: &str = "made_by_demo";
@@ -33,7 +33,7 @@ pub enum Owner {
 pub enum NotInitialised {
     /// The options cannot be used.
     #[error(transparent)]
-    Options(#[from] BadOptions),
+    Options(#[from] InvalidOptions),
     /// A server did not do its part.
     #[error("{}", .0.detail)]
     Server(Fault),
@@ -50,7 +50,7 @@ async fn on_store<T>(
     options: &ClusterOptions,
     run: impl AsyncFnOnce(&Store) -> Result<T, Fault>,
 ) -> Result<T, NotInitialised> {
-    let store = parts::store(options)?;
+    let store = components::store(options)?;
     let done = run(&store).await;
     store.close().await;
     Ok(done?)
@@ -59,7 +59,7 @@ async fn on_store<T>(
 /// Makes the database with its tables, and the topic.
 pub async fn init(options: &ClusterOptions) -> Result<Initialised, NotInitialised> {
     // First, so that nothing is made where the gate could not open.
-    parts::gate(options)?.redis.reach().await?;
+    components::gate(options)?.redis.reach().await?;
     on_store(options, async |store| schema::migrate(store).await).await?;
     let topic_made = log::create_topic(options).await?;
     Ok(Initialised { topic_made })
@@ -77,14 +77,14 @@ pub async fn set_lease(options: &ClusterOptions) -> Result<(), NotInitialised> {
 /// Forgets all sales, orders, the gates' keys and the topic's records, so that everything begins anew. Not while anything
 /// sells.
 pub async fn reset(options: &ClusterOptions) -> Result<(), NotInitialised> {
-    let store = parts::store(options)?;
+    let store = components::store(options)?;
     let forgotten = forget(options, &store).await;
     store.close().await;
     forgotten
 }
 
 async fn forget(options: &ClusterOptions, store: &Store) -> Result<(), NotInitialised> {
-    let gate = parts::gate(options)?;
+    let gate = components::gate(options)?;
     let rows = {
         let mut session = store.ready().await?;
         sales::all(&mut session).await?

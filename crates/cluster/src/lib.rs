@@ -2,13 +2,14 @@
 //! whichever came first under its sale's row lock. Users see only the port, and what starts its parts.
 
 mod audit;
+mod codec;
+mod components;
 mod engine;
 mod gate;
 mod hints;
 mod init;
 mod log;
 mod options;
-mod parts;
 mod rebuild;
 mod record;
 mod recorder_process;
@@ -16,26 +17,25 @@ mod relay;
 mod serve;
 mod stop;
 mod store;
-mod words;
 
 use std::path::PathBuf;
 
 pub use engine::ClusterEngine;
-pub use gate::link::{BadRedisUrl, without_password};
+pub use gate::link::{InvalidRedisUrl, without_password};
 pub use init::{Initialised, NotInitialised, Owner, init, mark_as_demo, owner, reset, set_lease};
 pub use options::{ClusterOptions, Confirm, Strategy};
 pub use recorder_process::RecorderProcess;
-pub use store::BadMysqlUrl;
+pub use store::InvalidMysqlUrl;
 
 /// Options that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadOptions {
+pub enum InvalidOptions {
     /// Redis's address.
     #[error(transparent)]
-    Redis(#[from] BadRedisUrl),
+    Redis(#[from] InvalidRedisUrl),
     /// MySQL's address.
     #[error(transparent)]
-    Mysql(#[from] BadMysqlUrl),
+    Mysql(#[from] InvalidMysqlUrl),
     /// Kafka's settings.
     #[error("{0}")]
     Kafka(String),

@@ -66,7 +66,7 @@ pub struct ClusterOptions {
     pub log_wait_ms: u64,
     /// Claims in one transaction of the recorder.
     pub record_batch_max: usize,
-    /// Undecided claims that a relay keeps in view.
+    /// CommitUnknown claims that a relay keeps in view.
     pub relay_claims_max: usize,
     /// How often a relay looks for entries that nobody carries, in milliseconds.
     pub relay_sweep_ms: u64,

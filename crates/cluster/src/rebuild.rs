@@ -10,14 +10,14 @@ use seckill_engine::{Cause, Fault};
 use seckill_sale::{Buyer, IdempotencyKey, OrderState, SaleId, Slots, Unit};
 use tokio::sync::{mpsc, watch};
 
-use crate::gate::reply::{Refusal, Said};
+use crate::codec::message::fingerprint_text;
+use crate::gate::reply::{Refusal, ResponseKind};
 use crate::gate::stored::{slots_text, stored_claim};
 use crate::gate::{ITEMS_MAX, Into};
 use crate::serve::Core;
 use crate::stop::stopped;
 use crate::store::orders::{self, Stored};
 use crate::store::sales::{self, SaleRow};
-use crate::words::message::fingerprint_text;
 
 /// Orders in one page of the snapshot.
 const PAGE: usize = 5_000;
@@ -86,7 +86,7 @@ pub(crate) async fn rebuild(core: &Core, id: &SaleId) -> Result<(), Fault> {
     if row.is_open && !row.is_suspect() {
         match core.gate.peek(&row.keys, row.epoch).await? {
             Ok(head) => {
-                core.books.take(row).heard(&head);
+                core.sale_cache.take(row).heard(&head);
                 return Ok(());
             }
             Err(refusal @ Refusal::Type(_)) => return Err(refused(&refusal)),
@@ -277,7 +277,7 @@ async fn load(
             {
                 returned += 1;
                 loading
-                    .add(Into::Returned, [free(unit.given_back())])
+                    .add(Into::Returned, [free(unit.next_generation())])
                     .await?;
             }
             // Units that no order ever had, below one that has: a claim of theirs was not stored.
@@ -305,7 +305,7 @@ async fn load(
     if let Some((unit, false)) = latest {
         returned += 1;
         loading
-            .add(Into::Returned, [free(unit.given_back())])
+            .add(Into::Returned, [free(unit.next_generation())])
             .await?;
     }
     for (buyer, slots) in slots {
@@ -401,7 +401,7 @@ pub(crate) fn leader() -> Result<String, Fault> {
     Ok(text)
 }
 
-fn led(said: Said<()>) -> Result<(), Fault> {
+fn led(said: ResponseKind<()>) -> Result<(), Fault> {
     said.map_err(|refusal| refused(&refusal))
 }
 

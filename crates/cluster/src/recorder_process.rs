@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use seckill_engine::Part;
+use seckill_engine::Component;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::log::LogCondition;
 use crate::record::RecorderState;
-use crate::{BadOptions, ClusterOptions, parts};
+use crate::{ClusterOptions, InvalidOptions, components};
 
 /// A running recorder.
 pub struct RecorderProcess {
@@ -20,10 +20,10 @@ pub struct RecorderProcess {
 
 impl RecorderProcess {
     /// Starts to record. No server needs to be up.
-    pub fn start(options: ClusterOptions) -> Result<Self, BadOptions> {
+    pub fn start(options: ClusterOptions) -> Result<Self, InvalidOptions> {
         let (stop, stopped) = watch::channel(false);
-        let store = Arc::new(parts::store(&options)?);
-        let (state, log, task) = parts::record(&Arc::new(options), store, None, &stopped)?;
+        let store = Arc::new(components::store(&options)?);
+        let (state, log, task) = components::record(&Arc::new(options), store, None, &stopped)?;
         Ok(Self {
             state,
             log,
@@ -33,8 +33,8 @@ impl RecorderProcess {
     }
 
     /// Whether it can do its work.
-    pub fn part(&self) -> Part {
-        parts::part(
+    pub fn part(&self) -> Component {
+        components::part(
             "recorder",
             self.state.trouble().or_else(|| self.log.trouble()),
         )

@@ -3,12 +3,11 @@
 #![allow(
     dead_code,
     unreachable_pub,
-    missing_docs,
     reason = "a module that several tests share, each a part of it"
 )]
 
-mod world;
+mod factory;
 
 use seckill_cluster::Strategy;
 
-seckill_engine::conformance_suite!(world::ClusterWorld::new(Strategy::Script));
+seckill_engine::conformance_suite!(factory::ClusterFactory::new(Strategy::Script));

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use rusqlite::Connection;
-use seckill_sale::{AuditReport, Auditor, HistoryYes, Invariant, SaleId, Violation};
+use seckill_sale::{AuditReport, Auditor, HistoryEntry, Invariant, SaleId, Violation};
 
 use crate::file::schema::{self, Tuning};
 use crate::file::{DATABASE_FILE, FileError, rows};
@@ -12,7 +12,7 @@ use crate::load::load;
 use crate::memory::Digester;
 
 /// Audits the file in a data folder. What the gate offers is taken to be what a restart would rebuild from it.
-pub fn audit_file(dir: &Path, history: &[HistoryYes]) -> Result<AuditReport, FileError> {
+pub fn audit_file(dir: &Path, history: &[HistoryEntry]) -> Result<AuditReport, FileError> {
     let tuning = Tuning {
         busy_wait_ms: 5_000,
         cache_kib: 65_536,
@@ -28,9 +28,9 @@ pub fn audit_file(dir: &Path, history: &[HistoryYes]) -> Result<AuditReport, Fil
         .ok()
         .and_then(|digester| load(&conn, &path, digester).ok());
     let free: Vec<_> = free.map_or_else(Vec::new, |loaded| {
-        let books = loaded.books.into_values();
-        books
-            .map(|book| (book.sale.id, book.stock.free()))
+        let ledgers = loaded.ledgers.into_values();
+        ledgers
+            .map(|ledger| (ledger.sale.id, ledger.stock.free()))
             .collect()
     });
     audit_view(&conn, &free, history).map_err(sqlite)
@@ -40,7 +40,7 @@ pub fn audit_file(dir: &Path, history: &[HistoryYes]) -> Result<AuditReport, Fil
 pub(crate) fn audit_view(
     conn: &Connection,
     free: &[(SaleId, u32)],
-    history: &[HistoryYes],
+    history: &[HistoryEntry],
 ) -> rusqlite::Result<AuditReport> {
     let mut outside = Vec::new();
     let mut sales = Vec::new();

@@ -7,15 +7,15 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 use seckill_sale::{
-    Attempt, Claim, IdempotencyKey, Invalid, NewSale, No, Order, OrderChange, OrderId, Sale,
-    SaleChange, SaleId, Slots, Standing, Stock, Taken, Verdict, screen,
+    Attempt, Claim, Context, IdempotencyKey, Invalid, NewSale, Order, OrderChange, OrderId,
+    Rejection, Sale, SaleChange, SaleId, Slots, Stock, Taken, Verdict, decide,
 };
 
 use seckill_engine::{OrderRefused, SaleRefused};
 
 use crate::file::clock;
 use crate::file::rows::{self, InsertOrder, OrderRow};
-use crate::load::{self, Book, Books};
+use crate::load::{self, SaleLedger, SaleLedgers};
 use crate::memory::{ByDigest, Digest, Memory, StoredClaim, verdict_or_slot};
 use crate::order_id;
 
@@ -36,11 +36,11 @@ enum Undo {
     Terms(Box<Sale>),
 }
 
-/// Decides over memory and the books, and keeps what it decided apart until it is durable.
+/// Decides over memory and the ledgers, and keeps what it decided apart until it is durable.
 pub(crate) struct Batch<'a> {
     conn: &'a Connection,
     memory: &'a Memory,
-    books: &'a mut Books,
+    ledgers: &'a mut SaleLedgers,
     insert: InsertOrder<'a>,
     now_ms: i64,
     date: String,
@@ -63,13 +63,13 @@ impl<'a> Batch<'a> {
     pub(crate) fn new(
         conn: &'a Connection,
         memory: &'a Memory,
-        books: &'a mut Books,
+        ledgers: &'a mut SaleLedgers,
         now_ms: i64,
     ) -> rusqlite::Result<Self> {
         Ok(Self {
             conn,
             memory,
-            books,
+            ledgers,
             insert: InsertOrder::prepare(conn)?,
             now_ms,
             date: clock::to_text(now_ms),
@@ -86,7 +86,7 @@ impl<'a> Batch<'a> {
     }
 
     pub(crate) fn attempt(&mut self, order: u128, attempt: &Attempt) -> Result<Verdict, StepError> {
-        let Some(book) = self.books.get_mut(&attempt.sale) else {
+        let Some(ledger) = self.ledgers.get_mut(&attempt.sale) else {
             return Ok(Verdict::Invalid(Invalid::NoSuchSale));
         };
         let buyer = attempt.buyer.as_str();
@@ -97,25 +97,25 @@ impl<'a> Batch<'a> {
             let here = self.claims.get(&digest).copied();
             here.or_else(|| self.memory.claim(digest))
         });
-        let limited = book.sale.buyer_limit.is_some() && !attempt.buyer.is_anonymous();
+        let limited = ledger.sale.buyer_limit.is_some() && !attempt.buyer.is_anonymous();
         let buyer_digest = limited.then(|| digester.buyer(&attempt.sale, buyer));
         let slots = buyer_digest.map_or_else(Slots::default, |digest| {
             let here = self.slots.get(&digest).copied();
             here.unwrap_or_else(|| self.memory.slots_of(digest))
         });
-        let free = book.stock.free();
-        let standing = Standing {
+        let free = ledger.stock.free();
+        let context = Context {
             keyed: keyed.map(StoredClaim::keyed),
             slots,
             free,
         };
-        let screened = screen(&book.sale, attempt, &standing, self.now_ms);
-        let slot = match verdict_or_slot(screened, free) {
+        let decision = decide(&ledger.sale, attempt, &context, self.now_ms);
+        let slot = match verdict_or_slot(decision, free) {
             ControlFlow::Break(verdict) => return Ok(verdict),
             ControlFlow::Continue(slot) => slot,
         };
-        let Some(taken) = book.stock.take() else {
-            return Ok(Verdict::No(No::SoldOut));
+        let Some(taken) = ledger.stock.take() else {
+            return Ok(Verdict::Rejected(Rejection::SoldOut));
         };
         self.undo.push(Undo::Taken(attempt.sale.clone(), taken));
         begin(self.conn, &mut self.in_transaction)?;
@@ -146,7 +146,7 @@ impl<'a> Batch<'a> {
         Ok(Verdict::Claimed(Claim {
             order_id,
             unit,
-            remaining: book.stock.free(),
+            remaining: ledger.stock.free(),
         }))
     }
 
@@ -175,8 +175,8 @@ impl<'a> Batch<'a> {
 
     fn give_back(&mut self, order: &Order, slot: Option<u8>) -> Result<(), StepError> {
         let missing = || StepError::Damaged(format!("order {}: its sale is gone", order.order_id));
-        let book = self.books.get_mut(&order.sale).ok_or_else(missing)?;
-        book.stock.give_back(order.unit);
+        let ledger = self.ledgers.get_mut(&order.sale).ok_or_else(missing)?;
+        ledger.stock.give_back(order.unit);
         self.undo.push(Undo::GivenBack(order.sale.clone()));
         if let Some(slot) = slot {
             let digest = self
@@ -194,8 +194,8 @@ impl<'a> Batch<'a> {
         &mut self,
         new: NewSale,
     ) -> Result<Result<Sale, SaleRefused>, StepError> {
-        if let Some(book) = self.books.get(&new.id) {
-            return Ok(Err(SaleRefused::Exists(Box::new(book.sale.clone()))));
+        if let Some(ledger) = self.ledgers.get(&new.id) {
+            return Ok(Err(SaleRefused::Exists(Box::new(ledger.sale.clone()))));
         }
         let sale = match new.validate() {
             Ok(sale) => sale,
@@ -205,8 +205,8 @@ impl<'a> Batch<'a> {
         rows::put_sale(self.conn, &sale)?;
         let stock = Stock::new(sale.total);
         self.undo.push(Undo::Created(sale.id.clone()));
-        self.books
-            .insert(sale.id.clone(), Book::new(sale.clone(), stock));
+        self.ledgers
+            .insert(sale.id.clone(), SaleLedger::new(sale.clone(), stock));
         Ok(Ok(sale))
     }
 
@@ -215,10 +215,10 @@ impl<'a> Batch<'a> {
         id: &SaleId,
         change: &SaleChange,
     ) -> Result<Result<Sale, SaleRefused>, StepError> {
-        let Some(book) = self.books.get(id) else {
+        let Some(ledger) = self.ledgers.get(id) else {
             return Ok(Err(SaleRefused::NoSuchSale(id.clone())));
         };
-        let before = book.sale.clone();
+        let before = ledger.sale.clone();
         // Counting reads every order of the sale, so not where a limit is only raised.
         let most_held = match (before.buyer_limit, change.buyer_limit) {
             (Some(old), Some(Some(new))) if new >= old => 0,
@@ -237,34 +237,34 @@ impl<'a> Batch<'a> {
             self.slots.extend(renumbered);
         }
         self.undo.push(Undo::Terms(Box::new(before)));
-        if let Some(book) = self.books.get_mut(id) {
-            book.stock.set_total(changed.total);
-            book.sale = changed.clone();
+        if let Some(ledger) = self.ledgers.get_mut(id) {
+            ledger.stock.set_total(changed.total);
+            ledger.sale = changed.clone();
         }
         Ok(Ok(changed))
     }
 
-    /// Forgets everything: the books are as they were before the batch.
+    /// Forgets everything: the ledgers are as they were before the batch.
     pub(crate) fn undo(self) {
         for step in self.undo.into_iter().rev() {
             match step {
                 Undo::Taken(sale, taken) => {
-                    if let Some(book) = self.books.get_mut(&sale) {
-                        book.stock.undo_take(taken);
+                    if let Some(ledger) = self.ledgers.get_mut(&sale) {
+                        ledger.stock.undo_take(taken);
                     }
                 }
                 Undo::GivenBack(sale) => {
-                    if let Some(book) = self.books.get_mut(&sale) {
-                        book.stock.undo_give_back();
+                    if let Some(ledger) = self.ledgers.get_mut(&sale) {
+                        ledger.stock.undo_give_back();
                     }
                 }
                 Undo::Created(sale) => {
-                    self.books.remove(&sale);
+                    self.ledgers.remove(&sale);
                 }
                 Undo::Terms(before) => {
-                    if let Some(book) = self.books.get_mut(&before.id) {
-                        book.stock.set_total(before.total);
-                        book.sale = *before;
+                    if let Some(ledger) = self.ledgers.get_mut(&before.id) {
+                        ledger.stock.set_total(before.total);
+                        ledger.sale = *before;
                     }
                 }
             }
@@ -297,15 +297,15 @@ impl<'a> Batch<'a> {
             if !has_new_terms && published.as_ref() == Some(&id) {
                 continue;
             }
-            if let Some(book) = self.books.get(&id) {
+            if let Some(ledger) = self.ledgers.get(&id) {
                 if has_new_terms {
-                    book.memory.terms.store(Arc::new(book.sale.clone()));
+                    ledger.memory.terms.store(Arc::new(ledger.sale.clone()));
                     self.memory
                         .sales
                         .pin()
-                        .insert(id.clone(), Arc::clone(&book.memory));
+                        .insert(id.clone(), Arc::clone(&ledger.memory));
                 }
-                book.memory.set_free(book.stock.free());
+                ledger.memory.set_free(ledger.stock.free());
             }
             published = Some(id);
         }

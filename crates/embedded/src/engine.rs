@@ -9,19 +9,19 @@ use std::time::Duration;
 
 use fail_parallel::FailPointRegistry;
 use seckill_engine::{
-    Answer, Cause, DECIDE_MAX, Engine, Fault, OrderRefused, Outcome, Part, Reading, SALES_PAGE_MAX,
-    SaleRefused, SaleStock,
+    BoxFuture, Cause, Component, DECIDE_MAX, Engine, Fault, OrderRefused, Outcome, SALES_PAGE_MAX,
+    SaleRefused, SaleStock, Sample,
 };
 use seckill_sale::{
-    Attempt, AuditReport, Buyer, HistoryYes, IdempotencyKey, NewSale, Order, OrderChange, OrderId,
-    Sale, SaleChange, SaleId, Verdict,
+    Attempt, AuditReport, Buyer, HistoryEntry, IdempotencyKey, NewSale, Order, OrderChange,
+    OrderId, Sale, SaleChange, SaleId, Verdict,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use crate::audit::audit_view;
 use crate::file::lock::FolderLock;
 use crate::file::schema::{self, Tuning};
-use crate::file::{DATABASE_FILE, FileError, Holder, rows};
+use crate::file::{DATABASE_FILE, FileError, LockOwner, rows};
 use crate::load;
 use crate::memory::Digester;
 use crate::order_id::{self, OrderIds};
@@ -38,7 +38,7 @@ pub struct EmbeddedOptions {
     /// The data folder; made if need be.
     pub dir: PathBuf,
     /// Who opens it, for whoever is refused.
-    pub holder: Holder,
+    pub owner: LockOwner,
     /// The most calls that wait for the writer; more are answered 503.
     pub queue_max: usize,
     /// The most calls that the writer takes into one transaction.
@@ -62,7 +62,7 @@ impl EmbeddedOptions {
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),
-            holder: Holder::default(),
+            owner: LockOwner::default(),
             queue_max: 65_536,
             batch_max: 4_096,
             answer_wait_ms: 5_000,
@@ -92,7 +92,7 @@ pub struct EmbeddedEngine {
 impl EmbeddedEngine {
     /// Takes the folder, opens or makes the file, and rebuilds memory from it. Inside a tokio runtime.
     pub fn open(options: EmbeddedOptions) -> Result<Self, FileError> {
-        let lock = FolderLock::take(&options.dir, &options.holder)?;
+        let lock = FolderLock::take(&options.dir, &options.owner)?;
         let path = options.dir.join(DATABASE_FILE);
         let tuning = Tuning {
             busy_wait_ms: options.busy_wait_ms,
@@ -120,7 +120,7 @@ impl EmbeddedEngine {
                 tuning,
             },
             conn,
-            books: loaded.books,
+            ledgers: loaded.ledgers,
             data_version,
             is_trusted: true,
             shared: Arc::clone(&shared),
@@ -294,9 +294,9 @@ async fn look_regularly(queue: mpsc::WeakSender<Op>) {
 }
 
 /// Sends answers from inside the runtime, where waking a request costs no system call.
-async fn send_answers(mut answered: mpsc::UnboundedReceiver<Vec<writer::Answer>>) {
+async fn send_answers(mut answered: mpsc::UnboundedReceiver<Vec<writer::Response>>) {
     while let Some(answers) = answered.recv().await {
-        answers.into_iter().for_each(writer::Answer::send);
+        answers.into_iter().for_each(writer::Response::send);
     }
 }
 
@@ -311,7 +311,7 @@ impl Engine for EmbeddedEngine {
             .answer(attempt, self.shared.clock.now_ms())
     }
 
-    fn decide(&self, attempts: Vec<Attempt>) -> Answer<'_, Vec<Result<Verdict, Fault>>> {
+    fn decide(&self, attempts: Vec<Attempt>) -> BoxFuture<'_, Vec<Result<Verdict, Fault>>> {
         Box::pin(async move {
             let count = attempts.len();
             let all = |fault: &Fault| vec![Err(fault.clone()); count];
@@ -341,7 +341,7 @@ impl Engine for EmbeddedEngine {
         })
     }
 
-    fn decide_one(&self, attempt: Attempt) -> Answer<'_, Result<Verdict, Fault>> {
+    fn decide_one(&self, attempt: Attempt) -> BoxFuture<'_, Result<Verdict, Fault>> {
         Box::pin(async move {
             let now_ms = self.shared.clock.now_ms();
             let order = self
@@ -354,7 +354,7 @@ impl Engine for EmbeddedEngine {
         })
     }
 
-    fn order<'a>(&'a self, order_id: &'a OrderId) -> Answer<'a, Result<Outcome, Fault>> {
+    fn order<'a>(&'a self, order_id: &'a OrderId) -> BoxFuture<'a, Result<Outcome, Fault>> {
         Box::pin(self.outcome(order_id))
     }
 
@@ -363,7 +363,7 @@ impl Engine for EmbeddedEngine {
         sale: &'a SaleId,
         buyer: &'a Buyer,
         key: &'a IdempotencyKey,
-    ) -> Answer<'a, Result<Outcome, Fault>> {
+    ) -> BoxFuture<'a, Result<Outcome, Fault>> {
         Box::pin(async move {
             self.ask(Op::Barrier, Err).await??;
             let claim = self.shared.memory.load().claim_of_key(sale, buyer, key);
@@ -378,14 +378,14 @@ impl Engine for EmbeddedEngine {
         &'a self,
         order_id: &'a OrderId,
         change: OrderChange,
-    ) -> Answer<'a, Result<Result<Order, OrderRefused>, Fault>> {
+    ) -> BoxFuture<'a, Result<Result<Order, OrderRefused>, Fault>> {
         Box::pin(async move {
             self.ask(|to| Op::ChangeOrder(order_id.clone(), change, to), Err)
                 .await?
         })
     }
 
-    fn create_sale(&self, new: NewSale) -> Answer<'_, Result<Result<Sale, SaleRefused>, Fault>> {
+    fn create_sale(&self, new: NewSale) -> BoxFuture<'_, Result<Result<Sale, SaleRefused>, Fault>> {
         Box::pin(async move { self.ask(|to| Op::CreateSale(new, to), Err).await? })
     }
 
@@ -393,14 +393,14 @@ impl Engine for EmbeddedEngine {
         &'a self,
         id: &'a SaleId,
         change: SaleChange,
-    ) -> Answer<'a, Result<Result<Sale, SaleRefused>, Fault>> {
+    ) -> BoxFuture<'a, Result<Result<Sale, SaleRefused>, Fault>> {
         Box::pin(async move {
             self.ask(|to| Op::ChangeSale(id.clone(), change, to), Err)
                 .await?
         })
     }
 
-    fn sale<'a>(&'a self, id: &'a SaleId) -> Answer<'a, Result<Option<SaleStock>, Fault>> {
+    fn sale<'a>(&'a self, id: &'a SaleId) -> BoxFuture<'a, Result<Option<SaleStock>, Fault>> {
         Box::pin(async move {
             if !self.shared.is_ready() {
                 return Err(self.unavailable());
@@ -413,7 +413,7 @@ impl Engine for EmbeddedEngine {
         })
     }
 
-    fn sales(&self, after: Option<SaleId>) -> Answer<'_, Result<Vec<SaleStock>, Fault>> {
+    fn sales(&self, after: Option<SaleId>) -> BoxFuture<'_, Result<Vec<SaleStock>, Fault>> {
         Box::pin(async move {
             if !self.shared.is_ready() {
                 return Err(self.unavailable());
@@ -435,7 +435,7 @@ impl Engine for EmbeddedEngine {
         })
     }
 
-    fn audit(&self, history: Vec<HistoryYes>) -> Answer<'_, Result<AuditReport, Fault>> {
+    fn audit(&self, history: Vec<HistoryEntry>) -> BoxFuture<'_, Result<AuditReport, Fault>> {
         Box::pin(async move {
             let view = self.ask(Op::View, Err).await??;
             let audit = move || audit_view(&view.conn, &view.free, &history);
@@ -447,25 +447,25 @@ impl Engine for EmbeddedEngine {
         })
     }
 
-    fn parts(&self) -> Vec<Part> {
+    fn components(&self) -> Vec<Component> {
         let detail = match &*self.shared.condition() {
             Condition::Ready => String::new(),
             Condition::Rebuilding(reason) => format!("being rebuilt from the file: {reason}"),
             Condition::Stopping => "stopping".into(),
         };
-        vec![Part {
+        vec![Component {
             name: "store",
             ready: detail.is_empty(),
             detail,
         }]
     }
 
-    fn readings(&self) -> Vec<Reading> {
+    fn samples(&self) -> Vec<Sample> {
         let counts = &self.shared.counts;
         let waiting = self.weak_queue.upgrade().map_or(0, |queue| {
             queue.max_capacity().saturating_sub(queue.capacity())
         });
-        let counter = |name, help, value: &std::sync::atomic::AtomicU64| Reading {
+        let counter = |name, help, value: &std::sync::atomic::AtomicU64| Sample {
             name,
             help,
             is_counter: true,
@@ -492,7 +492,7 @@ impl Engine for EmbeddedEngine {
                 "Times that memory was rebuilt from the file",
                 &counts.rebuilds,
             ),
-            Reading {
+            Sample {
                 name: "waiting_calls",
                 help: "Calls that wait for the writer",
                 is_counter: false,
@@ -501,7 +501,7 @@ impl Engine for EmbeddedEngine {
         ]
     }
 
-    fn close(&self) -> Answer<'_, ()> {
+    fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             self.stop();
             // What was taken before is still answered; waiting for it would block this runtime's thread.

@@ -14,5 +14,5 @@ mod writer;
 
 pub use audit::audit_file;
 pub use engine::{EmbeddedEngine, EmbeddedOptions};
-pub use file::lock::holder_of;
-pub use file::{DATABASE_FILE, FileError, Holder};
+pub use file::lock::lock_owner;
+pub use file::{DATABASE_FILE, FileError, LockOwner};

@@ -15,13 +15,13 @@ use crate::order_id;
 
 /// The writer's own state of one sale, ahead of memory while a batch is being stored.
 #[derive(Debug)]
-pub(crate) struct Book {
+pub(crate) struct SaleLedger {
     pub(crate) sale: Sale,
     pub(crate) stock: Stock,
     pub(crate) memory: Arc<SaleMemory>,
 }
 
-impl Book {
+impl SaleLedger {
     pub(crate) fn new(sale: Sale, stock: Stock) -> Self {
         let memory = Arc::new(SaleMemory::new(sale.clone(), stock.free()));
         Self {
@@ -32,13 +32,13 @@ impl Book {
     }
 }
 
-/// The books of all sales.
-pub(crate) type Books = HashMap<SaleId, Book>;
+/// The ledgers of all sales.
+pub(crate) type SaleLedgers = HashMap<SaleId, SaleLedger>;
 
 /// What a file holds.
 pub(crate) struct Loaded {
     pub(crate) memory: Memory,
-    pub(crate) books: Books,
+    pub(crate) ledgers: SaleLedgers,
 }
 
 struct Rebuilding {
@@ -99,17 +99,17 @@ fn read(conn: &Connection, digester: Digester) -> Result<Loaded, LoadError> {
         }
         take_row(&memory, &mut sales[latest], stored)
     })?;
-    let mut books = Books::with_capacity(sales.len());
+    let mut ledgers = SaleLedgers::with_capacity(sales.len());
     let published = memory.sales.pin();
     for Rebuilding { sale, stock } in sales {
         let damaged = |fault| LoadError::Damaged(format!("sale {}: {fault}", sale.id));
         let stock = stock.finish().map_err(damaged)?;
-        let book = Book::new(sale, stock);
-        published.insert(book.sale.id.clone(), Arc::clone(&book.memory));
-        books.insert(book.sale.id.clone(), book);
+        let ledger = SaleLedger::new(sale, stock);
+        published.insert(ledger.sale.id.clone(), Arc::clone(&ledger.memory));
+        ledgers.insert(ledger.sale.id.clone(), ledger);
     }
     drop(published);
-    Ok(Loaded { memory, books })
+    Ok(Loaded { memory, ledgers })
 }
 
 fn take_row(memory: &Memory, of: &mut Rebuilding, stored: &StoredRow<'_>) -> Result<(), LoadError> {

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use arc_swap::ArcSwap;
 use seckill_sale::{
-    Attempt, Buyer, Claim, IdempotencyKey, Invalid, KeyedClaim, Sale, SaleId, Screened, Slots,
-    Standing, Unit, Verdict, screen,
+    Attempt, Buyer, Claim, Context, Decision, IdempotencyKey, Invalid, KeyedClaim, Sale, SaleId,
+    Slots, Unit, Verdict, decide,
 };
 use siphasher::sip128::{Hasher128, SipHasher13};
 
@@ -171,27 +171,27 @@ impl Memory {
         } else {
             Slots::default()
         };
-        let standing = Standing {
+        let context = Context {
             keyed: keyed.map(StoredClaim::keyed),
             slots,
             free,
         };
-        verdict_or_slot(screen(&terms, attempt, &standing, now_ms), free).break_value()
+        verdict_or_slot(decide(&terms, attempt, &context, now_ms), free).break_value()
     }
 }
 
 /// The verdict of a screening, or the slot to take a unit into.
-pub(crate) fn verdict_or_slot(screened: Screened, free: u32) -> ControlFlow<Verdict, Option<u8>> {
-    ControlFlow::Break(match screened {
-        Screened::Take { slot } => return ControlFlow::Continue(slot),
-        Screened::Repeat(claim) => Verdict::Repeat(Claim {
+pub(crate) fn verdict_or_slot(decision: Decision, free: u32) -> ControlFlow<Verdict, Option<u8>> {
+    ControlFlow::Break(match decision {
+        Decision::Take { slot } => return ControlFlow::Continue(slot),
+        Decision::Repeat(claim) => Verdict::Repeat(Claim {
             order_id: claim.order_id,
             unit: claim.unit,
             remaining: free,
         }),
-        Screened::Mismatch => Verdict::Mismatch,
-        Screened::No(no) => Verdict::No(no),
-        Screened::Invalid(invalid) => Verdict::Invalid(invalid),
+        Decision::Mismatch => Verdict::Mismatch,
+        Decision::Rejected(no) => Verdict::Rejected(no),
+        Decision::Invalid(invalid) => Verdict::Invalid(invalid),
     })
 }
 

@@ -16,11 +16,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::batch::{Batch, StepError};
 use crate::file::schema::{self, Tuning};
-use crate::load::{self, Books};
+use crate::load::{self, SaleLedgers};
 use crate::shared::{Condition, Shared};
 
 /// Where an answer goes.
-pub(crate) type Reply<T> = oneshot::Sender<Result<T, Fault>>;
+pub(crate) type ReplySender<T> = oneshot::Sender<Result<T, Fault>>;
 
 /// The answers to one call of `decide`.
 pub(crate) type Verdicts = Vec<Result<Verdict, Fault>>;
@@ -28,15 +28,19 @@ pub(crate) type Verdicts = Vec<Result<Verdict, Fault>>;
 /// What the writer is asked for.
 pub(crate) enum Op {
     /// One attempt, without the lists that several need.
-    DecideOne(u128, Attempt, Reply<Verdict>),
+    DecideOne(u128, Attempt, ReplySender<Verdict>),
     Decide(Vec<(u128, Attempt)>, oneshot::Sender<Verdicts>),
-    ChangeOrder(OrderId, OrderChange, Reply<Result<Order, OrderRefused>>),
-    CreateSale(NewSale, Reply<Result<Sale, SaleRefused>>),
-    ChangeSale(SaleId, SaleChange, Reply<Result<Sale, SaleRefused>>),
+    ChangeOrder(
+        OrderId,
+        OrderChange,
+        ReplySender<Result<Order, OrderRefused>>,
+    ),
+    CreateSale(NewSale, ReplySender<Result<Sale, SaleRefused>>),
+    ChangeSale(SaleId, SaleChange, ReplySender<Result<Sale, SaleRefused>>),
     /// Answers once everything asked before has been.
-    Barrier(Reply<()>),
+    Barrier(ReplySender<()>),
     /// A view of the file and the gate at one moment between two batches.
-    View(Reply<View>),
+    View(ReplySender<View>),
 }
 
 /// A reading transaction and the free units of each sale at the same moment.
@@ -63,20 +67,23 @@ impl Op {
 }
 
 /// An answer that waits for its batch to become durable.
-pub(crate) enum Answer {
-    DecideOne(Verdict, Reply<Verdict>),
+pub(crate) enum Response {
+    DecideOne(Verdict, ReplySender<Verdict>),
     Decide(Verdicts, oneshot::Sender<Verdicts>),
     ChangeOrder(
         Result<Order, OrderRefused>,
-        Reply<Result<Order, OrderRefused>>,
+        ReplySender<Result<Order, OrderRefused>>,
     ),
-    Sale(Result<Sale, SaleRefused>, Reply<Result<Sale, SaleRefused>>),
-    Barrier(Reply<()>),
-    ViewWanted(Reply<View>),
-    View(Box<Result<View, Fault>>, Reply<View>),
+    Sale(
+        Result<Sale, SaleRefused>,
+        ReplySender<Result<Sale, SaleRefused>>,
+    ),
+    Barrier(ReplySender<()>),
+    ViewWanted(ReplySender<View>),
+    View(Box<Result<View, Fault>>, ReplySender<View>),
 }
 
-impl Answer {
+impl Response {
     /// Sends it. That nobody waits any more is nobody's fault.
     pub(crate) fn send(self) {
         match self {
@@ -116,12 +123,12 @@ impl Answer {
 }
 
 /// How a batch ended.
-enum Ended {
-    Committed(Vec<Answer>),
+enum BatchOutcome {
+    Committed(Vec<Response>),
     /// Before the commit: nothing of it was stored. With what was decided and what was not.
-    Abandoned(StepError, Vec<Answer>, Vec<Op>),
+    Abandoned(StepError, Vec<Response>, Vec<Op>),
     /// In the commit: whether it was stored is unknown until the file is read again.
-    Undecided(rusqlite::Error, Vec<Answer>),
+    CommitUnknown(rusqlite::Error, Vec<Response>),
 }
 
 /// Bounds of the writer.
@@ -139,13 +146,13 @@ pub(crate) struct Writer {
     pub(crate) path: PathBuf,
     pub(crate) bounds: Bounds,
     pub(crate) conn: Connection,
-    pub(crate) books: Books,
+    pub(crate) ledgers: SaleLedgers,
     pub(crate) data_version: i64,
-    /// Whether connection and books are what the file says; not so from a failure until it was read again.
+    /// Whether connection and ledgers are what the file says; not so from a failure until it was read again.
     pub(crate) is_trusted: bool,
     pub(crate) shared: Arc<Shared>,
     pub(crate) failpoints: Arc<FailPointRegistry>,
-    pub(crate) answers: mpsc::UnboundedSender<Vec<Answer>>,
+    pub(crate) answers: mpsc::UnboundedSender<Vec<Response>>,
 }
 
 impl Writer {
@@ -153,7 +160,7 @@ impl Writer {
     pub(crate) fn run(mut self, mut waiting: mpsc::Receiver<Op>) {
         let mut ops = Vec::with_capacity(self.bounds.batch_max);
         while waiting.blocking_recv_many(&mut ops, self.bounds.batch_max) > 0 {
-            self.take_what_comes(&mut waiting, &mut ops);
+            self.drain_queue(&mut waiting, &mut ops);
             if !self.is_trusted {
                 self.refuse(
                     ops.drain(..),
@@ -161,7 +168,7 @@ impl Writer {
                 );
                 continue;
             }
-            if let Err(reason) = self.notice_other_writers() {
+            if let Err(reason) = self.detect_external_write() {
                 self.refuse(ops.drain(..), &reason);
                 self.rebuild(&waiting, &reason);
                 continue;
@@ -176,7 +183,7 @@ impl Writer {
 
     /// Lets requests that are ready on this core reach the queue first: without it the first of a burst is committed alone.
     /// Where nobody else wants the core this returns at once.
-    fn take_what_comes(&self, waiting: &mut mpsc::Receiver<Op>, ops: &mut Vec<Op>) {
+    fn drain_queue(&self, waiting: &mut mpsc::Receiver<Op>, ops: &mut Vec<Op>) {
         std::thread::yield_now();
         while ops.len() < self.bounds.batch_max
             && let Ok(op) = waiting.try_recv()
@@ -186,7 +193,7 @@ impl Writer {
     }
 
     /// `data_version` moves when another connection has written to the file: memory then is no longer what it says.
-    fn notice_other_writers(&mut self) -> Result<(), String> {
+    fn detect_external_write(&mut self) -> Result<(), String> {
         match data_version(&self.conn) {
             Ok(version) if version == self.data_version => Ok(()),
             Ok(_) => Err("another program wrote to the file".into()),
@@ -197,11 +204,11 @@ impl Writer {
     fn batch(&mut self, ops: std::vec::Drain<'_, Op>, waiting: &mpsc::Receiver<Op>) {
         let began = Instant::now();
         match self.decide_and_commit(ops) {
-            Ended::Committed(answers) => {
+            BatchOutcome::Committed(answers) => {
                 self.shared.counts.batch(began.elapsed());
                 self.answer(answers);
             }
-            Ended::Abandoned(error, answers, rest) => {
+            BatchOutcome::Abandoned(error, answers, rest) => {
                 tracing::warn!(%error, "a batch could not be stored; nothing of it was done");
                 self.shared
                     .counts
@@ -214,11 +221,11 @@ impl Writer {
                     .for_each(|answer| answer.send_failed(&fault));
                 rest.into_iter().for_each(|op| op.fail(&fault));
                 // Anything but a lock or a full disk means that memory and file do not fit together.
-                if !is_passing(&error) {
+                if !is_transient(&error) {
                     self.rebuild(waiting, &error.to_string());
                 }
             }
-            Ended::Undecided(error, answers) => {
+            BatchOutcome::CommitUnknown(error, answers) => {
                 tracing::error!(%error, "a commit failed; the file will be read again");
                 self.shared
                     .counts
@@ -236,13 +243,13 @@ impl Writer {
         }
     }
 
-    fn decide_and_commit(&mut self, ops: std::vec::Drain<'_, Op>) -> Ended {
+    fn decide_and_commit(&mut self, ops: std::vec::Drain<'_, Op>) -> BatchOutcome {
         let memory = self.shared.memory.load();
         let mut answers = Vec::with_capacity(ops.len());
         let now_ms = self.shared.clock.now_ms();
-        let mut batch = match Batch::new(&self.conn, &memory, &mut self.books, now_ms) {
+        let mut batch = match Batch::new(&self.conn, &memory, &mut self.ledgers, now_ms) {
             Ok(batch) => batch,
-            Err(error) => return Ended::Abandoned(error.into(), answers, ops.collect()),
+            Err(error) => return BatchOutcome::Abandoned(error.into(), answers, ops.collect()),
         };
         let mut ops = ops;
         while let Some(op) = ops.next() {
@@ -251,7 +258,7 @@ impl Writer {
                 batch.undo();
                 roll_back(&self.conn);
                 let rest = std::iter::once(op).chain(ops).collect();
-                return Ended::Abandoned(error, answers, rest);
+                return BatchOutcome::Abandoned(error, answers, rest);
             }
         }
         if batch.has_writes()
@@ -259,20 +266,20 @@ impl Writer {
         {
             batch.undo();
             roll_back(&self.conn);
-            return Ended::Undecided(error, answers);
+            return BatchOutcome::CommitUnknown(error, answers);
         }
         batch.publish();
-        let (path, tuning, books) = (&self.path, self.bounds.tuning, &self.books);
+        let (path, tuning, ledgers) = (&self.path, self.bounds.tuning, &self.ledgers);
         let made = |answer| match answer {
-            Answer::ViewWanted(to) => Answer::View(Box::new(view(path, tuning, books)), to),
+            Response::ViewWanted(to) => Response::View(Box::new(view(path, tuning, ledgers)), to),
             other => other,
         };
-        Ended::Committed(answers.into_iter().map(made).collect())
+        BatchOutcome::Committed(answers.into_iter().map(made).collect())
     }
 
-    fn answer(&self, answers: Vec<Answer>) {
+    fn answer(&self, answers: Vec<Response>) {
         if let Err(unsent) = self.answers.send(answers) {
-            unsent.0.into_iter().for_each(Answer::send);
+            unsent.0.into_iter().for_each(Response::send);
         }
     }
 
@@ -315,14 +322,14 @@ impl Writer {
         // A fresh connection: after a failed sync the old one may hold pages that the disk does not.
         let conn =
             schema::reopen_writer(&self.path, self.bounds.tuning).map_err(|e| e.to_string())?;
-        prove_writable(&conn)
+        probe_write(&conn)
             .map_err(|e| format!("{} cannot be written: {e}", self.path.display()))?;
         let version = data_version(&conn).map_err(|e| e.to_string())?;
         let digester = self.shared.memory.load().digester;
         let loaded = load::load(&conn, &self.path, digester).map_err(|e| e.to_string())?;
         self.conn = conn;
         self.data_version = version;
-        self.books = loaded.books;
+        self.ledgers = loaded.ledgers;
         self.shared.memory.store(Arc::new(loaded.memory));
         Ok(())
     }
@@ -332,14 +339,14 @@ impl Writer {
 fn step(
     batch: &mut Batch<'_>,
     op: Op,
-    answers: &mut Vec<Answer>,
+    answers: &mut Vec<Response>,
 ) -> Result<(), Box<(StepError, Op)>> {
     answers.push(match op {
         // The client has gone: it would never learn of a claim.
         Op::DecideOne(_, _, to) if to.is_closed() => return Ok(()),
         Op::Decide(_, to) if to.is_closed() => return Ok(()),
         Op::DecideOne(order, attempt, to) => match batch.attempt(order, &attempt) {
-            Ok(verdict) => Answer::DecideOne(verdict, to),
+            Ok(verdict) => Response::DecideOne(verdict, to),
             Err(error) => return Err(Box::new((error, Op::DecideOne(order, attempt, to)))),
         },
         Op::Decide(attempts, to) => {
@@ -348,24 +355,24 @@ fn step(
                 .map(|(order, attempt)| batch.attempt(*order, attempt).map(Ok))
                 .collect();
             match decided {
-                Ok(verdicts) => Answer::Decide(verdicts, to),
+                Ok(verdicts) => Response::Decide(verdicts, to),
                 Err(error) => return Err(Box::new((error, Op::Decide(attempts, to)))),
             }
         }
         Op::ChangeOrder(order_id, change, to) => match batch.change_order(&order_id, change) {
-            Ok(answer) => Answer::ChangeOrder(answer, to),
+            Ok(answer) => Response::ChangeOrder(answer, to),
             Err(error) => return Err(Box::new((error, Op::ChangeOrder(order_id, change, to)))),
         },
         Op::CreateSale(new, to) => match batch.create_sale(new.clone()) {
-            Ok(answer) => Answer::Sale(answer, to),
+            Ok(answer) => Response::Sale(answer, to),
             Err(error) => return Err(Box::new((error, Op::CreateSale(new, to)))),
         },
         Op::ChangeSale(id, change, to) => match batch.change_sale(&id, &change) {
-            Ok(answer) => Answer::Sale(answer, to),
+            Ok(answer) => Response::Sale(answer, to),
             Err(error) => return Err(Box::new((error, Op::ChangeSale(id, change, to)))),
         },
-        Op::Barrier(to) => Answer::Barrier(to),
-        Op::View(to) => Answer::ViewWanted(to),
+        Op::Barrier(to) => Response::Barrier(to),
+        Op::View(to) => Response::ViewWanted(to),
     });
     Ok(())
 }
@@ -393,7 +400,7 @@ fn roll_back(conn: &Connection) {
 }
 
 /// A write that changes nothing but has to reach the disk.
-fn prove_writable(conn: &Connection) -> rusqlite::Result<()> {
+fn probe_write(conn: &Connection) -> rusqlite::Result<()> {
     let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
     conn.pragma_update(None, "user_version", version)
 }
@@ -403,7 +410,7 @@ pub(crate) fn data_version(conn: &Connection) -> rusqlite::Result<i64> {
         .query_row((), |row| row.get(0))
 }
 
-fn is_passing(error: &StepError) -> bool {
+fn is_transient(error: &StepError) -> bool {
     use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked, DiskFull};
     match error {
         StepError::Sqlite(error) => matches!(
@@ -414,15 +421,15 @@ fn is_passing(error: &StepError) -> bool {
     }
 }
 
-fn view(path: &std::path::Path, tuning: Tuning, books: &Books) -> Result<View, Fault> {
+fn view(path: &std::path::Path, tuning: Tuning, ledgers: &SaleLedgers) -> Result<View, Fault> {
     let store = |detail: String| Fault::without_effect(Cause::Store, detail);
     let conn = schema::open_reader(path, tuning).map_err(|e| store(e.to_string()))?;
     // The first read fixes what the transaction sees.
     conn.execute_batch("BEGIN; SELECT count(*) FROM seckill_sale;")
         .map_err(|e| store(e.to_string()))?;
-    let free = books
+    let free = ledgers
         .values()
-        .map(|book| (book.sale.id.clone(), book.stock.free()));
+        .map(|ledger| (ledger.sale.id.clone(), ledger.stock.free()));
     Ok(View {
         conn,
         free: free.collect(),

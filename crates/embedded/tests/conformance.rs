@@ -5,8 +5,8 @@
 use std::sync::{Arc, Mutex};
 
 use seckill_embedded::{EmbeddedEngine, EmbeddedOptions};
-use seckill_engine::conformance::World;
-use seckill_engine::{Answer, Engine, conformance_suite};
+use seckill_engine::conformance::EngineFactory;
+use seckill_engine::{BoxFuture, Engine, conformance_suite};
 use tempfile::TempDir;
 
 struct Folder(Mutex<TempDir>);
@@ -17,8 +17,8 @@ impl Folder {
     }
 }
 
-impl World for Folder {
-    fn open(&self) -> Answer<'_, Arc<dyn Engine>> {
+impl EngineFactory for Folder {
+    fn open(&self) -> BoxFuture<'_, Arc<dyn Engine>> {
         let options = EmbeddedOptions::new(self.0.lock().unwrap().path());
         Box::pin(async move { Arc::new(EmbeddedEngine::open(options).unwrap()) as Arc<dyn Engine> })
     }

@@ -9,12 +9,12 @@ use fail_parallel::FailPointRegistry;
 use seckill_embedded::{EmbeddedEngine, EmbeddedOptions};
 use seckill_engine::{Cause, Effect, Engine, Outcome};
 use seckill_sale::{
-    Attempt, Buyer, HistoryYes, IdempotencyKey, NewSale, No, OrderChange, SaleChange, SaleId,
-    Verdict,
+    Attempt, Buyer, HistoryEntry, IdempotencyKey, NewSale, OrderChange, Rejection, SaleChange,
+    SaleId, Verdict,
 };
 use tempfile::TempDir;
 
-struct Stage {
+struct TestContext {
     dir: TempDir,
     engine: EmbeddedEngine,
     failpoints: Arc<FailPointRegistry>,
@@ -32,7 +32,7 @@ fn keyed(key: &str) -> Attempt {
     }
 }
 
-async fn stage(units: u32) -> Stage {
+async fn context(units: u32) -> TestContext {
     let dir = TempDir::new().unwrap();
     let failpoints = Arc::new(FailPointRegistry::new());
     let engine = EmbeddedEngine::open(EmbeddedOptions {
@@ -45,14 +45,14 @@ async fn stage(units: u32) -> Stage {
         .await
         .unwrap()
         .unwrap();
-    Stage {
+    TestContext {
         dir,
         engine,
         failpoints,
     }
 }
 
-impl Stage {
+impl TestContext {
     async fn decide(&self, attempt: Attempt) -> Result<Verdict, seckill_engine::Fault> {
         self.engine.decide(vec![attempt]).await.pop().unwrap()
     }
@@ -63,12 +63,12 @@ impl Stage {
     }
 
     async fn ready(&self) {
-        while !self.engine.parts().iter().all(|part| part.ready) {
+        while !self.engine.components().iter().all(|part| part.ready) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 
-    async fn audited(&self, history: Vec<HistoryYes>, rows: u64) {
+    async fn audited(&self, history: Vec<HistoryEntry>, rows: u64) {
         let report = self.engine.audit(history).await.unwrap();
         assert!(report.is_clean(), "{:#?}", report.violations);
         assert_eq!(report.store_rows, rows);
@@ -78,51 +78,51 @@ impl Stage {
 /// The commit never reached the file: the claim is pending, then it is known not to be, and the unit is free.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_failed_before_it_was_stored() {
-    let stage = stage(1).await;
-    stage.fail_once("before-commit");
-    let verdict = stage.decide(keyed("k")).await;
+    let context = context(1).await;
+    context.fail_once("before-commit");
+    let verdict = context.decide(keyed("k")).await;
     let Ok(Verdict::Pending(order_id)) = verdict else {
         panic!("{verdict:?}");
     };
-    stage.ready().await;
-    assert_eq!(stage.engine.order(&order_id).await, Ok(Outcome::None));
-    let again = stage.decide(keyed("k")).await;
+    context.ready().await;
+    assert_eq!(context.engine.order(&order_id).await, Ok(Outcome::None));
+    let again = context.decide(keyed("k")).await;
     assert!(matches!(again, Ok(Verdict::Claimed(_))), "{again:?}");
-    stage.audited(Vec::new(), 1).await;
+    context.audited(Vec::new(), 1).await;
 }
 
 /// The commit was stored and only its answer failed: the claim is pending, then it is an order, and the key repeats it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_failed_after_it_was_stored() {
-    let stage = stage(1).await;
-    stage.fail_once("after-commit");
-    let verdict = stage.decide(keyed("k")).await;
+    let context = context(1).await;
+    context.fail_once("after-commit");
+    let verdict = context.decide(keyed("k")).await;
     let Ok(Verdict::Pending(order_id)) = verdict else {
         panic!("{verdict:?}");
     };
-    stage.ready().await;
-    let Ok(Outcome::Order(order)) = stage.engine.order(&order_id).await else {
+    context.ready().await;
+    let Ok(Outcome::Order(order)) = context.engine.order(&order_id).await else {
         panic!("no order");
     };
-    let again = stage.decide(keyed("k")).await;
+    let again = context.decide(keyed("k")).await;
     assert!(matches!(again, Ok(Verdict::Repeat(claim)) if claim.order_id == order_id));
-    let no = stage.decide(Attempt::anonymous(sale())).await;
-    assert_eq!(no, Ok(Verdict::No(No::SoldOut)));
-    let yes = HistoryYes {
+    let no = context.decide(Attempt::anonymous(sale())).await;
+    assert_eq!(no, Ok(Verdict::Rejected(Rejection::SoldOut)));
+    let yes = HistoryEntry {
         order_id,
         sale: Some("s".into()),
         unit: order.unit.number,
     };
-    stage.audited(vec![yes], 1).await;
+    context.audited(vec![yes], 1).await;
 }
 
 /// A no that rests on a claim of the batch that failed is not said; nor is one said while the file is read again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_no_that_rests_on_an_undecided_claim_is_not_said() {
     for place in ["before-commit", "after-commit"] {
-        let stage = stage(1).await;
-        stage.fail_once(place);
-        let verdicts = stage
+        let context = context(1).await;
+        context.fail_once(place);
+        let verdicts = context
             .engine
             .decide(vec![keyed("a"), keyed("b"), keyed("a")])
             .await;
@@ -134,7 +134,7 @@ async fn a_no_that_rests_on_an_undecided_claim_is_not_said() {
         assert_eq!((fault.effect, fault.cause), (Effect::None, Cause::Store));
         // A repeat of what is undecided is as undecided.
         assert_eq!(verdicts[2], verdicts[0]);
-        stage.ready().await;
+        context.ready().await;
     }
 }
 
@@ -142,48 +142,48 @@ async fn a_no_that_rests_on_an_undecided_claim_is_not_said() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_whose_commit_failed_is_unknown() {
     for place in ["before-commit", "after-commit"] {
-        let stage = stage(1).await;
-        let Ok(Verdict::Claimed(claim)) = stage.decide(keyed("k")).await else {
+        let context = context(1).await;
+        let Ok(Verdict::Claimed(claim)) = context.decide(keyed("k")).await else {
             panic!("no claim");
         };
-        stage.fail_once(place);
-        let cancelled = stage
+        context.fail_once(place);
+        let cancelled = context
             .engine
             .change_order(&claim.order_id, OrderChange::Cancel)
             .await;
         assert_eq!(cancelled.unwrap_err().effect, Effect::Unknown);
-        stage.ready().await;
+        context.ready().await;
         let more = SaleChange {
             add_units: 1,
             ..SaleChange::default()
         };
-        stage.fail_once(place);
-        let changed = stage.engine.change_sale(&sale(), more).await;
+        context.fail_once(place);
+        let changed = context.engine.change_sale(&sale(), more).await;
         assert_eq!(changed.unwrap_err().effect, Effect::Unknown);
-        stage.ready().await;
-        let cancelled = stage
+        context.ready().await;
+        let cancelled = context
             .engine
             .change_order(&claim.order_id, OrderChange::Cancel)
             .await;
         assert!(matches!(cancelled, Ok(Ok(_))), "{cancelled:?}");
-        stage.audited(Vec::new(), 1).await;
+        context.audited(Vec::new(), 1).await;
     }
 }
 
 /// While another program holds the file locked, attempts get a fault without effect; then selling goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_file() {
-    let stage = stage(5).await;
-    let path = stage.dir.path().join(seckill_embedded::DATABASE_FILE);
+    let context = context(5).await;
+    let path = context.dir.path().join(seckill_embedded::DATABASE_FILE);
     let other = rusqlite::Connection::open(path).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let fault = stage.decide(keyed("k")).await.unwrap_err();
+    let fault = context.decide(keyed("k")).await.unwrap_err();
     assert_eq!((fault.effect, fault.cause), (Effect::None, Cause::Store));
     assert!(fault.detail.contains("locked"), "{fault}");
     other.execute_batch("ROLLBACK").unwrap();
-    let again = stage.decide(keyed("k")).await;
+    let again = context.decide(keyed("k")).await;
     assert!(matches!(again, Ok(Verdict::Claimed(_))), "{again:?}");
-    stage.audited(Vec::new(), 1).await;
+    context.audited(Vec::new(), 1).await;
 }
 
 /// While the writer is stuck, nobody says that an order does not exist that may still come to be.
@@ -262,14 +262,14 @@ async fn a_full_queue() {
 /// What was taken before the end is answered, what comes after is refused, and the folder is free again.
 #[tokio::test(flavor = "multi_thread")]
 async fn closing_in_order() {
-    let stage = stage(5).await;
-    let claimed = stage.decide(keyed("k")).await;
+    let context = context(5).await;
+    let claimed = context.decide(keyed("k")).await;
     assert!(matches!(claimed, Ok(Verdict::Claimed(_))));
-    stage.engine.close().await;
-    let fault = stage.decide(keyed("l")).await.unwrap_err();
+    context.engine.close().await;
+    let fault = context.decide(keyed("l")).await.unwrap_err();
     assert_eq!((fault.effect, fault.cause), (Effect::None, Cause::Stopping));
-    assert_eq!(stage.engine.answer_from_memory(&keyed("k")), None);
-    let Stage { dir, engine, .. } = stage;
+    assert_eq!(context.engine.answer_from_memory(&keyed("k")), None);
+    let TestContext { dir, engine, .. } = context;
     drop(engine);
-    assert_eq!(seckill_embedded::holder_of(dir.path()), None);
+    assert_eq!(seckill_embedded::lock_owner(dir.path()), None);
 }

@@ -9,7 +9,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use seckill_sale::{
-    Attempt, AuditReport, BadSale, Buyer, ChangeRefused, HistoryYes, IdempotencyKey, NewSale,
+    Attempt, AuditReport, Buyer, ChangeRefused, HistoryEntry, IdempotencyKey, InvalidSale, NewSale,
     NotAllowed, Order, OrderChange, OrderId, Sale, SaleChange, SaleId, Verdict,
 };
 
@@ -21,7 +21,7 @@ pub const DECIDE_MAX: usize = 256;
 pub const SALES_PAGE_MAX: usize = 1_000;
 
 /// An answer that takes I/O.
-pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What is known of an order id or a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub enum SaleRefused {
     NoSuchSale(SaleId),
     /// The terms are not valid.
     #[error(transparent)]
-    BadSale(#[from] BadSale),
+    InvalidSale(#[from] InvalidSale),
     /// The change is not possible.
     #[error(transparent)]
     Change(#[from] ChangeRefused),
@@ -73,7 +73,7 @@ pub struct SaleStock {
 
 /// A part of the engine, and whether it can do its work.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
+pub struct Component {
     /// Its name, such as `store`.
     pub name: &'static str,
     /// Whether it can.
@@ -84,7 +84,7 @@ pub struct Part {
 
 /// One of the engine's own figures, for the metrics page.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Reading {
+pub struct Sample {
     /// Its name, unit last, without the product's prefix.
     pub name: &'static str,
     /// What it counts.
@@ -104,10 +104,10 @@ pub trait Engine: Send + Sync {
     /// Decides up to [`DECIDE_MAX`] attempts, in their order, and answers when the claims among them are durable. Each
     /// attempt has its own answer; a fault tells whether it had an effect, and [`Verdict::Pending`] is what is said
     /// when that is unknown. Bounded by the engine's own deadline.
-    fn decide(&self, attempts: Vec<Attempt>) -> Answer<'_, Vec<Result<Verdict, Fault>>>;
+    fn decide(&self, attempts: Vec<Attempt>) -> BoxFuture<'_, Vec<Result<Verdict, Fault>>>;
 
     /// [`Engine::decide`] of a single attempt, as each HTTP request brings one.
-    fn decide_one(&self, attempt: Attempt) -> Answer<'_, Result<Verdict, Fault>> {
+    fn decide_one(&self, attempt: Attempt) -> BoxFuture<'_, Result<Verdict, Fault>> {
         Box::pin(async move {
             let verdict = self.decide(vec![attempt]).await.pop();
             verdict
@@ -116,7 +116,7 @@ pub trait Engine: Send + Sync {
     }
 
     /// What became of a claim.
-    fn order<'a>(&'a self, order_id: &'a OrderId) -> Answer<'a, Result<Outcome, Fault>>;
+    fn order<'a>(&'a self, order_id: &'a OrderId) -> BoxFuture<'a, Result<Outcome, Fault>>;
 
     /// What became of the attempts under a key.
     fn order_of_key<'a>(
@@ -124,7 +124,7 @@ pub trait Engine: Send + Sync {
         sale: &'a SaleId,
         buyer: &'a Buyer,
         key: &'a IdempotencyKey,
-    ) -> Answer<'a, Result<Outcome, Fault>>;
+    ) -> BoxFuture<'a, Result<Outcome, Fault>>;
 
     /// Changes the state of an order, and answers when that is durable, with the order as it is then. A change that
     /// was made before is not made again and is no error.
@@ -132,33 +132,33 @@ pub trait Engine: Send + Sync {
         &'a self,
         order_id: &'a OrderId,
         change: OrderChange,
-    ) -> Answer<'a, Result<Result<Order, OrderRefused>, Fault>>;
+    ) -> BoxFuture<'a, Result<Result<Order, OrderRefused>, Fault>>;
 
     /// Makes a sale.
-    fn create_sale(&self, new: NewSale) -> Answer<'_, Result<Result<Sale, SaleRefused>, Fault>>;
+    fn create_sale(&self, new: NewSale) -> BoxFuture<'_, Result<Result<Sale, SaleRefused>, Fault>>;
 
     /// Changes a sale's terms, all or nothing. Attempts that begin after the answer see the new terms.
     fn change_sale<'a>(
         &'a self,
         id: &'a SaleId,
         change: SaleChange,
-    ) -> Answer<'a, Result<Result<Sale, SaleRefused>, Fault>>;
+    ) -> BoxFuture<'a, Result<Result<Sale, SaleRefused>, Fault>>;
 
     /// A sale's terms and what is left.
-    fn sale<'a>(&'a self, id: &'a SaleId) -> Answer<'a, Result<Option<SaleStock>, Fault>>;
+    fn sale<'a>(&'a self, id: &'a SaleId) -> BoxFuture<'a, Result<Option<SaleStock>, Fault>>;
 
     /// Up to [`SALES_PAGE_MAX`] sales in the order of their ids, beginning behind `after`.
-    fn sales(&self, after: Option<SaleId>) -> Answer<'_, Result<Vec<SaleStock>, Fault>>;
+    fn sales(&self, after: Option<SaleId>) -> BoxFuture<'_, Result<Vec<SaleStock>, Fault>>;
 
-    /// Checks the invariants on one consistent view of gate and store, with the yeses that clients read.
-    fn audit(&self, history: Vec<HistoryYes>) -> Answer<'_, Result<AuditReport, Fault>>;
+    /// Checks the invariants on one consistent view of gate and store, with the confirmations that clients read.
+    fn audit(&self, history: Vec<HistoryEntry>) -> BoxFuture<'_, Result<AuditReport, Fault>>;
 
     /// The engine's parts and whether they are ready.
-    fn parts(&self) -> Vec<Part>;
+    fn components(&self) -> Vec<Component>;
 
     /// The engine's own figures.
-    fn readings(&self) -> Vec<Reading>;
+    fn samples(&self) -> Vec<Sample>;
 
     /// Stops taking attempts, finishes what was taken, and lets go of what it holds.
-    fn close(&self) -> Answer<'_, ()>;
+    fn close(&self) -> BoxFuture<'_, ()>;
 }

@@ -56,7 +56,7 @@ pub struct Claim {
 /// A definite no. It is not stored: the same key may try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum No {
+pub enum Rejection {
     /// No unit is free.
     SoldOut,
     /// The buyer holds as many units as the sale allows.
@@ -101,7 +101,7 @@ pub enum Verdict {
     /// The key has a claim with other content; nothing was done.
     Mismatch,
     /// A definite no.
-    No(No),
+    Rejected(Rejection),
     /// Not an attempt that can be decided.
     Invalid(Invalid),
     /// Not known yet; the order's address will tell.

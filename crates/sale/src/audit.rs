@@ -142,7 +142,7 @@ pub struct OrderFacts<'a> {
 }
 
 #[derive(Debug)]
-struct Holder {
+struct LockOwner {
     active: u32,
     order_id: Box<str>,
 }
@@ -153,7 +153,7 @@ struct SaleAudit {
     gate_left: Option<u32>,
     orders: u64,
     active: u64,
-    holders: HashMap<u32, Holder>,
+    holders: HashMap<u32, LockOwner>,
     generations: HashSet<Unit>,
     keys: HashSet<(Box<str>, Box<str>)>,
     held: HashMap<Box<str>, u32>,
@@ -407,14 +407,17 @@ impl SaleAudit {
             let detail = format!("the unit is not in 1..={total}");
             broken.push((Invariant::NoOversell, Vec::new(), detail));
         }
-        let holder = self.holders.entry(unit.number).or_insert_with(|| Holder {
-            active: 0,
-            order_id: order.order_id.into(),
-        });
-        holder.active += 1;
-        if holder.active > 1 {
-            let detail = format!("{} active orders hold this unit", holder.active);
-            let first = vec![holder.order_id.clone()];
+        let owner = self
+            .holders
+            .entry(unit.number)
+            .or_insert_with(|| LockOwner {
+                active: 0,
+                order_id: order.order_id.into(),
+            });
+        owner.active += 1;
+        if owner.active > 1 {
+            let detail = format!("{} active orders hold this unit", owner.active);
+            let first = vec![owner.order_id.clone()];
             broken.push((Invariant::NoOversell, first, detail));
         }
         if self.sale.buyer_limit.is_some() && !order.buyer.is_empty() {
@@ -426,7 +429,7 @@ impl SaleAudit {
 
 /// A yes as a client wrote it down: one line of a history file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HistoryYes {
+pub struct HistoryEntry {
     /// The order's name.
     pub order_id: OrderId,
     /// The sale; none where the request did not name one, so that it was the service's default.

@@ -7,13 +7,13 @@ use std::sync::Arc;
 /// Why a name was refused; the text says what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {shown}: {rule}")]
-pub struct BadName {
+pub struct InvalidName {
     what: &'static str,
     shown: String,
     rule: String,
 }
 
-impl BadName {
+impl InvalidName {
     fn new(what: &'static str, value: &str, rule: impl Into<String>) -> Self {
         const SHOWN_MAX_CHARS: usize = 40;
         let mut shown: String = value.chars().take(SHOWN_MAX_CHARS).collect();
@@ -37,12 +37,12 @@ impl SaleId {
     pub const MAX_BYTES: usize = 64;
 
     /// Checks a name.
-    pub fn new(id: &str) -> Result<Self, BadName> {
+    pub fn new(id: &str) -> Result<Self, InvalidName> {
         let rule = "a sale id is 1 to 64 of A-Z a-z 0-9 _ . - and starts with a letter or digit";
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
         let starts_well = id.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
         if id.len() > Self::MAX_BYTES || !starts_well || !id.bytes().all(allowed) {
-            return Err(BadName::new("sale id", id, rule));
+            return Err(InvalidName::new("sale id", id, rule));
         }
         Ok(Self(id.into()))
     }
@@ -73,10 +73,10 @@ impl Buyer {
     }
 
     /// Checks a name. An empty one is refused: anonymity is asked for by giving no name at all.
-    pub fn new(name: &str) -> Result<Self, BadName> {
+    pub fn new(name: &str) -> Result<Self, InvalidName> {
         if name.is_empty() || name.len() > Self::MAX_BYTES || name.chars().any(char::is_control) {
             let rule = "a buyer is 1 to 128 bytes of UTF-8 without control characters";
-            return Err(BadName::new("buyer", name, rule));
+            return Err(InvalidName::new("buyer", name, rule));
         }
         Ok(Self(name.into()))
     }
@@ -101,11 +101,11 @@ impl IdempotencyKey {
     pub const MAX_BYTES: usize = 255;
 
     /// Checks a key.
-    pub fn new(key: &str) -> Result<Self, BadName> {
+    pub fn new(key: &str) -> Result<Self, InvalidName> {
         let visible = |b: u8| (0x21..=0x7e).contains(&b);
         if key.is_empty() || key.len() > Self::MAX_BYTES || !key.bytes().all(visible) {
             let rule = "an idempotency key is 1 to 255 visible ASCII characters, such as a UUID";
-            return Err(BadName::new("idempotency key", key, rule));
+            return Err(InvalidName::new("idempotency key", key, rule));
         }
         Ok(Self(key.into()))
     }
@@ -126,11 +126,11 @@ impl OrderId {
     pub const MAX_BYTES: usize = 64;
 
     /// Checks the form of an id; whether it names anything is the engine's to say.
-    pub fn new(id: &str) -> Result<Self, BadName> {
+    pub fn new(id: &str) -> Result<Self, InvalidName> {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
         if id.is_empty() || id.len() > Self::MAX_BYTES || !id.bytes().all(allowed) {
             let rule = "an order id is 1 to 64 of A-Z a-z 0-9 _ - as it was given in the answer";
-            return Err(BadName::new("order id", id, rule));
+            return Err(InvalidName::new("order id", id, rule));
         }
         Ok(Self(id.into()))
     }

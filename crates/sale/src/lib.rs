@@ -9,14 +9,14 @@ mod rules;
 mod sale;
 mod stock;
 
-pub use attempt::{Attempt, Claim, Invalid, No, Verdict};
-pub use audit::{AuditReport, Auditor, HistoryYes, Invariant, OrderFacts, SaleReport, Violation};
-pub use ids::{BadName, Buyer, IdempotencyKey, OrderId, SaleId};
+pub use attempt::{Attempt, Claim, Invalid, Rejection, Verdict};
+pub use audit::{AuditReport, Auditor, HistoryEntry, Invariant, OrderFacts, SaleReport, Violation};
+pub use ids::{Buyer, IdempotencyKey, InvalidName, OrderId, SaleId};
 pub use order::{NotAllowed, Order, OrderChange, OrderState};
-pub use rules::{KeyedClaim, Screened, Standing, screen};
+pub use rules::{Context, Decision, KeyedClaim, decide};
 pub use sale::{
-    BUYER_LIMIT_MAX, BadSale, ChangeRefused, NewSale, SALE_TITLE_MAX_BYTES, SALE_TOTAL_MAX, Sale,
-    SaleChange, WindowState,
+    BUYER_LIMIT_MAX, ChangeRefused, InvalidSale, NewSale, SALE_TITLE_MAX_BYTES, SALE_TOTAL_MAX,
+    Sale, SaleChange, WindowState,
 };
 pub use stock::{Slots, Stock, StockRebuild, Taken, Unit, UnitFault};
 

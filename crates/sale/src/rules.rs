@@ -1,7 +1,7 @@
 //! How one attempt is decided, given what is known of its key, its buyer and the stock.
 //! The same function serves an answer from memory and the writer's decision; taking the unit is the caller's.
 
-use crate::{Attempt, Invalid, No, OrderId, Sale, Slots, Unit, WindowState};
+use crate::{Attempt, Invalid, OrderId, Rejection, Sale, Slots, Unit, WindowState};
 
 /// A claim that was made under a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct KeyedClaim {
 
 /// What is known where an attempt is decided.
 #[derive(Debug, Clone, Default)]
-pub struct Standing {
+pub struct Context {
     /// The claim made under the attempt's key, if any.
     pub keyed: Option<KeyedClaim>,
     /// The slots that the buyer's active orders take. Only read where the sale has a limit.
@@ -27,7 +27,7 @@ pub struct Standing {
 
 /// What the rules say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Screened {
+pub enum Decision {
     /// A unit may be taken, into this slot where the sale has a limit.
     Take {
         /// The buyer's slot, 1..=64.
@@ -38,7 +38,7 @@ pub enum Screened {
     /// The key has a claim with other content.
     Mismatch,
     /// A definite no.
-    No(No),
+    Rejected(Rejection),
     /// Not an attempt that can be decided.
     Invalid(Invalid),
 }
@@ -48,36 +48,40 @@ const QUANTITY_MAX: u32 = 1;
 
 /// Decides an attempt, in this order: the key, the form, the window, the limit, the stock. A key that has a claim gives
 /// it for ever, so nothing comes before it.
-pub fn screen(sale: &Sale, attempt: &Attempt, standing: &Standing, now_ms: i64) -> Screened {
-    if let Some(claim) = &standing.keyed {
+pub fn decide(sale: &Sale, attempt: &Attempt, context: &Context, now_ms: i64) -> Decision {
+    if let Some(claim) = &context.keyed {
         return if claim.fingerprint == attempt.fingerprint() {
-            Screened::Repeat(claim.clone())
+            Decision::Repeat(claim.clone())
         } else {
-            Screened::Mismatch
+            Decision::Mismatch
         };
     }
     if attempt.quantity == 0 || attempt.quantity > QUANTITY_MAX {
-        return Screened::Invalid(Invalid::Quantity { max: QUANTITY_MAX });
+        return Decision::Invalid(Invalid::Quantity { max: QUANTITY_MAX });
     }
     if sale.buyer_limit.is_some() && attempt.buyer.is_anonymous() {
-        return Screened::Invalid(Invalid::BuyerRequired);
+        return Decision::Invalid(Invalid::BuyerRequired);
     }
     match sale.window(now_ms) {
         WindowState::Open => {}
-        WindowState::NotOpen { opens_at_ms } => return Screened::No(No::NotOpen { opens_at_ms }),
-        WindowState::Closed { closed_at_ms } => return Screened::No(No::Closed { closed_at_ms }),
+        WindowState::NotOpen { opens_at_ms } => {
+            return Decision::Rejected(Rejection::NotOpen { opens_at_ms });
+        }
+        WindowState::Closed { closed_at_ms } => {
+            return Decision::Rejected(Rejection::Closed { closed_at_ms });
+        }
     }
     let mut slot = None;
     if let Some(limit) = sale.buyer_limit {
-        if standing.slots.count() >= limit {
-            return Screened::No(No::LimitReached { limit });
+        if context.slots.count() >= limit {
+            return Decision::Rejected(Rejection::LimitReached { limit });
         }
-        slot = standing.slots.lowest_free();
+        slot = context.slots.lowest_free();
     }
-    if standing.free == 0 {
-        return Screened::No(No::SoldOut);
+    if context.free == 0 {
+        return Decision::Rejected(Rejection::SoldOut);
     }
-    Screened::Take { slot }
+    Decision::Take { slot }
 }
 
 #[cfg(test)]
@@ -100,30 +104,30 @@ mod tests {
         }
     }
 
-    fn free() -> Standing {
-        Standing {
+    fn free() -> Context {
+        Context {
             free: 1,
-            ..Standing::default()
+            ..Context::default()
         }
     }
 
     #[test]
     fn each_no_has_its_reason() {
         let sale = sale();
-        let no = |standing: &Standing, now| match screen(&sale, &ann(), standing, now) {
-            Screened::No(no) => no,
+        let no = |context: &Context, now| match decide(&sale, &ann(), context, now) {
+            Decision::Rejected(no) => no,
             other => panic!("not a no: {other:?}"),
         };
-        assert_eq!(no(&free(), 9), No::NotOpen { opens_at_ms: 10 });
-        assert_eq!(no(&free(), 20), No::Closed { closed_at_ms: 20 });
-        assert_eq!(no(&Standing::default(), 15), No::SoldOut);
-        let full = Standing {
+        assert_eq!(no(&free(), 9), Rejection::NotOpen { opens_at_ms: 10 });
+        assert_eq!(no(&free(), 20), Rejection::Closed { closed_at_ms: 20 });
+        assert_eq!(no(&Context::default(), 15), Rejection::SoldOut);
+        let full = Context {
             slots: Slots::default().with(1).unwrap().with(2).unwrap(),
             ..free()
         };
-        assert_eq!(no(&full, 15), No::LimitReached { limit: 2 });
-        let taken = screen(&sale, &ann(), &free(), 15);
-        assert_eq!(taken, Screened::Take { slot: Some(1) });
+        assert_eq!(no(&full, 15), Rejection::LimitReached { limit: 2 });
+        let taken = decide(&sale, &ann(), &free(), 15);
+        assert_eq!(taken, Decision::Take { slot: Some(1) });
     }
 
     #[test]
@@ -136,25 +140,25 @@ mod tests {
             },
             fingerprint: ann().fingerprint(),
         };
-        let standing = Standing {
+        let context = Context {
             keyed: Some(claim.clone()),
-            ..Standing::default()
+            ..Context::default()
         };
-        let closed = screen(&sale(), &ann(), &standing, 99);
-        assert_eq!(closed, Screened::Repeat(claim));
+        let closed = decide(&sale(), &ann(), &context, 99);
+        assert_eq!(closed, Decision::Repeat(claim));
         let two = Attempt {
             quantity: 2,
             ..ann()
         };
-        assert_eq!(screen(&sale(), &two, &standing, 15), Screened::Mismatch);
-        let invalid = screen(&sale(), &two, &free(), 15);
-        assert_eq!(invalid, Screened::Invalid(Invalid::Quantity { max: 1 }));
+        assert_eq!(decide(&sale(), &two, &context, 15), Decision::Mismatch);
+        let invalid = decide(&sale(), &two, &free(), 15);
+        assert_eq!(invalid, Decision::Invalid(Invalid::Quantity { max: 1 }));
     }
 
     #[test]
     fn a_limit_needs_a_name() {
         let nobody = Attempt::anonymous(SaleId::new("s").unwrap());
-        let answer = screen(&sale(), &nobody, &free(), 15);
-        assert_eq!(answer, Screened::Invalid(Invalid::BuyerRequired));
+        let answer = decide(&sale(), &nobody, &free(), 15);
+        assert_eq!(answer, Decision::Invalid(Invalid::BuyerRequired));
     }
 }

@@ -28,7 +28,7 @@ pub struct Sale {
     /// When it closes, in Unix milliseconds; none means it stays open.
     pub closes_at_ms: Option<i64>,
     /// 1 when made; grows by one with each change.
-    pub ver: u64,
+    pub version: u64,
 }
 
 /// Where a moment stands in a sale's window.
@@ -97,7 +97,7 @@ impl NewSale {
     }
 
     /// Checks the terms and makes the sale's first version of them.
-    pub fn validate(self) -> Result<Sale, BadSale> {
+    pub fn validate(self) -> Result<Sale, InvalidSale> {
         let title = if self.title.is_empty() {
             self.id.to_string()
         } else {
@@ -110,7 +110,7 @@ impl NewSale {
             buyer_limit: self.buyer_limit,
             opens_at_ms: self.opens_at_ms,
             closes_at_ms: self.closes_at_ms,
-            ver: 1,
+            version: 1,
         };
         check(&sale)?;
         Ok(sale)
@@ -158,7 +158,7 @@ impl SaleChange {
         let total = sale
             .total
             .checked_add(self.add_units)
-            .ok_or(BadSale::Total {
+            .ok_or(InvalidSale::Total {
                 total: u64::from(sale.total) + u64::from(self.add_units),
             })?;
         let changed = Sale {
@@ -168,7 +168,7 @@ impl SaleChange {
             buyer_limit: self.buyer_limit.unwrap_or(sale.buyer_limit),
             opens_at_ms: self.opens_at_ms.unwrap_or(sale.opens_at_ms),
             closes_at_ms: self.closes_at_ms.unwrap_or(sale.closes_at_ms),
-            ver: sale.ver + 1,
+            version: sale.version + 1,
         };
         check(&changed)?;
         match changed.buyer_limit {
@@ -182,7 +182,7 @@ impl SaleChange {
 
 /// Terms that no sale can have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadSale {
+pub enum InvalidSale {
     /// Too many units.
     #[error("total {total}: a sale has 0 to {SALE_TOTAL_MAX} units")]
     Total {
@@ -226,7 +226,7 @@ pub enum BadSale {
 pub enum ChangeRefused {
     /// The changed terms would not be valid.
     #[error(transparent)]
-    BadSale(#[from] BadSale),
+    InvalidSale(#[from] InvalidSale),
     /// Somebody holds more than the new limit.
     #[error(
         "buyer limit {limit}: a buyer already holds {most_held} units; no order is taken away, so the limit must be at least {most_held}"
@@ -244,34 +244,34 @@ pub enum ChangeRefused {
     NothingToChange,
 }
 
-fn check(sale: &Sale) -> Result<(), BadSale> {
+fn check(sale: &Sale) -> Result<(), InvalidSale> {
     // 9998-12-31T23:59:59.999Z: RFC 3339 has four digits for a year, and its readers stop within 9999.
     const LAST_MS: i64 = 253_370_764_799_999;
     if sale.total > SALE_TOTAL_MAX {
-        return Err(BadSale::Total {
+        return Err(InvalidSale::Total {
             total: sale.total.into(),
         });
     }
     if let Some(limit) = sale.buyer_limit
         && !(1..=BUYER_LIMIT_MAX).contains(&limit)
     {
-        return Err(BadSale::BuyerLimit { limit });
+        return Err(InvalidSale::BuyerLimit { limit });
     }
     for at_ms in [sale.opens_at_ms, sale.closes_at_ms].into_iter().flatten() {
         if !(0..=LAST_MS).contains(&at_ms) {
-            return Err(BadSale::Time { at_ms });
+            return Err(InvalidSale::Time { at_ms });
         }
     }
     if let (Some(opens_at_ms), Some(closes_at_ms)) = (sale.opens_at_ms, sale.closes_at_ms)
         && opens_at_ms >= closes_at_ms
     {
-        return Err(BadSale::Window {
+        return Err(InvalidSale::Window {
             opens_at_ms,
             closes_at_ms,
         });
     }
     if sale.title.len() > SALE_TITLE_MAX_BYTES || sale.title.chars().any(char::is_control) {
-        return Err(BadSale::Title {
+        return Err(InvalidSale::Title {
             bytes: sale.title.len(),
         });
     }
@@ -296,26 +296,29 @@ mod tests {
         };
         assert_eq!(
             bad(|s| s.buyer_limit = Some(0)),
-            BadSale::BuyerLimit { limit: 0 }
+            InvalidSale::BuyerLimit { limit: 0 }
         );
         assert_eq!(
             bad(|s| s.buyer_limit = Some(65)),
-            BadSale::BuyerLimit { limit: 65 }
+            InvalidSale::BuyerLimit { limit: 65 }
         );
-        assert!(matches!(bad(|s| s.total = u32::MAX), BadSale::Total { .. }));
+        assert!(matches!(
+            bad(|s| s.total = u32::MAX),
+            InvalidSale::Total { .. }
+        ));
         assert!(matches!(
             bad(|s| s.title = "x".repeat(201)),
-            BadSale::Title { .. }
+            InvalidSale::Title { .. }
         ));
         assert!(matches!(
             bad(|s| s.opens_at_ms = Some(-1)),
-            BadSale::Time { .. }
+            InvalidSale::Time { .. }
         ));
         let upside_down = bad(|s| {
             s.opens_at_ms = Some(5);
             s.closes_at_ms = Some(5);
         });
-        assert!(matches!(upside_down, BadSale::Window { .. }));
+        assert!(matches!(upside_down, InvalidSale::Window { .. }));
     }
 
     #[test]
@@ -339,7 +342,7 @@ mod tests {
             ..SaleChange::default()
         };
         let changed = more.apply(&sale, 0).unwrap();
-        assert_eq!((changed.total, changed.ver), (15, 2));
+        assert_eq!((changed.total, changed.version), (15, 2));
         let limit = SaleChange {
             buyer_limit: Some(Some(2)),
             ..SaleChange::default()

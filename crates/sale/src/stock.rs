@@ -19,7 +19,7 @@ pub struct Unit {
 
 impl Unit {
     /// The unit as it goes back on sale.
-    pub fn given_back(self) -> Self {
+    pub fn next_generation(self) -> Self {
         Self {
             generation: self.generation + 1,
             ..self
@@ -92,7 +92,7 @@ impl Stock {
     /// Puts a unit back on sale, at its next generation.
     pub fn give_back(&mut self, ended: Unit) {
         debug_assert!(ended.number <= self.handed_out);
-        self.returned.push_back(ended.given_back());
+        self.returned.push_back(ended.next_generation());
     }
 
     /// Takes back the latest `give_back`.
@@ -231,7 +231,7 @@ impl StockRebuild {
                 generation: seen.latest,
             };
             if seen.active == 0 {
-                returned.push_back(unit.given_back());
+                returned.push_back(unit.next_generation());
             } else if seen.active != seen.latest {
                 return Err(UnitFault::SoldWhileHeld { unit });
             }

@@ -18,13 +18,13 @@ const ANSWERING: u32 = u32::MAX;
 
 /// One connection's mark.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct ConnState {
     /// The tick at which it began to wait for a request's head, or [`ANSWERING`].
     waiting_since: AtomicU32,
     all: Arc<Connections>,
 }
 
-impl Watch {
+impl ConnState {
     /// Its request is being answered.
     pub(crate) fn answering(&self) {
         self.waiting_since.store(ANSWERING, Ordering::Relaxed);
@@ -54,19 +54,19 @@ pub(crate) struct Connections {
 
 #[derive(Debug)]
 struct Open {
-    watch: Arc<Watch>,
+    watch: Arc<ConnState>,
     /// None until its task has been started.
     task: Option<AbortHandle>,
 }
 
 /// A connection's place among the open ones; it goes with the connection.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct ConnGuard {
     all: Arc<Connections>,
     id: u64,
 }
 
-impl Drop for Place {
+impl Drop for ConnGuard {
     fn drop(&mut self) {
         let mut open = self.all.open();
         open.remove(&self.id);
@@ -78,18 +78,18 @@ impl Drop for Place {
 
 impl Connections {
     /// A new connection's mark: it waits for its first request.
-    pub(crate) fn watch(self: &Arc<Self>) -> Arc<Watch> {
-        Arc::new(Watch {
+    pub(crate) fn watch(self: &Arc<Self>) -> Arc<ConnState> {
+        Arc::new(ConnState {
             waiting_since: AtomicU32::new(self.tick.load(Ordering::Relaxed)),
             all: Arc::clone(self),
         })
     }
 
     /// Takes the connection's place, before its task starts: the task gives it up whenever it ends.
-    pub(crate) fn place(self: &Arc<Self>, watch: Arc<Watch>) -> Place {
+    pub(crate) fn place(self: &Arc<Self>, watch: Arc<ConnState>) -> ConnGuard {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.open().insert(id, Open { watch, task: None });
-        Place {
+        ConnGuard {
             all: Arc::clone(self),
             id,
         }
@@ -141,7 +141,7 @@ impl Connections {
     }
 }
 
-impl Place {
+impl ConnGuard {
     pub(crate) fn id(&self) -> u64 {
         self.id
     }

@@ -15,8 +15,8 @@ use seckill_sale::{NewSale, Sale, SaleChange, SaleId};
 use serde::Deserialize;
 use tokio::net::UnixListener;
 
-use crate::attempts::no_such_sale;
 use crate::problem::Problem;
+use crate::responses::no_such_sale;
 use crate::sales::{SaleView, now_ms};
 
 /// Where sales are found on the socket.
@@ -123,7 +123,7 @@ async fn answer(
             let status = match refused {
                 SaleRefused::Exists(_) => StatusCode::CONFLICT,
                 SaleRefused::NoSuchSale(_) => StatusCode::NOT_FOUND,
-                SaleRefused::BadSale(_) | SaleRefused::Change(_) => {
+                SaleRefused::InvalidSale(_) | SaleRefused::Change(_) => {
                     StatusCode::UNPROCESSABLE_ENTITY
                 }
             };

@@ -1,15 +1,15 @@
 //! HTTP in front of an engine: what is let in, and how each verdict is said.
 //! It decides nothing about a sale and knows no engine but the port.
 
-mod admission;
-mod attempts;
 mod connections;
 mod control;
-mod front;
+mod dispatch;
+mod extract;
 mod listen;
 mod metrics;
-mod pages;
 mod problem;
+mod responses;
+mod routes;
 mod sales;
 
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Service;
 use crate::connections::Connections;
-use crate::front::Front;
+use crate::dispatch::Dispatch;
 
 /// A pause after a failed accept: the usual cause is that no file descriptor is left, and that passes.
 const ACCEPT_PAUSE_MS: u64 = 20;
@@ -22,7 +22,7 @@ pub async fn serve(listener: TcpListener, service: Arc<Service>, stop: impl Futu
     let options = &service.options;
     let connections = Arc::new(Connections::default());
     let places = Arc::new(Semaphore::new(options.max_connections));
-    let pages = crate::pages::router(Arc::clone(&service));
+    let pages = crate::routes::router(Arc::clone(&service));
     let mut http = http1::Builder::new();
     // Answers are small: one copy into one buffer costs less than a gathering write of two.
     http.max_buf_size(options.head_max_bytes).writev(false);
@@ -36,7 +36,7 @@ pub async fn serve(listener: TcpListener, service: Arc<Service>, stop: impl Futu
             accepted = accept(&listener, &places) => accepted,
         };
         let watch = connections.watch();
-        let front = Front::new(Arc::clone(&service), pages.clone(), Arc::clone(&watch));
+        let front = Dispatch::new(Arc::clone(&service), pages.clone(), Arc::clone(&watch));
         let connection = http.serve_connection(TokioIo::new(stream), front);
         let place = connections.place(watch);
         let id = place.id();

@@ -10,11 +10,11 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 use seckill_engine::Engine;
-use seckill_sale::{No, Verdict};
+use seckill_sale::{Rejection, Verdict};
 
 /// The kinds of answers to attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Said {
+pub(crate) enum ResponseKind {
     Won,
     Repeat,
     Pending,
@@ -28,7 +28,7 @@ pub(crate) enum Said {
     Fault,
 }
 
-impl Said {
+impl ResponseKind {
     const ALL: [(Self, &'static str); 11] = [
         (Self::Won, "won"),
         (Self::Repeat, "repeat"),
@@ -51,10 +51,10 @@ impl Said {
             Verdict::Accepted(_) => Self::Accepted,
             Verdict::Mismatch => Self::Mismatch,
             Verdict::Invalid(_) => Self::Invalid,
-            Verdict::No(No::SoldOut) => Self::SoldOut,
-            Verdict::No(No::LimitReached { .. }) => Self::LimitReached,
-            Verdict::No(No::NotOpen { .. }) => Self::NotOpen,
-            Verdict::No(No::Closed { .. }) => Self::Closed,
+            Verdict::Rejected(Rejection::SoldOut) => Self::SoldOut,
+            Verdict::Rejected(Rejection::LimitReached { .. }) => Self::LimitReached,
+            Verdict::Rejected(Rejection::NotOpen { .. }) => Self::NotOpen,
+            Verdict::Rejected(Rejection::Closed { .. }) => Self::Closed,
         }
     }
 }
@@ -64,11 +64,11 @@ struct AnswerLabels {
     answer: &'static str,
 }
 
-/// The service's counts and the engine's readings.
+/// The service's counts and the engine's samples.
 pub(crate) struct Metrics {
     registry: Registry,
-    /// By [`Said`]; taken out of the family once, since a look-up takes a lock.
-    said: [Counter; Said::ALL.len()],
+    /// By [`ResponseKind`]; taken out of the family once, since a look-up takes a lock.
+    said: [Counter; ResponseKind::ALL.len()],
     connections: Gauge,
 }
 
@@ -81,16 +81,16 @@ impl Metrics {
         let connections = Gauge::default();
         let help = "Open connections";
         registry.register("connections", help, connections.clone());
-        registry.register_collector(Box::new(EngineReadings(engine)));
+        registry.register_collector(Box::new(EngineSamples(engine)));
         Self {
             registry,
-            said: Said::ALL
+            said: ResponseKind::ALL
                 .map(|(_, answer)| answers.get_or_create_owned(&AnswerLabels { answer })),
             connections,
         }
     }
 
-    pub(crate) fn said(&self, said: Said) {
+    pub(crate) fn said(&self, said: ResponseKind) {
         self.said[said as usize].inc();
     }
 
@@ -106,17 +106,17 @@ impl Metrics {
     }
 }
 
-struct EngineReadings(Arc<dyn Engine>);
+struct EngineSamples(Arc<dyn Engine>);
 
-impl std::fmt::Debug for EngineReadings {
+impl std::fmt::Debug for EngineSamples {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("EngineReadings")
+        f.write_str("EngineSamples")
     }
 }
 
-impl Collector for EngineReadings {
+impl Collector for EngineSamples {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        for reading in self.0.readings() {
+        for reading in self.0.samples() {
             let (counter, gauge);
             let metric: (&dyn Encode, _) = if reading.is_counter {
                 counter = ConstCounter::new(reading.value);
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn each_answer_has_its_own_place() {
-        for (place, (said, _)) in Said::ALL.iter().enumerate() {
+        for (place, (said, _)) in ResponseKind::ALL.iter().enumerate() {
             assert_eq!(*said as usize, place);
         }
     }

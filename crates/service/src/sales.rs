@@ -4,7 +4,7 @@ use seckill_engine::SaleStock;
 use seckill_sale::{Sale, WindowState};
 use serde::{Deserialize, Serialize};
 
-use crate::attempts::time;
+use crate::responses::time;
 
 /// What a sale does now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ pub struct SaleView {
     /// When it closes, RFC 3339.
     pub closes_at: Option<String>,
     /// Grows by one with each change.
-    pub ver: u64,
+    pub version: u64,
 }
 
 impl SaleView {
@@ -54,7 +54,7 @@ impl SaleView {
             buyer_limit,
             opens_at_ms,
             closes_at_ms,
-            ver,
+            version,
         } = sale;
         let status = match sale.window(now_ms) {
             WindowState::NotOpen { .. } => SaleStatus::NotOpen,
@@ -71,7 +71,7 @@ impl SaleView {
             buyer_limit: *buyer_limit,
             opens_at: opens_at_ms.map(time),
             closes_at: closes_at_ms.map(time),
-            ver: *ver,
+            version: *version,
         }
     }
 }

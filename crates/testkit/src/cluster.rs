@@ -7,10 +7,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use seckill_crowd::{Buyers, Keys, Outcome, Pacing, Plan, Progress, Report, Target, Yes};
+use seckill_loadgen::{
+    Buyers, Confirmation, Keys, Outcome, Pacing, Plan, Progress, Report, Target,
+};
 use serde_json::Value;
 
-use crate::process::Served;
+use crate::process::ServerProcess;
 use crate::servers::Urls;
 
 /// How long a cluster may take to sell and store what is left after a fault.
@@ -35,17 +37,17 @@ pub struct Cluster {
     flags: Vec<String>,
     settings: Vec<String>,
     shape: Shape,
-    serves: Vec<Option<Served>>,
-    relays: Vec<Option<Part>>,
-    records: Vec<Option<Part>>,
+    serves: Vec<Option<ServerProcess>>,
+    relays: Vec<Option<Component>>,
+    records: Vec<Option<Component>>,
     started: u32,
-    yeses: Vec<Yes>,
+    confirmations: Vec<Confirmation>,
 }
 
 #[derive(Debug)]
-struct Part(Child);
+struct Component(Child);
 
-impl Drop for Part {
+impl Drop for Component {
     fn drop(&mut self) {
         // Ended already is as good.
         drop(self.0.kill());
@@ -55,7 +57,7 @@ impl Drop for Part {
 
 /// What a crowd at all servers came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct CrowdSum {
+pub struct LoadTotals {
     /// Yeses.
     pub won: u64,
     /// Noes that say that nothing is left.
@@ -88,7 +90,7 @@ impl Cluster {
             relays: (0..shape.relays).map(|_| None).collect(),
             records: (0..shape.records).map(|_| None).collect(),
             started: 0,
-            yeses: Vec::new(),
+            confirmations: Vec::new(),
         };
         cluster.seckill(&["init", "--units", "0"])?;
         cluster.start_missing()?;
@@ -120,7 +122,7 @@ impl Cluster {
         self.dir.join(format!("{name}-{}.log", self.started))
     }
 
-    fn part(&mut self, name: &str) -> anyhow::Result<Part> {
+    fn part(&mut self, name: &str) -> anyhow::Result<Component> {
         let log = std::fs::File::create(self.log(name))?;
         let child = Command::new(&self.binary)
             .arg(name)
@@ -135,10 +137,10 @@ impl Cluster {
             .stderr(log)
             .spawn()
             .with_context(|| format!("seckill {name} cannot be started"))?;
-        Ok(Part(child))
+        Ok(Component(child))
     }
 
-    fn serve(&mut self) -> anyhow::Result<Served> {
+    fn serve(&mut self) -> anyhow::Result<ServerProcess> {
         let log = self.log("serve");
         let binary = self.binary.display().to_string();
         let mut words = vec!["env"];
@@ -152,7 +154,7 @@ impl Cluster {
         if self.shape.records > 0 {
             arguments.push("--no-record");
         }
-        let served = Served::spawn(&words, &arguments, &log)?;
+        let served = ServerProcess::spawn(&words, &arguments, &log)?;
         let wait = Duration::from_secs(30);
         let ready = crate::servers::wait_until("a ready server", wait, || {
             Ok(crate::get(served.address, "/readyz")?.status == 200)
@@ -207,9 +209,9 @@ impl Cluster {
     pub fn crowd(
         &mut self,
         sale: &str,
-        plan: &CrowdPlan,
+        plan: &LoadPlan,
         meanwhile: impl FnOnce(&mut Self) -> anyhow::Result<()>,
-    ) -> anyhow::Result<CrowdSum> {
+    ) -> anyhow::Result<LoadTotals> {
         let mut plans = Vec::new();
         for served in self.serves.iter().flatten() {
             let target = Target::parse(&served.url(&format!("/v1/sales/{sale}/orders")))?;
@@ -219,7 +221,7 @@ impl Cluster {
                 buyers: plan.buyers,
                 keys: plan.keys,
                 timeout_ms: 30_000,
-                keep_yeses: true,
+                keep_confirmations: true,
                 ..Plan::new(target, plan.requests)
             });
         }
@@ -228,7 +230,7 @@ impl Cluster {
             let crowds: Vec<_> = plans
                 .iter()
                 .zip(&progress)
-                .map(|(plan, progress)| scope.spawn(move || seckill_crowd::run(plan, progress)))
+                .map(|(plan, progress)| scope.spawn(move || seckill_loadgen::run(plan, progress)))
                 .collect();
             let began = Instant::now();
             while progress
@@ -249,14 +251,14 @@ impl Cluster {
             }
             anyhow::Ok(reports)
         })?;
-        let mut sum = CrowdSum::default();
+        let mut sum = LoadTotals::default();
         for report in reports {
             sum.won += report.count(Outcome::Won);
             sum.sold_out += report.count(Outcome::SoldOut);
             sum.pending += report.count(Outcome::Pending);
             sum.unavailable += report.count(Outcome::Unavailable);
             sum.failed += report.failed;
-            self.yeses.extend(report.yeses);
+            self.confirmations.extend(report.confirmations);
         }
         Ok(sum)
     }
@@ -276,9 +278,9 @@ impl Cluster {
     pub fn sell_out_and_audit(&mut self, sale: &str, units: u64) -> anyhow::Result<Value> {
         let began = Instant::now();
         loop {
-            let plan = CrowdPlan {
+            let plan = LoadPlan {
                 requests: units.clamp(100, 5_000),
-                ..CrowdPlan::closed(64)
+                ..LoadPlan::closed(64)
             };
             let sum = self.crowd(sale, &plan, |_| Ok(()))?;
             // Its gate may be closed for the moment, so that the number alone says nothing.
@@ -320,7 +322,7 @@ impl Cluster {
     pub fn audit(&self) -> anyhow::Result<Value> {
         let history = self.dir.join("history.jsonl");
         let mut file = std::io::BufWriter::new(std::fs::File::create(&history)?);
-        for yes in &self.yeses {
+        for yes in &self.confirmations {
             writeln!(file, "{}", serde_json::to_string(yes)?)?;
         }
         file.flush()?;
@@ -341,8 +343,8 @@ impl Cluster {
     }
 
     /// Yeses that clients have read so far.
-    pub fn yeses(&self) -> u64 {
-        self.yeses.len() as u64
+    pub fn confirmations(&self) -> u64 {
+        self.confirmations.len() as u64
     }
 
     /// The longest rebuild of a sale, as the processes have logged them, in milliseconds; 0 where there was none.
@@ -389,7 +391,7 @@ impl Cluster {
 
 /// A crowd at each server.
 #[derive(Debug, Clone)]
-pub struct CrowdPlan {
+pub struct LoadPlan {
     /// Requests to each.
     pub requests: u64,
     /// Connections to each.
@@ -402,7 +404,7 @@ pub struct CrowdPlan {
     pub keys: Keys,
 }
 
-impl CrowdPlan {
+impl LoadPlan {
     /// As fast as answers come, anonymous and without keys.
     pub fn closed(connections: usize) -> Self {
         Self {
@@ -421,7 +423,7 @@ pub struct ClusterKillSummary {
     /// Rounds that held.
     pub rounds: u32,
     /// Yeses that clients read, each of them one row afterwards.
-    pub yeses: u64,
+    pub confirmations: u64,
     /// Answers that told an address instead.
     pub pending: u64,
     /// Attempts that were cut off.
@@ -453,7 +455,7 @@ pub fn cluster_kill_rounds(
         let wait = Duration::from_millis(crate::kill_rounds::next(&mut random) % within_ms.max(1));
         let who = crate::kill_rounds::next(&mut random);
         // Twice as many buyers as units over all servers, each with a key that it tries again with.
-        let plan = CrowdPlan {
+        let plan = LoadPlan {
             requests: 2 * units,
             connections: 64,
             over: None,
@@ -471,7 +473,7 @@ pub fn cluster_kill_rounds(
         sell_out_named(cluster, &sale, units).with_context(place)?;
         summary.rounds += 1;
     }
-    summary.yeses = cluster.yeses();
+    summary.confirmations = cluster.confirmations();
     Ok(summary)
 }
 
@@ -479,7 +481,7 @@ pub fn cluster_kill_rounds(
 fn sell_out_named(cluster: &mut Cluster, sale: &str, units: u64) -> anyhow::Result<()> {
     let began = Instant::now();
     loop {
-        let plan = CrowdPlan {
+        let plan = LoadPlan {
             requests: 2 * units,
             connections: 64,
             over: None,

@@ -10,7 +10,7 @@ const WAIT: Duration = Duration::from_secs(30);
 
 /// An answer.
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct Response {
     /// The status code; 0 where the connection was closed without an answer.
     pub status: u16,
     /// The head as it was sent.
@@ -19,7 +19,7 @@ pub struct Answer {
     pub body: String,
 }
 
-impl Answer {
+impl Response {
     /// The body as JSON; `null` where it is none.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).unwrap_or_default()
@@ -46,7 +46,7 @@ impl Answer {
 }
 
 /// Sends these bytes and reads until the other side closes.
-pub fn raw(address: SocketAddr, bytes: &[u8]) -> anyhow::Result<Answer> {
+pub fn raw(address: SocketAddr, bytes: &[u8]) -> anyhow::Result<Response> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(WAIT))?;
     stream.set_write_timeout(Some(WAIT))?;
@@ -67,10 +67,10 @@ pub fn raw(address: SocketAddr, bytes: &[u8]) -> anyhow::Result<Answer> {
     Ok(parse(&String::from_utf8_lossy(&answer)))
 }
 
-fn parse(text: &str) -> Answer {
+fn parse(text: &str) -> Response {
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-    Answer {
+    Response {
         status: status.unwrap_or(0),
         head: head.to_owned(),
         body: body.to_owned(),
@@ -84,7 +84,7 @@ pub fn exchange(
     path: &str,
     headers: &[(&str, &str)],
     body: &str,
-) -> anyhow::Result<Answer> {
+) -> anyhow::Result<Response> {
     let mut request = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n");
     for (name, value) in headers {
         request.push_str(&format!("{name}: {value}\r\n"));
@@ -98,12 +98,12 @@ pub fn exchange(
 }
 
 /// A GET.
-pub fn get(address: SocketAddr, path: &str) -> anyhow::Result<Answer> {
+pub fn get(address: SocketAddr, path: &str) -> anyhow::Result<Response> {
     exchange(address, "GET", path, &[], "")
 }
 
 /// A POST of JSON, or of nothing.
-pub fn post(address: SocketAddr, path: &str, body: &str) -> anyhow::Result<Answer> {
+pub fn post(address: SocketAddr, path: &str, body: &str) -> anyhow::Result<Response> {
     let json = [("Content-Type", "application/json")];
     let headers = if body.is_empty() { &[][..] } else { &json[..] };
     exchange(address, "POST", path, headers, body)

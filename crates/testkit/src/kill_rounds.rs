@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use seckill_crowd::{Buyers, Keys, Outcome, Plan, Progress, Report, Target, Yes};
+use seckill_loadgen::{Buyers, Confirmation, Keys, Outcome, Plan, Progress, Report, Target};
 
-use crate::process::{Served, run};
+use crate::process::{ServerProcess, run};
 
 /// Rounds that share a database. Each audit reads all of it, so a single one would make the last rounds the longest.
 const ROUNDS_A_FILE: u32 = 8;
@@ -39,7 +39,7 @@ pub struct KillSummary {
     /// Rounds whose kill came while units were being sold.
     pub killed_while_selling: u32,
     /// Yeses that clients read before a kill; each has its order.
-    pub yeses_before_kills: u64,
+    pub confirmations_before_kills: u64,
     /// Attempts whose answer was cut off by a kill.
     pub cut_off: u64,
 }
@@ -58,18 +58,18 @@ pub fn kill_rounds(plan: &KillPlan) -> anyhow::Result<KillSummary> {
         let place = || format!("round {round} of seed {}", plan.seed);
         let sale = format!("round-{round}");
         let wait = Duration::from_millis(next(&mut random) % plan.kill_within_ms.max(1));
-        let before = first_life(plan, &data, &sale, wait).with_context(place)?;
-        summary.yeses_before_kills += before.yeses.len() as u64;
+        let before = before_kill(plan, &data, &sale, wait).with_context(place)?;
+        summary.confirmations_before_kills += before.confirmations.len() as u64;
         summary.cut_off += before.failed;
         let sold = before.count(Outcome::Won);
         summary.killed_while_selling += u32::from(sold > 0 && sold < plan.units.into());
-        write(&mut history, &before.yeses)?;
+        write(&mut history, &before.confirmations)?;
         // Every yes must stand in the file as the kill left it.
         audit(plan, &data).with_context(place)?;
-        let after = second_life(plan, &data, &sale).with_context(place)?;
-        write(&mut history, &after.yeses)?;
+        let after = after_restart(plan, &data, &sale).with_context(place)?;
+        write(&mut history, &after.confirmations)?;
         audit(plan, &data).with_context(place)?;
-        compare(&before.yeses, &after.yeses).with_context(place)?;
+        compare(&before.confirmations, &after.confirmations).with_context(place)?;
         summary.rounds += 1;
     }
     Ok(summary)
@@ -84,18 +84,23 @@ pub(crate) fn next(state: &mut u64) -> u64 {
 }
 
 /// Twice as many buyers as units, one unit each, all with a key that they try again with.
-fn crowd(plan: &KillPlan, served: &Served, sale: &str, requests: u64) -> anyhow::Result<Plan> {
+fn crowd(
+    plan: &KillPlan,
+    served: &ServerProcess,
+    sale: &str,
+    requests: u64,
+) -> anyhow::Result<Plan> {
     let target = Target::parse(&served.url(&format!("/v1/sales/{sale}/orders")))?;
     Ok(Plan {
         buyers: Buyers::Repeating(2 * u64::from(plan.units)),
         keys: Keys::PerBuyer(1),
-        keep_yeses: true,
+        keep_confirmations: true,
         ..Plan::new(target, requests)
     })
 }
 
-fn first_life(plan: &KillPlan, data: &Path, sale: &str, wait: Duration) -> anyhow::Result<Report> {
-    let served = Served::start(&plan.binary, data, &[], &["--units", "0"])?;
+fn before_kill(plan: &KillPlan, data: &Path, sale: &str, wait: Duration) -> anyhow::Result<Report> {
+    let served = ServerProcess::start(&plan.binary, data, &[], &["--units", "0"])?;
     let (units, folder) = (plan.units.to_string(), data.display().to_string());
     let create = [
         "sale", "create", sale, "--units", &units, "--limit", "1", "--data", &folder,
@@ -110,7 +115,7 @@ fn first_life(plan: &KillPlan, data: &Path, sale: &str, wait: Duration) -> anyho
     let crowd = crowd(plan, &served, sale, requests)?;
     let progress = Progress::default();
     std::thread::scope(|scope| {
-        let load = scope.spawn(|| seckill_crowd::run(&crowd, &progress));
+        let load = scope.spawn(|| seckill_loadgen::run(&crowd, &progress));
         let began = Instant::now();
         // The moment counts from the first answer, so that a slow start does not move every kill before the sale.
         while progress.counts().answered == 0 && began.elapsed() < Duration::from_secs(10) {
@@ -126,10 +131,10 @@ fn first_life(plan: &KillPlan, data: &Path, sale: &str, wait: Duration) -> anyho
     })
 }
 
-fn second_life(plan: &KillPlan, data: &Path, sale: &str) -> anyhow::Result<Report> {
-    let served = Served::start(&plan.binary, data, &[], &["--units", "0"])?;
+fn after_restart(plan: &KillPlan, data: &Path, sale: &str) -> anyhow::Result<Report> {
+    let served = ServerProcess::start(&plan.binary, data, &[], &["--units", "0"])?;
     let crowd = crowd(plan, &served, sale, 4 * u64::from(plan.units))?;
-    let report = seckill_crowd::run(&crowd, &Progress::default())?;
+    let report = seckill_loadgen::run(&crowd, &Progress::default())?;
     ensure!(
         report.failed == 0,
         "{} attempts failed without a fault",
@@ -141,8 +146,8 @@ fn second_life(plan: &KillPlan, data: &Path, sale: &str) -> anyhow::Result<Repor
     Ok(report)
 }
 
-fn write(history: &mut std::fs::File, yeses: &[Yes]) -> anyhow::Result<()> {
-    for yes in yeses {
+fn write(history: &mut std::fs::File, confirmations: &[Confirmation]) -> anyhow::Result<()> {
+    for yes in confirmations {
         writeln!(history, "{}", serde_json::to_string(yes)?)?;
     }
     Ok(())
@@ -166,8 +171,8 @@ fn audit(plan: &KillPlan, data: &Path) -> anyhow::Result<()> {
 }
 
 /// A key that had a claim before the kill must have got the same after it.
-fn compare(before: &[Yes], after: &[Yes]) -> anyhow::Result<()> {
-    let name = |yes: &Yes| (yes.buyer.clone(), yes.key.clone());
+fn compare(before: &[Confirmation], after: &[Confirmation]) -> anyhow::Result<()> {
+    let name = |yes: &Confirmation| (yes.buyer.clone(), yes.key.clone());
     let first: HashMap<_, &str> = before
         .iter()
         .map(|yes| (name(yes), yes.order_id.as_str()))

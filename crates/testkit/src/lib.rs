@@ -9,9 +9,9 @@ mod sales;
 mod scenarios;
 pub mod servers;
 
-pub use cluster::{Cluster, ClusterKillSummary, CrowdPlan, CrowdSum, Shape, cluster_kill_rounds};
-pub use http::{Answer, exchange, get, post, raw};
+pub use cluster::{Cluster, ClusterKillSummary, LoadPlan, LoadTotals, Shape, cluster_kill_rounds};
+pub use http::{Response, exchange, get, post, raw};
 pub use kill_rounds::{KillPlan, KillSummary, kill_rounds};
-pub use process::{Served, raise_file_limit, run};
+pub use process::{ServerProcess, raise_file_limit, run};
 pub use sales::create_sales;
 pub use scenarios::{FAST_LEASE_MS, Scenario, Survived, fast_settings, survive};

@@ -15,14 +15,14 @@ const END_WAIT: Duration = Duration::from_secs(30);
 
 /// A service in a process of its own.
 #[derive(Debug)]
-pub struct Served {
+pub struct ServerProcess {
     child: Child,
     /// Where it listens.
     pub address: SocketAddr,
     log: PathBuf,
 }
 
-impl Served {
+impl ServerProcess {
     /// Starts `seckill serve` on a free port over this folder and waits until it listens. `prefix` are words to run it
     /// under, such as `taskset -c 0`; `more` are further arguments.
     pub fn start(
@@ -112,7 +112,7 @@ impl Served {
     }
 }
 
-impl Drop for Served {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         // Ended already in the good case; in a failing test nothing may be left.
         if matches!(self.child.try_wait(), Ok(None)) {

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use seckill_crowd::{Buyers, Keys};
+use seckill_loadgen::{Buyers, Keys};
 
-use crate::cluster::{Cluster, CrowdPlan, CrowdSum, Shape};
+use crate::cluster::{Cluster, LoadPlan, LoadTotals, Shape};
 use crate::servers::{
     Kafka, KafkaLayout, Listener, Lost, Mysql, Programs, Proxy, Redis, RedisCluster, Sentinels,
     Urls, free_port,
@@ -26,7 +26,7 @@ const LATE_MS: u32 = 2;
 #[derive(Debug, Clone, Copy)]
 pub struct Survived {
     /// What the crowds that met the fault were told.
-    pub crowd: CrowdSum,
+    pub crowd: LoadTotals,
     /// The longest time that a rebuild took, in milliseconds; 0 where there was none.
     pub closed_ms: u64,
     /// The longest time between two orders, in milliseconds: what buyers saw, from the fault to the next yes.
@@ -293,7 +293,7 @@ pub fn survive(
     let (dir, settings) = (dir.join("cluster"), fast_settings(name));
     let mut cluster = Cluster::start(binary, &dir, &place.urls, &settings, shape)?;
     cluster.seckill(&["sale", "create", SALE, "--units", &UNITS.to_string()])?;
-    let plan = CrowdPlan {
+    let plan = LoadPlan {
         requests: REQUESTS_A_SERVER,
         connections: 64,
         over: Some(CROWD_TIME),

@@ -3,10 +3,10 @@
 use anyhow::ensure;
 
 use super::report::Line;
-use super::rig::{Rig, Run};
+use super::rig::{Harness, Run};
 use super::{cluster, million, scale};
 
-pub(crate) type Case = fn(&Rig) -> anyhow::Result<Vec<Line>>;
+pub(crate) type Case = fn(&Harness) -> anyhow::Result<Vec<Line>>;
 
 /// Every case, by name.
 pub(crate) const ALL: [(&str, Case); 15] = [
@@ -31,7 +31,7 @@ const NO_REQUESTS: &str = "300000";
 const YES_REQUESTS: u32 = 100_000;
 
 /// A no on a sold-out sale against hyper alone.
-fn no(rig: &Rig) -> anyhow::Result<Vec<Line>> {
+fn no(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let product = rig.product(&rig.folder("no"), 0)?;
     let bare = rig.bare_http()?;
     let mut lines = Vec::new();
@@ -59,7 +59,7 @@ fn no(rig: &Rig) -> anyhow::Result<Vec<Line>> {
     Ok(lines)
 }
 
-fn yes_run(rig: &Rig, round: u32, connections: &str) -> anyhow::Result<Run> {
+fn yes_run(rig: &Harness, round: u32, connections: &str) -> anyhow::Result<Run> {
     let folder = rig.folder(&format!("yes-{connections}-{round}"));
     let product = rig.product(&folder, YES_REQUESTS)?;
     let load = [
@@ -77,7 +77,7 @@ fn yes_run(rig: &Rig, round: u32, connections: &str) -> anyhow::Result<Run> {
 }
 
 /// A durable yes over HTTP against a no.
-fn yes(rig: &Rig) -> anyhow::Result<Vec<Line>> {
+fn yes(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let sold_out = rig.product(&rig.folder("yes-no"), 0)?;
     let mut lines = Vec::new();
     for connections in ["64", "512"] {
@@ -93,7 +93,7 @@ fn yes(rig: &Rig) -> anyhow::Result<Vec<Line>> {
         }
         let at = |what: &str| format!("{what}, {connections} connections");
         lines.push(Line::of(at("CPU of a no ÷ CPU of a durable yes"), "", &ratios).at_least(0.6));
-        lines.push(Line::of(at("durable yeses a second"), "/s", &per_s));
+        lines.push(Line::of(at("durable confirmations a second"), "/s", &per_s));
         lines.push(Line::of(at("server CPU of a durable yes"), "µs", &cpu_us));
         lines.push(Line::of(at("p99"), "ms", &p99));
     }
@@ -101,7 +101,7 @@ fn yes(rig: &Rig) -> anyhow::Result<Vec<Line>> {
 }
 
 /// Claims through the port against a bare loop of group commits of the same rows.
-fn claims(rig: &Rig) -> anyhow::Result<Vec<Line>> {
+fn claims(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let dir = rig.folder("claims").display().to_string();
     std::fs::create_dir_all(&dir)?;
     let rounds = rig.rounds.to_string();
@@ -127,7 +127,7 @@ fn claims(rig: &Rig) -> anyhow::Result<Vec<Line>> {
 }
 
 /// The load tool's own weight against wrk's.
-fn load(rig: &Rig) -> anyhow::Result<Vec<Line>> {
+fn load(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let product = rig.product(&rig.folder("load"), 0)?;
     let (mut ratios, mut ours_us) = (vec![], vec![]);
     for _ in 0..rig.rounds {

@@ -5,12 +5,12 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use seckill_testkit::Served;
+use seckill_testkit::ServerProcess;
 use seckill_testkit::servers::{Programs, Urls, wait_until};
 use serde_json::Value;
 
 use super::report::Line;
-use super::rig::{Rig, cpu_s};
+use super::rig::{Harness, cpu_s};
 use crate::build;
 use crate::engines::Lease;
 
@@ -25,13 +25,13 @@ const ROWS: u64 = 100_000;
 
 /// The servers, and the product's commands on them.
 struct Servers<'a> {
-    rig: &'a Rig,
+    rig: &'a Harness,
     _lease: Lease,
     urls: Urls,
 }
 
 impl<'a> Servers<'a> {
-    fn up(rig: &'a Rig) -> anyhow::Result<Self> {
+    fn up(rig: &'a Harness) -> anyhow::Result<Self> {
         let (lease, urls) = Lease::up(&build::target().join("engines-bench"))?;
         Ok(Self {
             rig,
@@ -54,12 +54,12 @@ impl<'a> Servers<'a> {
     }
 
     /// A server, ready.
-    fn serve(&self, more: &[&str]) -> anyhow::Result<Served> {
+    fn serve(&self, more: &[&str]) -> anyhow::Result<ServerProcess> {
         let flags = self.urls.flags();
         let mut arguments = vec!["serve", "--listen", "127.0.0.1:0"];
         arguments.extend(flags.iter().map(String::as_str));
         arguments.extend(more);
-        let served = Served::spawn(
+        let served = ServerProcess::spawn(
             &[&self.rig.binary.display().to_string()],
             &arguments,
             &self.rig.folder("serve.log"),
@@ -71,14 +71,14 @@ impl<'a> Servers<'a> {
     }
 
     /// Load on the same cores.
-    fn load(&self, served: &Served, more: &[&str]) -> anyhow::Result<Value> {
+    fn load(&self, served: &ServerProcess, more: &[&str]) -> anyhow::Result<Value> {
         let url = served.url("/seckill");
         let arguments = [&["load", &url, "--ramp", "0", "--json"], more].concat();
         self.rig.command(&arguments)
     }
 
     /// The CPU time of each server so far, in seconds.
-    fn cpu(&self, served: &Served) -> anyhow::Result<[(&'static str, f64); 4]> {
+    fn cpu(&self, served: &ServerProcess) -> anyhow::Result<[(&'static str, f64); 4]> {
         let of = |name: &str| -> anyhow::Result<f64> {
             let mut sum = 0.0;
             for entry in std::fs::read_dir(build::target().join("engines-bench").join("pids"))? {
@@ -102,7 +102,7 @@ impl<'a> Servers<'a> {
 }
 
 /// Purchases confirmed by the store, over HTTP.
-pub(crate) fn yes(rig: &Rig) -> anyhow::Result<Vec<Line>> {
+pub(crate) fn yes(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let servers = Servers::up(rig)?;
     let mut lines = Vec::new();
     servers.reset(UNITS)?;
@@ -142,7 +142,7 @@ pub(crate) fn yes(rig: &Rig) -> anyhow::Result<Vec<Line>> {
             None => line,
         };
         lines.push(with(
-            Line::of(at("yeses of the store a second"), "/s", &per_s),
+            Line::of(at("confirmations of the store a second"), "/s", &per_s),
             per_s_min,
             Line::at_least,
         ));
@@ -160,7 +160,7 @@ pub(crate) fn yes(rig: &Rig) -> anyhow::Result<Vec<Line>> {
 }
 
 /// The gate alone against redis-benchmark.
-pub(crate) fn gate(rig: &Rig) -> anyhow::Result<Vec<Line>> {
+pub(crate) fn gate(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     const CLAIMS: u32 = 100_000;
     let servers = Servers::up(rig)?;
     let redis_server = Programs::found()?.redis_server;
@@ -196,7 +196,7 @@ pub(crate) fn gate(rig: &Rig) -> anyhow::Result<Vec<Line>> {
 }
 
 /// A no on a sold-out sale against the embedded engine's.
-pub(crate) fn no(rig: &Rig) -> anyhow::Result<Vec<Line>> {
+pub(crate) fn no(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let servers = Servers::up(rig)?;
     servers.reset("0")?;
     let cluster = servers.serve(&["--no-relay", "--no-record"])?;
@@ -223,7 +223,7 @@ pub(crate) fn no(rig: &Rig) -> anyhow::Result<Vec<Line>> {
 }
 
 /// The tutorial's way to decide against the script, with ever more clients of one server.
-pub(crate) fn watch(rig: &Rig) -> anyhow::Result<Vec<Line>> {
+pub(crate) fn watch(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let servers = Servers::up(rig)?;
     servers.reset(UNITS)?;
     let mut lines = Vec::new();
@@ -248,12 +248,12 @@ pub(crate) fn watch(rig: &Rig) -> anyhow::Result<Vec<Line>> {
             }
         }
         lines.push(Line::of(
-            format!("yeses a second by script, {connections} connections"),
+            format!("confirmations a second by script, {connections} connections"),
             "/s",
             &script,
         ));
         lines.push(Line::of(
-            format!("yeses a second by watch, {connections} connections"),
+            format!("confirmations a second by watch, {connections} connections"),
             "/s",
             &watch,
         ));
@@ -262,7 +262,7 @@ pub(crate) fn watch(rig: &Rig) -> anyhow::Result<Vec<Line>> {
 }
 
 /// A million requests for 100,000 units, from the first request to the last row.
-pub(crate) fn million(rig: &Rig) -> anyhow::Result<Vec<Line>> {
+pub(crate) fn million(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let servers = Servers::up(rig)?;
     servers.reset("100000")?;
     let served = servers.serve(&[])?;
@@ -288,7 +288,7 @@ pub(crate) fn million(rig: &Rig) -> anyhow::Result<Vec<Line>> {
 }
 
 /// The recorder alone against a bare loop of multi-row INSERTs of the same rows into a table with the same keys.
-pub(crate) fn record(rig: &Rig) -> anyhow::Result<Vec<Line>> {
+pub(crate) fn record(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let servers = Servers::up(rig)?;
     let (mut ours, mut bare, mut ratios) = (vec![], vec![], vec![]);
     for _ in 0..rig.rounds {
@@ -358,7 +358,7 @@ impl Drop for Recorder {
     }
 }
 
-fn recorder(rig: &Rig, urls: &Urls) -> anyhow::Result<Recorder> {
+fn recorder(rig: &Harness, urls: &Urls) -> anyhow::Result<Recorder> {
     let mut command = std::process::Command::new(&rig.binary);
     command
         .arg("record")

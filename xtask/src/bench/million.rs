@@ -5,12 +5,12 @@ use std::time::Instant;
 use anyhow::ensure;
 
 use super::report::Line;
-use super::rig::{Rig, memory_kib};
+use super::rig::{Harness, memory_kib};
 
 const MILLION: u32 = 1_000_000;
 
 /// A million requests for 100,000 units, from the first request to the last row.
-pub(crate) fn million(rig: &Rig) -> anyhow::Result<Vec<Line>> {
+pub(crate) fn million(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let folder = rig.folder("million");
     let product = rig.product(&folder, 100_000)?;
     let load = ["--requests", "1000000", "--connections", "512"];
@@ -39,7 +39,7 @@ pub(crate) fn million(rig: &Rig) -> anyhow::Result<Vec<Line>> {
 }
 
 /// What a claim and a losing buyer take in the server's memory.
-pub(crate) fn memory(rig: &Rig) -> anyhow::Result<Vec<Line>> {
+pub(crate) fn memory(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let folder = rig.folder("memory");
     let product = rig.product(&folder, 0)?;
     let data = folder.display().to_string();
@@ -79,7 +79,7 @@ pub(crate) fn memory(rig: &Rig) -> anyhow::Result<Vec<Line>> {
 }
 
 /// From the start of the process until it listens, over a million orders with keys and limits.
-pub(crate) fn restart(rig: &Rig) -> anyhow::Result<Vec<Line>> {
+pub(crate) fn restart(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let folder = rig.folder("memory");
     if !folder.exists() {
         memory(rig)?;

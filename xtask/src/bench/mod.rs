@@ -16,7 +16,7 @@ use clap::{Args, Subcommand};
 
 use crate::build;
 use report::Report;
-use rig::Rig;
+use rig::Harness;
 
 /// What to measure.
 #[derive(Debug, Args)]
@@ -37,7 +37,7 @@ pub(crate) struct BenchArgs {
 
 /// What runs in a process of its own, pinned to a core.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Part {
+pub(crate) enum Component {
     /// A bare hyper server that sends the bytes of a sold-out answer
     Http,
     /// Durable claims through the engine's port against a bare loop of the same commits; prints JSON
@@ -54,7 +54,7 @@ pub(crate) enum Part {
 }
 
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    let rig = Rig::new(args.rounds)?;
+    let rig = Harness::new(args.rounds)?;
     let mut report = Report::new();
     for (name, case) in cases::ALL {
         if name.contains(&args.case) {
@@ -77,10 +77,10 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(crate) fn run_part(part: &Part) -> anyhow::Result<()> {
+pub(crate) fn run_part(part: &Component) -> anyhow::Result<()> {
     match part {
-        Part::Http => bare::http(),
-        Part::Claims {
+        Component::Http => bare::http(),
+        Component::Claims {
             rows,
             batch,
             rounds,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
-use seckill_testkit::{Served, run};
+use seckill_testkit::{ServerProcess, run};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -17,7 +17,7 @@ const LOAD: [&str; 3] = ["taskset", "-c", "1"];
 /// Clock ticks of /proc/PID/stat: `getconf CLK_TCK` is 100 on every Linux that we know.
 const TICKS_PER_S: f64 = 100.0;
 
-pub(crate) struct Rig {
+pub(crate) struct Harness {
     pub(crate) rounds: u32,
     pub(crate) binary: PathBuf,
     xtask: PathBuf,
@@ -51,7 +51,7 @@ impl Run {
     }
 }
 
-impl Rig {
+impl Harness {
     pub(crate) fn new(rounds: u32) -> anyhow::Result<Self> {
         let cores = std::thread::available_parallelism()?.get();
         ensure!(
@@ -72,8 +72,8 @@ impl Rig {
     }
 
     /// The product on its core.
-    pub(crate) fn product(&self, folder: &Path, units: u32) -> anyhow::Result<Served> {
-        Served::start(
+    pub(crate) fn product(&self, folder: &Path, units: u32) -> anyhow::Result<ServerProcess> {
+        ServerProcess::start(
             &self.binary,
             folder,
             &SERVER,
@@ -82,11 +82,11 @@ impl Rig {
     }
 
     /// A part of the bench on the server's core, as a server.
-    pub(crate) fn bare_http(&self) -> anyhow::Result<Served> {
+    pub(crate) fn bare_http(&self) -> anyhow::Result<ServerProcess> {
         let mut words = SERVER.to_vec();
         let xtask = self.xtask.display().to_string();
         words.push(&xtask);
-        Served::spawn(&words, &["bench-part", "http"], &self.folder("bare.log"))
+        ServerProcess::spawn(&words, &["bench-part", "http"], &self.folder("bare.log"))
     }
 
     /// A part of the bench on the server's core, to its end; its standard output as JSON.
@@ -107,7 +107,12 @@ impl Rig {
     }
 
     /// Loads a server from the other core.
-    pub(crate) fn load(&self, served: &Served, path: &str, more: &[&str]) -> anyhow::Result<Run> {
+    pub(crate) fn load(
+        &self,
+        served: &ServerProcess,
+        path: &str,
+        more: &[&str],
+    ) -> anyhow::Result<Run> {
         let url = served.url(path);
         let before = cpu_s(served.pid())?;
         let children = children_cpu_s();
@@ -135,7 +140,7 @@ impl Rig {
     /// wrk from the load's core, where it is installed: its requests and its CPU time.
     pub(crate) fn wrk(
         &self,
-        served: &Served,
+        served: &ServerProcess,
         connections: u32,
     ) -> anyhow::Result<Option<(u64, f64)>> {
         let script = self.folder("post.lua");

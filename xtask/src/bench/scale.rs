@@ -3,14 +3,14 @@
 use anyhow::ensure;
 
 use super::report::Line;
-use super::rig::Rig;
+use super::rig::Harness;
 
 const REQUESTS: &str = "200000";
 
 /// A no and a yes among 10,000 sales against one sale.
-pub(crate) fn sales(rig: &Rig) -> anyhow::Result<Vec<Line>> {
+pub(crate) fn sales(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     const SALES: u32 = 10_000;
-    let (mut noes, mut yeses) = (Vec::new(), Vec::new());
+    let (mut noes, mut confirmations) = (Vec::new(), Vec::new());
     for round in 0..rig.rounds {
         let folder = rig.folder(&format!("sales-{round}"));
         let product = rig.product(&folder, 0)?;
@@ -39,7 +39,7 @@ pub(crate) fn sales(rig: &Rig) -> anyhow::Result<Vec<Line>> {
             few.count("won") == 100_000 && spread.count("won") == 100_000,
             "not all were won"
         );
-        yeses.push(spread.cpu_us() / few.cpu_us());
+        confirmations.push(spread.cpu_us() / few.cpu_us());
         let one = [
             "--requests",
             REQUESTS,
@@ -66,12 +66,17 @@ pub(crate) fn sales(rig: &Rig) -> anyhow::Result<Vec<Line>> {
     }
     Ok(vec![
         Line::of("CPU of a no among 10,000 sales ÷ in one", "", &noes).within(0.9, 1.1),
-        Line::of("CPU of a yes among 10,000 sales ÷ in one", "", &yeses).within(0.9, 1.1),
+        Line::of(
+            "CPU of a yes among 10,000 sales ÷ in one",
+            "",
+            &confirmations,
+        )
+        .within(0.9, 1.1),
     ])
 }
 
 /// A no to 10,000,000 buyers against 1,000 of them.
-pub(crate) fn buyers(rig: &Rig) -> anyhow::Result<Vec<Line>> {
+pub(crate) fn buyers(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let folder = rig.folder("buyers");
     let product = rig.product(&folder, 0)?;
     let data = folder.display().to_string();

@@ -3,7 +3,7 @@
 -- what it writes can fail in its first command alone (no memory, no disk).
 --
 -- KEYS  1 stock key   string: free units, a mirror of the fields below; the tutorial's `counter`
---       2 {K}:m       hash: epoch, run, gate, leader, ver, total, limit, opens, closes, win, next, n, outn
+--       2 {K}:m       hash: epoch, run, gate, leader, version, total, limit, opens, closes, win, next, n, outn
 --       3 {K}:c       hash: order id -> unit:gen:slot:fingerprint:buyer:live|ended
 --       4 {K}:k       hash: digest(buyer, key) -> order id
 --       5 {K}:b       hash: digest(buyer) -> a character for each slot in use, '0' + slot
@@ -33,7 +33,7 @@ end
 local function read()
   local reads = {
     {K, redis.pcall('GET', K)},
-    {M, redis.pcall('HMGET', M, 'epoch', 'run', 'gate', 'leader', 'ver', 'total', 'limit', 'opens', 'closes', 'win', 'next', 'n', 'outn')},
+    {M, redis.pcall('HMGET', M, 'epoch', 'run', 'gate', 'leader', 'version', 'total', 'limit', 'opens', 'closes', 'win', 'next', 'n', 'outn')},
     {C, redis.pcall('HLEN', C)},
     {I, redis.pcall('HLEN', I)},
     {B, redis.pcall('HLEN', B)},
@@ -55,7 +55,7 @@ local function read()
   end
   return {
     free_mirror = tonumber(reads[1][2] or ''),
-    epoch = m[1], run = m[2], gate = m[3], leader = m[4], ver = number(5), total = number(6),
+    epoch = m[1], run = m[2], gate = m[3], leader = m[4], version = number(5), total = number(6),
     limit = number(7), opens = number(8), closes = number(9), win = number(10),
     next = number(11), n = number(12), outn = number(13),
     claims = reads[3][2], keys = reads[4][2], buyers = reads[5][2], returned = reads[6][2] - 1, outbox = reads[7][2],
@@ -86,7 +86,7 @@ local function guard()
 end
 
 local function head(s, now)
-  return {'OK', s.epoch, whole(s.ver), whole(s.n), whole(s.free), whole(now), s.limit and whole(s.limit) or '', s.opens and whole(s.opens) or '',
+  return {'OK', s.epoch, whole(s.version), whole(s.n), whole(s.free), whole(now), s.limit and whole(s.limit) or '', s.opens and whole(s.opens) or '',
     s.closes and whole(s.closes) or ''}
 end
 
@@ -277,7 +277,7 @@ end
 
 -- Sets the sale's terms: version, total, limit, opens, closes, each '' for none.
 local function set_terms(at)
-  redis.call('HSET', M, 'ver', ARGV[at], 'total', ARGV[at + 1], 'limit', ARGV[at + 2], 'opens', ARGV[at + 3], 'closes',
+  redis.call('HSET', M, 'version', ARGV[at], 'total', ARGV[at + 1], 'limit', ARGV[at + 2], 'opens', ARGV[at + 3], 'closes',
     ARGV[at + 4], 'win', 0)
 end
 
@@ -285,12 +285,12 @@ end
 local function sync()
   local s, refusal = guard()
   if not s then return refusal end
-  if tonumber(ARGV[3]) > s.ver then
+  if tonumber(ARGV[3]) > s.version then
     local more = ARGV[4] - s.total
     redis.call('INCRBY', K, more)
     set_terms(3)
     redis.call('HSET', M, 'n', whole(s.n + 1))
-    s.ver, s.n, s.free = tonumber(ARGV[3]), s.n + 1, s.free + more
+    s.version, s.n, s.free = tonumber(ARGV[3]), s.n + 1, s.free + more
   end
   return head(s, now_ms())
 end
@@ -328,7 +328,7 @@ local function reset()
     return {'EPOCH', s.epoch}
   end
   redis.call('DEL', K, M, C, I, B, F, O)
-  redis.call('HSET', M, 'epoch', epoch, 'run', run_id(), 'gate', 'rebuilding', 'leader', ARGV[3], 'ver', 0, 'total', 0,
+  redis.call('HSET', M, 'epoch', epoch, 'run', run_id(), 'gate', 'rebuilding', 'leader', ARGV[3], 'version', 0, 'total', 0,
     'win', 0, 'next', 0, 'n', 0, 'outn', 0)
   redis.call('SET', K, 0)
   redis.call('HSET', C, '-', '-')

@@ -41,7 +41,7 @@ enum Target {
 #[error(
     "Redis URL {shown}: {error}; give redis://[user:password@]host:port[/db], rediss:// for TLS, redis+cluster://host:port,… or redis+sentinel://host:port,…/name"
 )]
-pub struct BadRedisUrl {
+pub struct InvalidRedisUrl {
     shown: String,
     error: String,
 }
@@ -57,8 +57,8 @@ pub fn without_password(url: &str) -> String {
     }
 }
 
-fn parse(url: &str) -> Result<Target, BadRedisUrl> {
-    let bad = |error: String| BadRedisUrl {
+fn parse(url: &str) -> Result<Target, InvalidRedisUrl> {
+    let bad = |error: String| InvalidRedisUrl {
         shown: without_password(url),
         error,
     };
@@ -81,7 +81,7 @@ fn parse(url: &str) -> Result<Target, BadRedisUrl> {
         None => (String::new(), rest),
     };
     let (hosts, path) = places.split_once('/').unwrap_or((places, ""));
-    let each = |user: &str, db: &str| -> Result<Vec<ConnectionInfo>, BadRedisUrl> {
+    let each = |user: &str, db: &str| -> Result<Vec<ConnectionInfo>, InvalidRedisUrl> {
         let hosts = hosts.split(',').filter(|host| !host.is_empty());
         hosts
             .map(|host| info(&format!("{plain}://{user}{host}{db}")))
@@ -128,7 +128,11 @@ pub(crate) struct Redis {
 
 impl Redis {
     /// Nothing is connected yet. `wait` bounds each command; `ca` is a PEM file's content.
-    pub(crate) fn new(url: &str, ca: Option<Vec<u8>>, wait: Duration) -> Result<Self, BadRedisUrl> {
+    pub(crate) fn new(
+        url: &str,
+        ca: Option<Vec<u8>>,
+        wait: Duration,
+    ) -> Result<Self, InvalidRedisUrl> {
         let certificates = ca.map(|root| TlsCertificates {
             client_tls: None,
             root_cert: Some(root),

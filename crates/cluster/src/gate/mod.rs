@@ -15,10 +15,10 @@ use seckill_sale::{Attempt, OrderId, Sale, SaleId, Unit};
 
 use self::keys::GateKeys;
 use self::link::Redis;
-use self::reply::{Claims, Head, Said};
+use self::reply::{Claims, Head, ResponseKind};
+use crate::codec::digest::Digester;
+use crate::codec::message::{self, OutboxClaim};
 use crate::options::Strategy;
-use crate::words::digest::Digester;
-use crate::words::message::{self, OutboxClaim};
 
 const SCRIPT: &str = include_str!("gate.lua");
 static SCRIPT_SHA: LazyLock<String> =
@@ -105,7 +105,7 @@ impl Gate {
         keys: &GateKeys,
         epoch: u32,
         asked: &[Asked],
-    ) -> Result<Said<Claims>, Fault> {
+    ) -> Result<ResponseKind<Claims>, Fault> {
         debug_assert!(asked.len() <= CLAIM_MAX);
         if self.strategy == Strategy::Watch {
             return self.watch.claim(&self.redis, keys, epoch, asked).await;
@@ -139,7 +139,7 @@ impl Gate {
         keys: &GateKeys,
         epoch: u32,
         entries: &[String],
-    ) -> Result<Said<()>, Fault> {
+    ) -> Result<ResponseKind<()>, Fault> {
         let more = |command: &mut Cmd| {
             command.arg(entries);
         };
@@ -152,7 +152,7 @@ impl Gate {
         keys: &GateKeys,
         epoch: u32,
         order_id: &OrderId,
-    ) -> Result<Said<(Head, bool)>, Fault> {
+    ) -> Result<ResponseKind<(Head, bool)>, Fault> {
         let more = |command: &mut Cmd| {
             command.arg(order_id.as_str());
         };
@@ -171,13 +171,17 @@ impl Gate {
         keys: &GateKeys,
         epoch: u32,
         sale: &Sale,
-    ) -> Result<Said<Head>, Fault> {
+    ) -> Result<ResponseKind<Head>, Fault> {
         let more = |command: &mut Cmd| terms(command, sale);
         self.headed("sync", keys, epoch, more).await
     }
 
     /// Whether the gate can be used, and what it has.
-    pub(crate) async fn peek(&self, keys: &GateKeys, epoch: u32) -> Result<Said<Head>, Fault> {
+    pub(crate) async fn peek(
+        &self,
+        keys: &GateKeys,
+        epoch: u32,
+    ) -> Result<ResponseKind<Head>, Fault> {
         self.headed("peek", keys, epoch, |_| {}).await
     }
 
@@ -187,7 +191,7 @@ impl Gate {
         keys: &GateKeys,
         epoch: u32,
         order_id: &OrderId,
-    ) -> Result<Said<bool>, Fault> {
+    ) -> Result<ResponseKind<bool>, Fault> {
         let more = |command: &mut Cmd| {
             command.arg(order_id.as_str());
         };
@@ -206,7 +210,7 @@ impl Gate {
         keys: &GateKeys,
         epoch: u32,
         key_digest: &str,
-    ) -> Result<Said<Option<OrderId>>, Fault> {
+    ) -> Result<ResponseKind<Option<OrderId>>, Fault> {
         let more = |command: &mut Cmd| {
             command.arg("").arg(key_digest);
         };
@@ -220,7 +224,11 @@ impl Gate {
     }
 
     /// Ends claims of this epoch. Says how many entries wait in the outbox.
-    pub(crate) async fn close(&self, keys: &GateKeys, epoch: u32) -> Result<Said<u64>, Fault> {
+    pub(crate) async fn close(
+        &self,
+        keys: &GateKeys,
+        epoch: u32,
+    ) -> Result<ResponseKind<u64>, Fault> {
         let said = self.run("close", keys, epoch, |_| {}).await?;
         Ok(said.map(|parts| {
             parts
@@ -237,7 +245,7 @@ impl Gate {
         keys: &GateKeys,
         epoch: u32,
         leader: &str,
-    ) -> Result<Said<()>, Fault> {
+    ) -> Result<ResponseKind<()>, Fault> {
         let more = |command: &mut Cmd| {
             command.arg(leader);
         };
@@ -252,7 +260,7 @@ impl Gate {
         leader: &str,
         into: Into,
         items: &[String],
-    ) -> Result<Said<()>, Fault> {
+    ) -> Result<ResponseKind<()>, Fault> {
         let name = match into {
             Into::Claims => "c",
             Into::Keys => "k",
@@ -274,7 +282,7 @@ impl Gate {
         sale: &Sale,
         handed_out: u32,
         returned: usize,
-    ) -> Result<Said<()>, Fault> {
+    ) -> Result<ResponseKind<()>, Fault> {
         let more = |command: &mut Cmd| {
             command.arg(leader);
             terms(command, sale);
@@ -355,7 +363,7 @@ impl Gate {
         keys: &GateKeys,
         epoch: u32,
         more: impl Fn(&mut Cmd),
-    ) -> Result<Said<Head>, Fault> {
+    ) -> Result<ResponseKind<Head>, Fault> {
         Ok(match self.run(operation, keys, epoch, more).await? {
             Ok(mut parts) => Ok(reply::head(&mut parts)?),
             Err(refusal) => Err(refusal),
@@ -369,7 +377,7 @@ impl Gate {
         keys: &GateKeys,
         epoch: u32,
         more: impl Fn(&mut Cmd),
-    ) -> Result<Said<Vec<Value>>, Fault> {
+    ) -> Result<ResponseKind<Vec<Value>>, Fault> {
         let command = |name: &str, script: &str| {
             let mut command = redis::cmd(name);
             command
@@ -397,7 +405,7 @@ impl Gate {
 fn terms(command: &mut Cmd, sale: &Sale) {
     let optional = |value: Option<i64>| value.map_or_else(String::new, |value| value.to_string());
     command
-        .arg(sale.ver)
+        .arg(sale.version)
         .arg(sale.total)
         .arg(optional(sale.buyer_limit.map(i64::from)))
         .arg(optional(sale.opens_at_ms))

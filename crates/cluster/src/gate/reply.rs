@@ -38,13 +38,13 @@ impl std::fmt::Display for Refusal {
 }
 
 /// Done, or refused without effect.
-pub(crate) type Said<T> = Result<T, Refusal>;
+pub(crate) type ResponseKind<T> = Result<T, Refusal>;
 
 /// The gate's state with each reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Head {
     pub(crate) epoch: u32,
-    pub(crate) ver: u64,
+    pub(crate) version: u64,
     /// Grows with each claim, give-back and change.
     pub(crate) n: u64,
     pub(crate) free: u32,
@@ -89,7 +89,7 @@ pub(crate) struct Claims {
 }
 
 /// A reply whose first element says whether the operation was done.
-pub(crate) fn read(value: Value) -> Result<Said<Vec<Value>>, Fault> {
+pub(crate) fn read(value: Value) -> Result<ResponseKind<Vec<Value>>, Fault> {
     let Value::Array(mut parts) = value else {
         return Err(strange(&value));
     };
@@ -122,7 +122,7 @@ pub(crate) fn head(parts: &mut Vec<Value>) -> Result<Head, Fault> {
     let parsed = (|| {
         Some(Head {
             epoch: next().parse().ok()?,
-            ver: next().parse().ok()?,
+            version: next().parse().ok()?,
             n: next().parse().ok()?,
             free: next().parse().ok()?,
             now_ms: next().parse().ok()?,

@@ -16,8 +16,8 @@ use tokio::sync::oneshot;
 
 use super::inbox::Inbox;
 use super::{LogCondition, Words};
+use crate::codec::message::ClaimMessage;
 use crate::options::ClusterOptions;
-use crate::words::message::ClaimMessage;
 
 const POLL_WAIT: Duration = Duration::from_millis(20);
 const BROKER_WAIT: Duration = Duration::from_secs(5);

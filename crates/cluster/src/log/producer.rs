@@ -9,8 +9,8 @@ use seckill_engine::Fault;
 use tokio::sync::mpsc;
 
 use super::{LogCondition, Words};
+use crate::codec::message::CLAIM;
 use crate::options::ClusterOptions;
-use crate::words::message::CLAIM;
 
 /// What became of a record: where it lies, or why it does not.
 #[derive(Debug)]

@@ -8,13 +8,13 @@ use seckill_engine::{Cause, Fault};
 use seckill_sale::{OrderId, Unit};
 
 use super::plan::{self, Content, Known, Plan};
+use crate::codec::message::ClaimMessage;
+use crate::codec::order_id::Mac;
 use crate::log::consumer::Record;
 use crate::store::{
     Inserted, Session, Store, column, list, or_null, push_row, quote_into, quoted, sales, text,
     text_or_null,
 };
-use crate::words::message::ClaimMessage;
-use crate::words::order_id::Mac;
 
 /// A position in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

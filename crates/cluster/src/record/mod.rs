@@ -60,7 +60,7 @@ pub(crate) struct Recorder {
 
 /// Where a partition is read from next; `check` is what the record before must be.
 #[derive(Debug, Clone)]
-struct Reading {
+struct Sample {
     place: Place,
     check: Option<String>,
     serial: u64,
@@ -69,7 +69,7 @@ struct Reading {
 impl Recorder {
     /// Records until `stop` says so.
     pub(crate) async fn run(self, log: LogConsumer, mut stop: watch::Receiver<bool>) {
-        let mut parts: HashMap<i32, Reading> = HashMap::new();
+        let mut parts: HashMap<i32, Sample> = HashMap::new();
         let mut unplaced: BTreeMap<i32, Retry> = BTreeMap::new();
         // A try that fails may take its time, in which nothing is read: most of the time must be left for reading.
         let mut not_before = Instant::now();
@@ -135,7 +135,7 @@ impl Recorder {
         &self,
         log: &LogConsumer,
         part: i32,
-        parts: &mut HashMap<i32, Reading>,
+        parts: &mut HashMap<i32, Sample>,
         unplaced: &mut BTreeMap<i32, Retry>,
     ) {
         match self.position(log, part).await {
@@ -161,7 +161,7 @@ impl Recorder {
     }
 
     /// Finds where a partition goes on, and begins to read there. A log that ends before that place was replaced.
-    async fn position(&self, log: &LogConsumer, part: i32) -> Result<Reading, Fault> {
+    async fn position(&self, log: &LogConsumer, part: i32) -> Result<Sample, Fault> {
         let (mut place, mut mark) = commit::place(&self.store, &self.options.topic, part).await?;
         let (low, high) = log.ends(part).await.map_err(|why| {
             Fault::without_effect(Cause::Store, format!("the log's partition {part}: {why}"))
@@ -185,7 +185,7 @@ impl Recorder {
             place.next
         };
         let serial = log.begin(part, from);
-        Ok(Reading {
+        Ok(Sample {
             place,
             check,
             serial,
@@ -214,9 +214,9 @@ impl Recorder {
         log: &LogConsumer,
         stop: &watch::Receiver<bool>,
         part: i32,
-        mut reading: Reading,
+        mut reading: Sample,
         mut records: Vec<Record>,
-    ) -> Option<Reading> {
+    ) -> Option<Sample> {
         if let Some(mark) = reading.check.take() {
             let is_before = |first: &Record| {
                 first.offset == reading.place.next - 1 && plan::mark(first) == mark

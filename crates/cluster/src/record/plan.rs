@@ -5,10 +5,10 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use seckill_sale::SaleId;
 
+use crate::codec::message::ClaimMessage;
+use crate::codec::order_id::Mac;
 use crate::log::consumer::Record;
 use crate::store::sales::SaleRow;
-use crate::words::message::ClaimMessage;
-use crate::words::order_id::Mac;
 
 /// The content of a stored order that a re-sent claim must match.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,9 +157,9 @@ pub(crate) fn mark(record: &Record) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::message::{Line, OutboxClaim, attempt_part, whole};
+    use crate::codec::order_id::{Named, OrderIds, SECRET_BYTES};
     use crate::gate::keys::GateKeys;
-    use crate::words::message::{Line, OutboxClaim, attempt_part, whole};
-    use crate::words::order_id::{Named, OrderIds, SECRET_BYTES};
     use seckill_sale::{Attempt, NewSale, OrderId};
 
     const SECRET: [u8; SECRET_BYTES] = [7; SECRET_BYTES];

@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 use self::view::{Tracked, View};
+use crate::codec::message::whole;
 use crate::gate::keys::GateKeys;
 use crate::gate::{ITEMS_MAX, Offer};
 use crate::log::LogCondition;
@@ -20,7 +21,6 @@ use crate::log::producer::{Delivered, LogProducer};
 use crate::serve::Core;
 use crate::stop::stopped;
 use crate::store::orders;
-use crate::words::message::whole;
 
 const TICK: Duration = Duration::from_millis(50);
 /// Claims in one question to the store.
@@ -104,9 +104,9 @@ impl Relay {
                     self.state.in_view.store(view.claims() as u64, Ordering::Relaxed);
                 }
                 _ = sweeps.tick() => {
-                    let books = &self.core.books;
-                    if books.is_fresh() {
-                        view.keep_only(|sale| books.with(sale, |_| ()).is_some());
+                    let sale_cache = &self.core.sale_cache;
+                    if sale_cache.is_fresh() {
+                        view.keep_only(|sale| sale_cache.with(sale, |_| ()).is_some());
                     }
                     self.sweep(&mut view, &mut swept).await;
                 }
@@ -242,28 +242,28 @@ impl Relay {
 
     /// Looks for entries that nobody carries: those that were there at the last sweep already and are not in view.
     async fn sweep(&self, view: &mut View, swept: &mut Swept) {
-        let mut books = self.core.books.all();
-        books.sort_by(|a, b| a.row.sale.id.cmp(&b.row.sale.id));
+        let mut sale_cache = self.core.sale_cache.all();
+        sale_cache.sort_by(|a, b| a.row.sale.id.cmp(&b.row.sale.id));
         let behind = swept.after.take();
-        let first = books
+        let first = sale_cache
             .iter()
-            .position(|book| behind.as_ref().is_some_and(|id| book.row.sale.id > *id))
+            .position(|cached| behind.as_ref().is_some_and(|id| cached.row.sale.id > *id))
             .unwrap_or(0);
         let mut seen = std::collections::HashSet::new();
-        for book in books.iter().skip(first).take(SWEEP_SALES_MAX) {
+        for cached in sale_cache.iter().skip(first).take(SWEEP_SALES_MAX) {
             let mut after: Option<String> = None;
             loop {
                 let entries = match self
                     .core
                     .gate
-                    .outbox(&book.row.keys, after.as_deref(), SWEEP_PAGE)
+                    .outbox(&cached.row.keys, after.as_deref(), SWEEP_PAGE)
                     .await
                 {
                     Ok(entries) => entries,
                     Err(fault) => {
-                        tracing::debug!(%fault, sale = %book.row.sale.id, "the outbox could not be read");
+                        tracing::debug!(%fault, sale = %cached.row.sale.id, "the outbox could not be read");
                         // The next sweep begins behind it: what ails one sale must not keep all others waiting.
-                        swept.after = Some(book.row.sale.id.clone());
+                        swept.after = Some(cached.row.sale.id.clone());
                         swept.seen.extend(seen);
                         return;
                     }
@@ -271,8 +271,8 @@ impl Relay {
                 let is_last = entries.len() < SWEEP_PAGE;
                 after = entries.last().map(|entry| entry.id.clone());
                 for entry in entries {
-                    let name = (book.row.sale.id.clone(), entry.id.clone());
-                    // The entry's epoch is the gate's, which may be another than the book's.
+                    let name = (cached.row.sale.id.clone(), entry.id.clone());
+                    // The entry's epoch is the gate's, which may be another than the cached's.
                     let epoch = entry
                         .id
                         .split_once('-')
@@ -280,12 +280,12 @@ impl Relay {
                     if swept.seen.contains(&name)
                         && let Some(epoch) = epoch
                     {
-                        let sale = book.row.sale.id.clone();
+                        let sale = cached.row.sale.id.clone();
                         self.carry(
                             view,
                             Offer {
                                 sale,
-                                keys: book.row.keys.clone(),
+                                keys: cached.row.keys.clone(),
                                 epoch,
                                 entry,
                             },
@@ -298,11 +298,15 @@ impl Relay {
                 }
             }
         }
-        let last = books.iter().skip(first).take(SWEEP_SALES_MAX).next_back();
-        let is_whole = first + SWEEP_SALES_MAX >= books.len();
+        let last = sale_cache
+            .iter()
+            .skip(first)
+            .take(SWEEP_SALES_MAX)
+            .next_back();
+        let is_whole = first + SWEEP_SALES_MAX >= sale_cache.len();
         swept.after = last
             .filter(|_| !is_whole)
-            .map(|book| book.row.sale.id.clone());
+            .map(|cached| cached.row.sale.id.clone());
         if is_whole && first == 0 {
             swept.seen = seen;
         } else {

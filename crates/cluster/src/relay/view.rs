@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use seckill_sale::{OrderId, SaleId};
 
+use crate::codec::message::OutboxClaim;
+use crate::codec::order_id::ByOrder;
 use crate::gate::Offer;
 use crate::log::producer::Delivered;
-use crate::words::message::OutboxClaim;
-use crate::words::order_id::ByOrder;
 
 /// How long after its acknowledgement a claim may go without news before the store is asked.
 const QUIET: Duration = Duration::from_millis(500);
@@ -71,7 +71,7 @@ fn name(offer: &Offer) -> (String, String) {
 }
 
 impl View {
-    /// Undecided claims in view.
+    /// CommitUnknown claims in view.
     pub(super) fn claims(&self) -> usize {
         self.by_order.len()
     }
@@ -211,9 +211,9 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::message::{Line, attempt_part};
     use crate::gate::OutboxEntry;
     use crate::gate::keys::GateKeys;
-    use crate::words::message::{Line, attempt_part};
     use seckill_sale::Attempt;
 
     fn order_id(id: &str) -> OrderId {

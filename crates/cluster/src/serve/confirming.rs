@@ -13,9 +13,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Core;
 use super::deciding::Reply;
+use crate::codec::order_id::ByOrder;
 use crate::record::StoredOrders;
 use crate::store::orders::{self, Settled};
-use crate::words::order_id::ByOrder;
 
 /// Claims in one SELECT.
 const ASK_MAX: usize = 1_000;

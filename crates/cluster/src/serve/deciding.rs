@@ -7,19 +7,19 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use seckill_engine::{Cause, Effect, Fault};
-use seckill_sale::{Attempt, Claim, Invalid, No, SaleId, Verdict};
+use seckill_sale::{Attempt, Claim, Invalid, Rejection, SaleId, Verdict};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::Core;
-use super::books::Book;
 use super::confirming::Waiter;
+use super::sale_cache::CachedSale;
+use crate::codec::message::{Line, OutboxClaim};
+use crate::codec::order_id::Named;
 use crate::gate::Offer;
 use crate::gate::reply::{Claims, Decided, Head, Refusal};
 use crate::gate::{Asked, CLAIM_MAX, OutboxEntry};
 use crate::options::Confirm;
-use crate::words::message::{Line, OutboxClaim};
-use crate::words::order_id::Named;
 
 pub(crate) type Reply = oneshot::Sender<Result<Verdict, Fault>>;
 
@@ -150,34 +150,34 @@ async fn decide(core: &Core, turn: Turn, batch: Vec<InLine>) {
     let (sale, mut batch) = (&turn.sale.clone(), batch);
     // A second try is for an epoch that this server had not heard of.
     for _ in 0..2 {
-        let book = match core.book(sale).await {
-            Ok(Some(book)) => book,
+        let cached = match core.cached(sale).await {
+            Ok(Some(cached)) => cached,
             Ok(None) => {
                 return answer_all(batch, || Ok(Verdict::Invalid(Invalid::NoSuchSale)));
             }
             Err(fault) => return answer_all(batch, || Err(fault.clone())),
         };
-        if !book.row.is_open {
+        if !cached.row.is_open {
             core.rebuild(sale);
             return answer_all(batch, || Err(rebuilding()));
         }
-        let (asked, replies) = match prepare(core, &book, batch) {
+        let (asked, replies) = match prepare(core, &cached, batch) {
             Ok(prepared) => prepared,
             Err(Some((batch, fault))) => return answer_all(batch, || Err(fault.clone())),
             Err(None) => return,
         };
-        match call(core, &book, &asked).await {
+        match call(core, &cached, &asked).await {
             Called::Decided(claims, is_sure) => {
                 let noes = if !is_sure {
                     Noes::Unsure
-                } else if core.books.is_fresh_for(&book) || is_still(core, &book).await {
+                } else if core.sale_cache.is_fresh_for(&cached) || is_still(core, &cached).await {
                     Noes::Final
                 } else {
                     Noes::Stale
                 };
                 // The gate can take the next batch while this one is answered.
                 drop(turn);
-                return dispatch(core, &book, asked, replies, claims, noes);
+                return dispatch(core, &cached, asked, replies, claims, noes);
             }
             Called::Unknown => {
                 for (asked, reply) in asked.into_iter().zip(replies) {
@@ -214,17 +214,17 @@ async fn decide(core: &Core, turn: Turn, batch: Vec<InLine>) {
 }
 
 /// Whether the store still has the sale in the epoch that the gate decided in; asked where the last look is too old.
-async fn is_still(core: &Core, book: &Book) -> bool {
-    let read = core.read_sale(&book.row.sale.id).await;
-    matches!(read, Ok(Some(now)) if now.row.epoch == book.row.epoch && now.row.is_open)
+async fn is_still(core: &Core, cached: &CachedSale) -> bool {
+    let read = core.read_sale(&cached.row.sale.id).await;
+    matches!(read, Ok(Some(now)) if now.row.epoch == cached.row.epoch && now.row.is_open)
 }
 
 /// Names an attempt where that can be done at once.
 fn in_line(core: &Core, waiting: Waiting) -> InLine {
     let Waiting { attempt, reply } = waiting;
     let named_for = core
-        .books
-        .with(&attempt.sale, |book| (book.row.num, book.row.epoch));
+        .sale_cache
+        .with(&attempt.sale, |cached| (cached.row.num, cached.row.epoch));
     let named = named_for.zip(core.names()).and_then(|(of, names)| {
         let order_id = names.ids.next(from_now(of)).ok()?;
         Some((of, order_id, &names.digester))
@@ -250,14 +250,14 @@ type Prepared = (Vec<Asked>, Vec<Reply>);
 /// Sees to it that each attempt has an order id of this epoch, and answers those that cannot have one.
 fn prepare(
     core: &Core,
-    book: &Book,
+    cached: &CachedSale,
     batch: Vec<InLine>,
 ) -> Result<Prepared, Option<(Vec<InLine>, Fault)>> {
     let Some(names) = core.names() else {
         let fault = Fault::without_effect(Cause::Rebuilding, "the store has not been reached yet");
         return Err(Some((batch, fault)));
     };
-    let of = (book.row.num, book.row.epoch);
+    let of = (cached.row.num, cached.row.epoch);
     let (mut asked, mut replies) = (
         Vec::with_capacity(batch.len()),
         Vec::with_capacity(batch.len()),
@@ -312,8 +312,8 @@ enum Called {
 }
 
 /// Calls the gate until it replies or the time is up.
-async fn call(core: &Core, book: &Book, asked: &[Asked]) -> Called {
-    let (row, counts) = (&book.row, &core.deciding);
+async fn call(core: &Core, cached: &CachedSale, asked: &[Asked]) -> Called {
+    let (row, counts) = (&cached.row, &core.deciding);
     let until = Instant::now() + Duration::from_millis(core.options.gate_retry_ms);
     let mut is_unknown = false;
     loop {
@@ -332,7 +332,7 @@ async fn call(core: &Core, book: &Book, asked: &[Asked]) -> Called {
                 return Called::Decided(claims, !is_unknown);
             }
             Ok(Err(refusal)) => {
-                book.doubt();
+                cached.doubt();
                 let is_other_epoch = matches!(refusal, Refusal::Epoch(_));
                 core.refused(&row.sale.id, &refusal);
                 // A call before this one may have had its effect in an epoch that is over.
@@ -344,7 +344,7 @@ async fn call(core: &Core, book: &Book, asked: &[Asked]) -> Called {
             }
             Err(fault) => fault,
         };
-        book.doubt();
+        cached.doubt();
         counts.failed_calls.fetch_add(1, Ordering::Relaxed);
         core.gate_condition.fails(fault.detail.clone());
         is_unknown |= fault.effect != Effect::None;
@@ -360,13 +360,13 @@ async fn call(core: &Core, book: &Book, asked: &[Asked]) -> Called {
 
 fn dispatch(
     core: &Core,
-    book: &Arc<Book>,
+    cached: &Arc<CachedSale>,
     asked: Vec<Asked>,
     replies: Vec<Reply>,
     claims: Claims,
     noes: Noes,
 ) {
-    book.heard(&claims.head);
+    cached.heard(&claims.head);
     let new_claims = claims
         .decided
         .iter()
@@ -410,7 +410,7 @@ fn dispatch(
             Decided::Repeat { order_id, unit } => wait(order_id, unit, true),
             refused => {
                 let verdict = no(&refused, &claims.head);
-                let is_no = matches!(verdict, Verdict::No(_));
+                let is_no = matches!(verdict, Verdict::Rejected(_));
                 let answer = match noes {
                     Noes::Unsure if is_no => Ok(Verdict::Pending(asked.order_id)),
                     Noes::Stale if is_no => Err(stale()),
@@ -433,9 +433,9 @@ fn dispatch(
             claims: outbox,
         };
         core.offer(Offer {
-            sale: book.row.sale.id.clone(),
-            keys: book.row.keys.clone(),
-            epoch: book.row.epoch,
+            sale: cached.row.sale.id.clone(),
+            keys: cached.row.keys.clone(),
+            epoch: cached.row.epoch,
             entry,
         });
     }
@@ -447,20 +447,20 @@ fn no(decided: &Decided, head: &Head) -> Verdict {
         Decided::Mismatch => Verdict::Mismatch,
         Decided::Quantity => Verdict::Invalid(Invalid::Quantity { max: 1 }),
         Decided::BuyerRequired => Verdict::Invalid(Invalid::BuyerRequired),
-        Decided::NotOpen => Verdict::No(No::NotOpen {
+        Decided::NotOpen => Verdict::Rejected(Rejection::NotOpen {
             opens_at_ms: head.opens_at_ms.unwrap_or(0),
         }),
-        Decided::Closed => Verdict::No(No::Closed {
+        Decided::Closed => Verdict::Rejected(Rejection::Closed {
             closed_at_ms: head.closes_at_ms.unwrap_or(0),
         }),
-        Decided::Limit => Verdict::No(No::LimitReached {
+        Decided::Limit => Verdict::Rejected(Rejection::LimitReached {
             limit: head.limit.unwrap_or(0),
         }),
         // The claims were taken out before.
         Decided::SoldOut
         | Decided::Claimed { .. }
         | Decided::ClaimedBefore { .. }
-        | Decided::Repeat { .. } => Verdict::No(No::SoldOut),
+        | Decided::Repeat { .. } => Verdict::Rejected(Rejection::SoldOut),
     }
 }
 

@@ -2,10 +2,10 @@
 //! The engine in front of it is `engine`; carrying claims to the store is the relay's and the recorder's.
 
 pub(crate) mod addresses;
-pub(crate) mod books;
 pub(crate) mod confirming;
 pub(crate) mod deciding;
 pub(crate) mod refresh;
+pub(crate) mod sale_cache;
 pub(crate) mod terms;
 
 use std::collections::BTreeMap;
@@ -16,17 +16,17 @@ use seckill_engine::Fault;
 use seckill_sale::{OrderId, SaleId};
 use tokio::sync::{Mutex, Semaphore, mpsc};
 
-use self::books::{Book, Books};
 use self::confirming::{ConfirmingCounts, Waiters};
 use self::deciding::DecidingCounts;
+use self::sale_cache::{CachedSale, SaleCache};
+use crate::codec::digest::Digester;
+use crate::codec::order_id::OrderIds;
 use crate::gate::Gate;
 use crate::gate::Offer;
 use crate::gate::reply::Refusal;
 use crate::log::LogCondition;
 use crate::options::ClusterOptions;
 use crate::store::{Store, sales};
-use crate::words::digest::Digester;
-use crate::words::order_id::OrderIds;
 
 /// How long an id that names no sale is taken for one, without asking the store again.
 const UNKNOWN_FOR: Duration = Duration::from_millis(200);
@@ -44,7 +44,7 @@ pub(crate) struct Core {
     pub(crate) options: Arc<ClusterOptions>,
     pub(crate) store: Arc<Store>,
     pub(crate) gate: Arc<Gate>,
-    pub(crate) books: Books,
+    pub(crate) sale_cache: SaleCache,
     pub(crate) deciding: DecidingCounts,
     pub(crate) confirming: ConfirmingCounts,
     pub(crate) gate_condition: LogCondition,
@@ -85,7 +85,7 @@ impl Core {
             options,
             store,
             gate,
-            books: Books::new(lease),
+            sale_cache: SaleCache::new(lease),
             deciding: DecidingCounts::default(),
             confirming: ConfirmingCounts::default(),
             gate_condition: LogCondition::default(),
@@ -112,35 +112,35 @@ impl Core {
     }
 
     /// What is known of a sale; an id that was never seen is looked up.
-    pub(crate) async fn book(&self, id: &SaleId) -> Result<Option<Arc<Book>>, Fault> {
-        match self.books.get(id) {
-            Some(book) => Ok(Some(book)),
+    pub(crate) async fn cached(&self, id: &SaleId) -> Result<Option<Arc<CachedSale>>, Fault> {
+        match self.sale_cache.get(id) {
+            Some(cached) => Ok(Some(cached)),
             None => self.look_up(id).await,
         }
     }
 
     /// Looks up a sale that is not known. One look at a time: made-up ids must not take the store from buyers.
-    async fn look_up(&self, id: &SaleId) -> Result<Option<Arc<Book>>, Fault> {
+    async fn look_up(&self, id: &SaleId) -> Result<Option<Arc<CachedSale>>, Fault> {
         let mut unknown = self.unknown.lock().await;
-        if let Some(book) = self.books.get(id) {
-            return Ok(Some(book));
+        if let Some(cached) = self.sale_cache.get(id) {
+            return Ok(Some(cached));
         }
         unknown.retain(|(_, at)| at.elapsed() < UNKNOWN_FOR);
         if unknown.iter().any(|(unknown, _)| unknown == id) {
             return Ok(None);
         }
-        let book = self.read_sale(id).await?;
-        if book.is_none() && unknown.len() < UNKNOWN_MAX {
+        let cached = self.read_sale(id).await?;
+        if cached.is_none() && unknown.len() < UNKNOWN_MAX {
             unknown.push((id.clone(), Instant::now()));
         }
-        Ok(book)
+        Ok(cached)
     }
 
     /// Reads a sale from the store.
-    pub(crate) async fn read_sale(&self, id: &SaleId) -> Result<Option<Arc<Book>>, Fault> {
+    pub(crate) async fn read_sale(&self, id: &SaleId) -> Result<Option<Arc<CachedSale>>, Fault> {
         let mut session = self.store.ready().await?;
         let row = sales::one(&mut session, id).await?;
-        Ok(row.map(|row| self.books.take(row)))
+        Ok(row.map(|row| self.sale_cache.take(row)))
     }
 
     /// Hears that the gate refused; most refusals ask for a rebuild.
@@ -181,10 +181,10 @@ impl Core {
         let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
         let (sale, why) = closed.first_key_value()?;
         let all = self
-            .books
+            .sale_cache
             .all()
             .iter()
-            .all(|book| closed.contains_key(&book.row.sale.id));
+            .all(|cached| closed.contains_key(&cached.row.sale.id));
         all.then(|| format!("sale {sale} is closed: {why}"))
     }
 

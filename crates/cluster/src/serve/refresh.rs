@@ -10,7 +10,7 @@ use seckill_sale::{OrderId, SaleId};
 use tokio::sync::watch;
 
 use super::Core;
-use super::books::Book;
+use super::sale_cache::CachedSale;
 use crate::stop::stopped;
 use crate::store::{orders, sales, schema};
 
@@ -71,44 +71,44 @@ pub(crate) async fn read(core: &Core) -> Result<(), Fault> {
         if (!row.is_open && row.lease_is_over) || row.is_suspect() {
             core.rebuild(&row.sale.id);
         }
-        core.books.take(row);
+        core.sale_cache.take(row);
     }
-    core.books.keep_only(&known);
-    core.books.read_since(began);
+    core.sale_cache.keep_only(&known);
+    core.sale_cache.read_since(began);
     Ok(())
 }
 
 /// Asks the gates of sales that somebody asked for. A mark that nobody uses is forgotten instead.
 async fn peek_used(core: &Core) {
-    for book in core.books.all() {
-        if book.take_used() {
-            peek(core, &book).await;
+    for cached in core.sale_cache.all() {
+        if cached.take_used() {
+            peek(core, &cached).await;
         } else {
-            book.doubt();
+            cached.doubt();
         }
     }
 }
 
-async fn peek(core: &Core, book: &Book) {
-    let row = &book.row;
+async fn peek(core: &Core, cached: &CachedSale) {
+    let row = &cached.row;
     if !row.is_open {
         return;
     }
     match core.gate.peek(&row.keys, row.epoch).await {
         Ok(Ok(head)) => {
-            book.heard(&head);
+            cached.heard(&head);
             core.gate_condition.is_well();
-            if head.ver < row.sale.ver {
+            if head.version < row.sale.version {
                 // Whoever changed the terms died before it told the gate.
                 let _ = core.gate.sync(&row.keys, row.epoch, &row.sale).await;
             }
         }
         Ok(Err(refusal)) => {
-            book.doubt();
+            cached.doubt();
             core.refused(&row.sale.id, &refusal);
         }
         Err(fault) => {
-            book.doubt();
+            cached.doubt();
             core.gate_condition.fails(fault.detail);
         }
     }
@@ -136,18 +136,18 @@ async fn give_back_waiting(core: &Core) -> Result<(), Fault> {
 
 /// Puts an ended order's unit on sale again, and notes that it was done. What fails is done by a later round.
 pub(crate) async fn give_back(core: &Core, order_id: &OrderId, sale: &SaleId) -> Result<(), Fault> {
-    let Some(book) = core.book(sale).await? else {
+    let Some(cached) = core.cached(sale).await? else {
         return Ok(());
     };
-    let row = &book.row;
+    let row = &cached.row;
     if !row.is_open {
         return Ok(());
     }
     match core.gate.give_back(&row.keys, row.epoch, order_id).await? {
         Ok((head, true)) => {
-            book.heard(&head);
+            cached.heard(&head);
             let mut session = core.store.ready().await?;
-            orders::given_back(&mut session, order_id, row.epoch).await
+            orders::next_generation(&mut session, order_id, row.epoch).await
         }
         Ok((_, false)) => {
             // The store has an order that its gate has never heard of.

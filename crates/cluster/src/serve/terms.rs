@@ -7,8 +7,8 @@ use seckill_engine::{Cause, Effect, Fault, SaleRefused};
 use seckill_sale::{ChangeRefused, NewSale, Sale, SaleChange, SaleId};
 
 use super::Core;
-use super::books::Book;
 use super::deciding;
+use super::sale_cache::CachedSale;
 use crate::rebuild;
 use crate::store::{Inserted, Session, sales};
 
@@ -51,8 +51,8 @@ async fn open(core: &Core, id: &SaleId) -> Result<(), Fault> {
     let until = deadline(core);
     core.rebuild(id);
     loop {
-        if let Ok(Some(book)) = core.read_sale(id).await
-            && book.row.is_open
+        if let Ok(Some(cached)) = core.read_sale(id).await
+            && cached.row.is_open
         {
             return Ok(());
         }
@@ -174,7 +174,7 @@ async fn told(core: &Core, id: &SaleId, sale: &Sale) -> Result<(), Fault> {
     loop {
         let why = match core.read_sale(id).await {
             Ok(None) => return Ok(()),
-            Ok(Some(book)) => match tell(core, id, &book, sale).await {
+            Ok(Some(cached)) => match tell(core, id, &cached, sale).await {
                 None => break,
                 Some(why) => why,
             },
@@ -190,11 +190,11 @@ async fn told(core: &Core, id: &SaleId, sale: &Sale) -> Result<(), Fault> {
 }
 
 /// Tells the gate of newer terms; why not, where it does not take them.
-async fn tell(core: &Core, id: &SaleId, book: &Book, sale: &Sale) -> Option<String> {
-    let row = &book.row;
+async fn tell(core: &Core, id: &SaleId, cached: &CachedSale, sale: &Sale) -> Option<String> {
+    let row = &cached.row;
     match core.gate.sync(&row.keys, row.epoch, sale).await {
-        Ok(Ok(head)) if head.ver >= sale.ver => {
-            book.heard(&head);
+        Ok(Ok(head)) if head.version >= sale.version => {
+            cached.heard(&head);
             None
         }
         Ok(Ok(_)) => Some("the gate kept its terms".into()),

@@ -14,7 +14,7 @@ use mysql_async::prelude::{FromRow, FromValue, Queryable};
 use mysql_async::{Conn, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts, Row, SslOpts};
 use seckill_engine::{Cause, Effect, Fault};
 
-use crate::words::order_id::SECRET_BYTES;
+use crate::codec::order_id::SECRET_BYTES;
 
 /// MySQL's numbers for what is handled here.
 const DUPLICATE_KEY: u16 = 1062;
@@ -28,7 +28,7 @@ const IDLE_MAX: Duration = Duration::from_secs(60);
 /// A MySQL URL that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("MySQL URL {shown}: {error}; give mysql://user:password@host:port/database")]
-pub struct BadMysqlUrl {
+pub struct InvalidMysqlUrl {
     shown: String,
     error: String,
 }
@@ -99,9 +99,9 @@ impl Store {
         connections: usize,
         wait: Duration,
         lease_ms: u64,
-    ) -> Result<Self, BadMysqlUrl> {
+    ) -> Result<Self, InvalidMysqlUrl> {
         let shown = crate::gate::link::without_password(url);
-        let bad = |error: String| BadMysqlUrl {
+        let bad = |error: String| InvalidMysqlUrl {
             shown: shown.clone(),
             error,
         };

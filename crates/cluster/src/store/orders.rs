@@ -7,7 +7,7 @@ use seckill_engine::Fault;
 use seckill_sale::{Buyer, IdempotencyKey, Order, OrderChange, OrderId, OrderState, SaleId, Unit};
 
 use super::{Inserted, Session, column, list, quoted, sales, text, text_or_null};
-use crate::words::order_id::Named;
+use crate::codec::order_id::Named;
 
 const COLUMNS: &str = "order_id, sale_id, unit, gen, buyer, idem_key, state, date";
 
@@ -140,7 +140,7 @@ pub(crate) async fn change(
     let sale = quoted(order.sale.as_str().as_bytes());
     session.begin().await?;
     let update = format!(
-        "UPDATE seckill SET state = '{}', ver = ver + 1 WHERE order_id = {id} AND state = '{}'",
+        "UPDATE seckill SET state = '{}', version = version + 1 WHERE order_id = {id} AND state = '{}'",
         next.as_str(),
         order.state.as_str()
     );
@@ -184,7 +184,7 @@ pub(crate) async fn to_give_back(
 }
 
 /// The gate of this epoch has been told. An epoch that began meanwhile may not have seen it, so it is told again.
-pub(crate) async fn given_back(
+pub(crate) async fn next_generation(
     session: &mut Session,
     id: &OrderId,
     epoch: u32,

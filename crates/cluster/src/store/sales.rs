@@ -7,7 +7,7 @@ use seckill_sale::{Sale, SaleChange, SaleId};
 use super::{Inserted, Session, column, or_null, quoted, schema, text};
 use crate::gate::keys::GateKeys;
 
-const COLUMNS: &str = "num, id, stock_key, title, epoch, gate = 'open', suspect_epoch, ver, total, buyer_limit, opens_at_ms, \
+const COLUMNS: &str = "num, id, stock_key, title, epoch, gate = 'open', suspect_epoch, version, total, buyer_limit, opens_at_ms, \
      closes_at_ms, COALESCE(lease_until < UTC_TIMESTAMP(3), 1)";
 
 /// A sale with what the cluster knows of it.
@@ -45,7 +45,7 @@ fn sale_row(mut row: Row) -> Option<SaleRow> {
         sale: Sale {
             id: SaleId::new(&text(row, 1)?).ok()?,
             title: text(row, 3)?,
-            ver: column(row, 7)?,
+            version: column(row, 7)?,
             total: column(row, 8)?,
             buyer_limit: column(row, 9)?,
             opens_at_ms: column(row, 10)?,
@@ -132,13 +132,13 @@ pub(crate) async fn create(
     stock_key: &str,
 ) -> Result<Inserted, Fault> {
     let sql = format!(
-        "INSERT INTO seckill_sale (id, stock_key, title, epoch, ver, total, buyer_limit, opens_at_ms, closes_at_ms) \
+        "INSERT INTO seckill_sale (id, stock_key, title, epoch, version, total, buyer_limit, opens_at_ms, closes_at_ms) \
          VALUES ({}, {}, {}, {}, {}, {}, {}, {}, {})",
         named(&sale.id),
         quoted(stock_key.as_bytes()),
         title(&sale.title),
         schema::base_epoch(session).await?,
-        sale.ver,
+        sale.version,
         sale.total,
         or_null(sale.buyer_limit),
         or_null(sale.opens_at_ms),
@@ -150,10 +150,10 @@ pub(crate) async fn create(
 /// Stores changed terms, with the event. The row must be held.
 pub(crate) async fn store_terms(session: &mut Session, sale: &Sale) -> Result<(), Fault> {
     let sql = format!(
-        "UPDATE seckill_sale SET title = {}, ver = {}, total = {}, buyer_limit = {}, opens_at_ms = {}, closes_at_ms = {} \
+        "UPDATE seckill_sale SET title = {}, version = {}, total = {}, buyer_limit = {}, opens_at_ms = {}, closes_at_ms = {} \
          WHERE id = {}",
         title(&sale.title),
-        sale.ver,
+        sale.version,
         sale.total,
         or_null(sale.buyer_limit),
         or_null(sale.opens_at_ms),
@@ -248,7 +248,7 @@ pub(crate) async fn extend(
     leader: &str,
     lease_ms: u64,
 ) -> Result<bool, Fault> {
-    // `ver` stays: this is no change of terms.
+    // `version` stays: this is no change of terms.
     let sql = format!(
         "UPDATE seckill_sale SET lease_until = UTC_TIMESTAMP(3) + INTERVAL {} MICROSECOND \
          WHERE id = {} AND epoch = {epoch} AND leader = {} AND gate = 'rebuilding'",

@@ -6,7 +6,7 @@ use std::time::Duration;
 use seckill_engine::{Cause, Fault};
 
 use super::{Inserted, Session, Store, quoted};
-use crate::words::order_id::SECRET_BYTES;
+use crate::codec::order_id::SECRET_BYTES;
 
 /// The version that this binary works with.
 pub(crate) const VERSION: u32 = STEPS.len() as u32;
@@ -39,7 +39,7 @@ const STEPS: &[&[&str]] = &[&[
         suspect_epoch INT UNSIGNED NULL,
         leader VARBINARY(64) NULL,
         lease_until DATETIME(3) NULL,
-        ver BIGINT UNSIGNED NOT NULL DEFAULT 1,
+        version BIGINT UNSIGNED NOT NULL DEFAULT 1,
         state ENUM('live','archived') NOT NULL DEFAULT 'live',
         total INT UNSIGNED NOT NULL,
         buyer_limit TINYINT UNSIGNED NULL,
@@ -63,7 +63,7 @@ const STEPS: &[&[&str]] = &[&[
         fingerprint BIGINT UNSIGNED NOT NULL,
         epoch INT UNSIGNED NOT NULL,
         state ENUM('reserved','paid','expired','cancelled') NOT NULL DEFAULT 'reserved',
-        ver INT UNSIGNED NOT NULL DEFAULT 1,
+        version INT UNSIGNED NOT NULL DEFAULT 1,
         expires_at DATETIME(3) NULL,
         active_unit INT UNSIGNED GENERATED ALWAYS AS (IF(state IN ('reserved','paid'), unit, NULL)) VIRTUAL,
         active_slot TINYINT UNSIGNED GENERATED ALWAYS AS (IF(state IN ('reserved','paid'), slot, NULL)) VIRTUAL,

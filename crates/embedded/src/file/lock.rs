@@ -12,15 +12,15 @@ use serde::{Deserialize, Serialize};
 use super::FileError;
 
 const LOCK_FILE: &str = "seckill.lock";
-/// Tries to take the lock, and the pause between two: whoever asks for the holder has it for a moment, too.
+/// Tries to take the lock, and the pause between two: whoever asks for the owner has it for a moment, too.
 const TRIES: u32 = 5;
 const TRY_AGAIN: Duration = Duration::from_millis(20);
-/// A holder's text is far shorter; more is not ours and is not read.
+/// A owner's text is far shorter; more is not ours and is not read.
 const HOLDER_MAX_BYTES: u64 = 4_096;
 
 /// Who holds a data folder, in its own words.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holder {
+pub struct LockOwner {
     /// Its process id.
     pub pid: u32,
     /// What it does, such as `serve on 127.0.0.1:3000`.
@@ -29,7 +29,7 @@ pub struct Holder {
     pub control_socket: Option<PathBuf>,
 }
 
-impl fmt::Display for Holder {
+impl fmt::Display for LockOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.pid == 0 {
             return f.write_str("another process");
@@ -46,7 +46,7 @@ pub(crate) struct FolderLock {
 
 impl FolderLock {
     /// Makes the folder if need be and takes its lock.
-    pub(crate) fn take(dir: &Path, holder: &Holder) -> Result<Self, FileError> {
+    pub(crate) fn take(dir: &Path, owner: &LockOwner) -> Result<Self, FileError> {
         let folder = |error| FileError::Folder {
             path: dir.to_owned(),
             error,
@@ -66,7 +66,7 @@ impl FolderLock {
                 TryLockError::WouldBlock => {
                     return Err(FileError::Held {
                         path: dir.to_owned(),
-                        holder: Box::new(read_holder(&mut file).unwrap_or_default()),
+                        owner: Box::new(read_holder(&mut file).unwrap_or_default()),
                     });
                 }
                 TryLockError::Error(error) => return Err(folder(error)),
@@ -74,13 +74,13 @@ impl FolderLock {
             tries += 1;
             std::thread::sleep(TRY_AGAIN);
         }
-        write_holder(&mut file, holder).map_err(folder)?;
+        write_holder(&mut file, owner).map_err(folder)?;
         Ok(Self { _file: file })
     }
 }
 
 /// Who holds the folder now; none where nobody does.
-pub fn holder_of(dir: &Path) -> Option<Holder> {
+pub fn lock_owner(dir: &Path) -> Option<LockOwner> {
     let mut file = File::open(dir.join(LOCK_FILE)).ok()?;
     match file.try_lock_shared() {
         Err(TryLockError::WouldBlock) => Some(read_holder(&mut file).unwrap_or_default()),
@@ -88,17 +88,17 @@ pub fn holder_of(dir: &Path) -> Option<Holder> {
     }
 }
 
-fn read_holder(file: &mut File) -> Option<Holder> {
+fn read_holder(file: &mut File) -> Option<LockOwner> {
     let mut text = String::new();
     file.seek(SeekFrom::Start(0)).ok()?;
     file.take(HOLDER_MAX_BYTES).read_to_string(&mut text).ok()?;
     serde_json::from_str(&text).ok()
 }
 
-fn write_holder(file: &mut File, holder: &Holder) -> std::io::Result<()> {
+fn write_holder(file: &mut File, owner: &LockOwner) -> std::io::Result<()> {
     file.set_len(0)?;
     file.seek(SeekFrom::Start(0))?;
-    file.write_all(serde_json::to_string(holder)?.as_bytes())
+    file.write_all(serde_json::to_string(owner)?.as_bytes())
 }
 
 #[cfg(test)]
@@ -108,22 +108,22 @@ mod tests {
     #[test]
     fn the_second_is_refused_and_told_who_is_first() {
         let dir = tempfile::tempdir().unwrap();
-        let holder = Holder {
+        let owner = LockOwner {
             pid: 42,
             purpose: "serve on 127.0.0.1:3000".into(),
             control_socket: None,
         };
-        assert_eq!(holder_of(dir.path()), None);
-        let first = FolderLock::take(dir.path(), &holder).unwrap();
-        let refused = FolderLock::take(dir.path(), &Holder::default()).unwrap_err();
+        assert_eq!(lock_owner(dir.path()), None);
+        let first = FolderLock::take(dir.path(), &owner).unwrap();
+        let refused = FolderLock::take(dir.path(), &LockOwner::default()).unwrap_err();
         let text = refused.to_string();
         assert!(
             text.contains("process 42 (seckill serve on 127.0.0.1:3000)"),
             "{text}"
         );
-        assert_eq!(holder_of(dir.path()), Some(holder));
+        assert_eq!(lock_owner(dir.path()), Some(owner));
         drop(first);
-        assert_eq!(holder_of(dir.path()), None);
-        assert!(FolderLock::take(dir.path(), &Holder::default()).is_ok());
+        assert_eq!(lock_owner(dir.path()), None);
+        assert!(FolderLock::take(dir.path(), &LockOwner::default()).is_ok());
     }
 }

@@ -8,7 +8,7 @@ pub(crate) mod schema;
 
 use std::path::{Path, PathBuf};
 
-pub use lock::Holder;
+pub use lock::LockOwner;
 
 /// The database inside a data folder.
 pub const DATABASE_FILE: &str = "seckill.db";
@@ -25,12 +25,12 @@ pub enum FileError {
         error: std::io::Error,
     },
     /// Another process has it.
-    #[error("data folder {} is in use by {holder}; stop that process, or give another folder with --data", path.display())]
+    #[error("data folder {} is in use by {owner}; stop that process, or give another folder with --data", path.display())]
     Held {
         /// The folder.
         path: PathBuf,
         /// Who has it, as it wrote down itself.
-        holder: Box<Holder>,
+        owner: Box<LockOwner>,
     },
     /// There is nothing to read.
     #[error("there is no {}; `seckill serve` or `seckill demo` makes one", path.display())]

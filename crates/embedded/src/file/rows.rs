@@ -188,7 +188,7 @@ pub(crate) fn set_state(
     order_id: &OrderId,
     state: OrderState,
 ) -> rusqlite::Result<()> {
-    let update = "UPDATE seckill SET state = ?2, ver = ver + 1 WHERE order_id = ?1";
+    let update = "UPDATE seckill SET state = ?2, version = version + 1 WHERE order_id = ?1";
     conn.prepare_cached(update)?
         .execute([order_id.as_str(), state.as_str()])?;
     Ok(())
@@ -253,7 +253,7 @@ pub(crate) fn each_buyer(
 
 /// Stores a new sale, or the changed terms of one.
 pub(crate) fn put_sale(conn: &Connection, sale: &Sale) -> rusqlite::Result<()> {
-    let put = "INSERT OR REPLACE INTO seckill_sale (id, title, total, buyer_limit, opens_at, closes_at, ver) \
+    let put = "INSERT OR REPLACE INTO seckill_sale (id, title, total, buyer_limit, opens_at, closes_at, version) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
     conn.prepare_cached(put)?.execute(params![
         sale.id.as_str(),
@@ -262,14 +262,14 @@ pub(crate) fn put_sale(conn: &Connection, sale: &Sale) -> rusqlite::Result<()> {
         sale.buyer_limit,
         sale.opens_at_ms.map(clock::to_text),
         sale.closes_at_ms.map(clock::to_text),
-        sale.ver as i64,
+        sale.version as i64,
     ])?;
     Ok(())
 }
 
 /// Every sale, by id; an inner error says which row is no sale's.
 pub(crate) fn sales(conn: &Connection) -> rusqlite::Result<Vec<Result<Sale, String>>> {
-    let query = "SELECT id, title, total, buyer_limit, opens_at, closes_at, ver FROM seckill_sale ORDER BY id";
+    let query = "SELECT id, title, total, buyer_limit, opens_at, closes_at, version FROM seckill_sale ORDER BY id";
     let mut statement = conn.prepare(query)?;
     let read = |row: &Row<'_>| {
         let id: String = row.get(0)?;
@@ -282,7 +282,7 @@ pub(crate) fn sales(conn: &Connection) -> rusqlite::Result<Vec<Result<Sale, Stri
         };
         let (opens, closes) = (time(4)?, time(5)?);
         let (title, total) = (row.get(1)?, row.get(2)?);
-        let (buyer_limit, ver) = (row.get(3)?, row.get::<_, i64>(6)?);
+        let (buyer_limit, version) = (row.get(3)?, row.get::<_, i64>(6)?);
         Ok((|| {
             Ok(Sale {
                 id: SaleId::new(&id).map_err(|e| e.to_string())?,
@@ -291,7 +291,7 @@ pub(crate) fn sales(conn: &Connection) -> rusqlite::Result<Vec<Result<Sale, Stri
                 buyer_limit,
                 opens_at_ms: opens?,
                 closes_at_ms: closes?,
-                ver: ver as u64,
+                version: version as u64,
             })
         })())
     };

@@ -23,7 +23,7 @@ CREATE TABLE seckill_sale (
     buyer_limit INTEGER CHECK (buyer_limit BETWEEN 1 AND 64),
     opens_at    TEXT,
     closes_at   TEXT,
-    ver         INTEGER NOT NULL
+    version         INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE seckill (
@@ -38,7 +38,7 @@ CREATE TABLE seckill (
     slot        INTEGER CHECK (slot BETWEEN 1 AND 64),
     idem_key    TEXT,
     fingerprint INTEGER,
-    ver         INTEGER NOT NULL DEFAULT 1,
+    version         INTEGER NOT NULL DEFAULT 1,
     checksum    INTEGER NOT NULL
 ) STRICT;
 

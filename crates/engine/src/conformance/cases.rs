@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use seckill_sale::{
-    Attempt, ChangeRefused, Claim, Invalid, NewSale, No, OrderChange, OrderId, OrderState,
+    Attempt, ChangeRefused, Claim, Invalid, NewSale, OrderChange, OrderId, OrderState, Rejection,
     SaleChange, Verdict,
 };
 
 use super::{
-    Stage, World, anyone, ask, audited, buy, by, change, create, distinct_units, key, keyed,
-    limited, named, sale, sale_id, stored,
+    EngineFactory, TestContext, anyone, ask, audited, buy, by, change, create, distinct_units, key,
+    keyed, limited, named, sale, sale_id, stored,
 };
 use crate::{DECIDE_MAX, Engine, OrderRefused, Outcome, SaleRefused};
 
@@ -48,25 +48,28 @@ fn count(verdicts: &[Verdict], wanted: &Verdict) -> usize {
     verdicts.iter().filter(|verdict| *verdict == wanted).count()
 }
 
-/// 500 parallel attempts at 100 units: 100 yeses with 100 different units, 400 times sold out.
-pub async fn sells_each_unit_once_to_a_crowd<W: World>(stage: Stage<W>) {
-    let engine = stage.open().await;
+/// 500 parallel attempts at 100 units: 100 confirmations with 100 different units, 400 times sold out.
+pub async fn sells_each_unit_once_to_a_crowd<W: EngineFactory>(context: TestContext<W>) {
+    let engine = context.open().await;
     create(&engine, sale(100)).await;
     let verdicts = all_at_once(&engine, vec![anyone(); 500]).await;
     let claims = claims(&verdicts);
     assert_eq!((claims.len(), distinct_units(&claims)), (100, 100));
-    assert_eq!(count(&verdicts, &Verdict::No(No::SoldOut)), 400);
+    assert_eq!(
+        count(&verdicts, &Verdict::Rejected(Rejection::SoldOut)),
+        400
+    );
     assert_eq!(
         engine.answer_from_memory(&anyone()),
-        Some(Verdict::No(No::SoldOut))
+        Some(Verdict::Rejected(Rejection::SoldOut))
     );
     let report = audited(&engine, &claims).await;
     assert_eq!((report.store_rows, report.gate_left), (100, 0));
 }
 
 /// The same inside one call, in order; a call that is too large does nothing.
-pub async fn sells_each_unit_once_inside_one_call<W: World>(stage: Stage<W>) {
-    let engine = stage.open().await;
+pub async fn sells_each_unit_once_inside_one_call<W: EngineFactory>(context: TestContext<W>) {
+    let engine = context.open().await;
     create(&engine, sale(3)).await;
     let too_many = engine.decide(vec![anyone(); DECIDE_MAX + 1]).await;
     assert!(too_many.iter().all(Result::is_err) && too_many.len() == DECIDE_MAX + 1);
@@ -81,14 +84,17 @@ pub async fn sells_each_unit_once_inside_one_call<W: World>(stage: Stage<W>) {
     assert_eq!(remaining, [2, 1, 0]);
     assert_eq!(
         verdicts[3..],
-        [Verdict::No(No::SoldOut), Verdict::No(No::SoldOut)]
+        [
+            Verdict::Rejected(Rejection::SoldOut),
+            Verdict::Rejected(Rejection::SoldOut)
+        ]
     );
     audited(&engine, &claims).await;
 }
 
 /// The key gives its claim again when all is sold, after it was cancelled, after a restart; other content never.
-pub async fn repeats_the_claim_of_a_key_for_ever<W: World>(stage: Stage<W>) {
-    let engine = stage.open().await;
+pub async fn repeats_the_claim_of_a_key_for_ever<W: EngineFactory>(context: TestContext<W>) {
+    let engine = context.open().await;
     create(&engine, sale(1)).await;
     let claim = buy(&engine, keyed("ann", "k")).await;
     let repeats = |verdict: &Verdict| match verdict {
@@ -106,7 +112,7 @@ pub async fn repeats_the_claim_of_a_key_for_ever<W: World>(stage: Stage<W>) {
         .await;
     assert!(matches!(cancelled, Ok(Ok(_))), "{cancelled:?}");
     assert!(repeats(&ask(&engine, keyed("ann", "k")).await));
-    let engine = stage.reopen(engine).await;
+    let engine = context.reopen(engine).await;
     assert!(repeats(&ask(&engine, keyed("ann", "k")).await));
     assert_eq!(ask(&engine, other_content).await, Verdict::Mismatch);
     let report = audited(&engine, &[claim]).await;
@@ -114,8 +120,8 @@ pub async fn repeats_the_claim_of_a_key_for_ever<W: World>(stage: Stage<W>) {
 }
 
 /// Another buyer's same key, and the same buyer's key in another sale, are other attempts.
-pub async fn counts_a_key_within_its_sale_and_buyer<W: World>(stage: Stage<W>) {
-    let engine = stage.open().await;
+pub async fn counts_a_key_within_its_sale_and_buyer<W: EngineFactory>(context: TestContext<W>) {
+    let engine = context.open().await;
     create(&engine, sale(3)).await;
     create(&engine, NewSale::units(sale_id("other"), 1)).await;
     let ann = buy(&engine, keyed("ann", "k")).await;
@@ -135,8 +141,10 @@ pub async fn counts_a_key_within_its_sale_and_buyer<W: World>(stage: Stage<W>) {
 }
 
 /// 200 parallel attempts under 20 keys: one claim a key, and all answers of a key name it.
-pub async fn gives_one_claim_to_a_key_that_is_tried_in_parallel<W: World>(stage: Stage<W>) {
-    let engine = stage.open().await;
+pub async fn gives_one_claim_to_a_key_that_is_tried_in_parallel<W: EngineFactory>(
+    context: TestContext<W>,
+) {
+    let engine = context.open().await;
     create(&engine, sale(200)).await;
     let attempts: Vec<Attempt> = (0..200)
         .map(|i| keyed("ann", &format!("k{}", i % 20)))
@@ -158,24 +166,24 @@ pub async fn gives_one_claim_to_a_key_that_is_tried_in_parallel<W: World>(stage:
 }
 
 /// 10 buyers with 20 parallel attempts each at a limit of 2.
-pub async fn holds_the_limit_against_parallel_attempts<W: World>(stage: Stage<W>) {
-    let engine = stage.open().await;
+pub async fn holds_the_limit_against_parallel_attempts<W: EngineFactory>(context: TestContext<W>) {
+    let engine = context.open().await;
     create(&engine, limited(100, 2)).await;
     let attempts = (0..200).map(|i| by(&format!("b{}", i % 10))).collect();
     let verdicts = all_at_once(&engine, attempts).await;
     let claims = claims(&verdicts);
     assert_eq!(claims.len(), 20);
-    let no = Verdict::No(No::LimitReached { limit: 2 });
+    let no = Verdict::Rejected(Rejection::LimitReached { limit: 2 });
     assert_eq!(count(&verdicts, &no), 180);
-    let remembered = stage.world.remembers_limits().then(|| no.clone());
+    let remembered = context.factory.remembers_limits().then(|| no.clone());
     assert_eq!(engine.answer_from_memory(&by("b0")), remembered);
     assert_eq!(ask(&engine, by("b0")).await, no);
     audited(&engine, &claims).await;
 }
 
 /// Before, inside and after the window; a key that has a claim gets it even when closed.
-pub async fn answers_by_the_window<W: World>(stage: Stage<W>) {
-    let engine = stage.open().await;
+pub async fn answers_by_the_window<W: EngineFactory>(context: TestContext<W>) {
+    let engine = context.open().await;
     let not_open = NewSale {
         opens_at_ms: Some(FAR_MS),
         ..sale(2)
@@ -184,7 +192,7 @@ pub async fn answers_by_the_window<W: World>(stage: Stage<W>) {
     let early = ask(&engine, anyone()).await;
     assert_eq!(
         early,
-        Verdict::No(No::NotOpen {
+        Verdict::Rejected(Rejection::NotOpen {
             opens_at_ms: FAR_MS
         })
     );
@@ -201,17 +209,22 @@ pub async fn answers_by_the_window<W: World>(stage: Stage<W>) {
     };
     change(&engine, close).await;
     let late = ask(&engine, anyone()).await;
-    assert_eq!(late, Verdict::No(No::Closed { closed_at_ms: 1 }));
+    assert_eq!(
+        late,
+        Verdict::Rejected(Rejection::Closed { closed_at_ms: 1 })
+    );
     let again = ask(&engine, keyed("ann", "k")).await;
     assert!(matches!(again, Verdict::Repeat(_)), "{again:?}");
-    let engine = stage.reopen(engine).await;
+    let engine = context.reopen(engine).await;
     assert_eq!(ask(&engine, anyone()).await, late);
     audited(&engine, &[claim]).await;
 }
 
 /// A cancelled unit is sold again at its next generation; cancelling twice does nothing twice.
-pub async fn gives_a_cancelled_unit_back_at_its_next_generation<W: World>(stage: Stage<W>) {
-    let engine = stage.open().await;
+pub async fn gives_a_cancelled_unit_back_at_its_next_generation<W: EngineFactory>(
+    context: TestContext<W>,
+) {
+    let engine = context.open().await;
     create(&engine, sale(1)).await;
     let first = buy(&engine, anyone()).await;
     for _ in 0..2 {
@@ -224,8 +237,11 @@ pub async fn gives_a_cancelled_unit_back_at_its_next_generation<W: World>(stage:
         }
     }
     let second = buy(&engine, anyone()).await;
-    assert_eq!(second.unit, first.unit.given_back());
-    assert_eq!(ask(&engine, anyone()).await, Verdict::No(No::SoldOut));
+    assert_eq!(second.unit, first.unit.next_generation());
+    assert_eq!(
+        ask(&engine, anyone()).await,
+        Verdict::Rejected(Rejection::SoldOut)
+    );
     let racing: Vec<_> = (0..20)
         .map(|_| {
             let (engine, order_id) = (Arc::clone(&engine), second.order_id.clone());
@@ -236,8 +252,11 @@ pub async fn gives_a_cancelled_unit_back_at_its_next_generation<W: World>(stage:
         assert!(matches!(task.await, Ok(Ok(Ok(_)))));
     }
     let third = buy(&engine, anyone()).await;
-    assert_eq!(third.unit, second.unit.given_back());
-    assert_eq!(ask(&engine, anyone()).await, Verdict::No(No::SoldOut));
+    assert_eq!(third.unit, second.unit.next_generation());
+    assert_eq!(
+        ask(&engine, anyone()).await,
+        Verdict::Rejected(Rejection::SoldOut)
+    );
     let unknown = OrderId::new("0").unwrap_or_else(|error| panic!("{error}"));
     let refused = engine.change_order(&unknown, OrderChange::Cancel).await;
     assert_eq!(refused, Ok(Err(OrderRefused::NoSuchOrder)));
@@ -246,11 +265,11 @@ pub async fn gives_a_cancelled_unit_back_at_its_next_generation<W: World>(stage:
 }
 
 /// A buyer at the limit who gives a unit back may buy again.
-pub async fn frees_the_limit_when_an_order_is_cancelled<W: World>(stage: Stage<W>) {
-    let engine = stage.open().await;
+pub async fn frees_the_limit_when_an_order_is_cancelled<W: EngineFactory>(context: TestContext<W>) {
+    let engine = context.open().await;
     create(&engine, limited(5, 1)).await;
     let first = buy(&engine, by("ann")).await;
-    let no = Verdict::No(No::LimitReached { limit: 1 });
+    let no = Verdict::Rejected(Rejection::LimitReached { limit: 1 });
     assert_eq!(ask(&engine, by("ann")).await, no);
     let cancelled = engine
         .change_order(&first.order_id, OrderChange::Cancel)
@@ -258,16 +277,19 @@ pub async fn frees_the_limit_when_an_order_is_cancelled<W: World>(stage: Stage<W
     assert!(matches!(cancelled, Ok(Ok(_))), "{cancelled:?}");
     let second = buy(&engine, by("ann")).await;
     assert_eq!(ask(&engine, by("ann")).await, no);
-    let engine = stage.reopen(engine).await;
+    let engine = context.reopen(engine).await;
     assert_eq!(ask(&engine, by("ann")).await, no);
     audited(&engine, &[first, second]).await;
 }
 
 /// A sale that said sold out says yes as soon as units were added; one with none from the start too.
-pub async fn sells_again_after_units_are_added<W: World>(stage: Stage<W>) {
-    let engine = stage.open().await;
+pub async fn sells_again_after_units_are_added<W: EngineFactory>(context: TestContext<W>) {
+    let engine = context.open().await;
     create(&engine, sale(0)).await;
-    assert_eq!(ask(&engine, anyone()).await, Verdict::No(No::SoldOut));
+    assert_eq!(
+        ask(&engine, anyone()).await,
+        Verdict::Rejected(Rejection::SoldOut)
+    );
     let mut claims = Vec::new();
     for _ in 0..3 {
         let more = SaleChange {
@@ -277,15 +299,18 @@ pub async fn sells_again_after_units_are_added<W: World>(stage: Stage<W>) {
         change(&engine, more).await;
         claims.push(buy(&engine, anyone()).await);
         claims.push(buy(&engine, anyone()).await);
-        assert_eq!(ask(&engine, anyone()).await, Verdict::No(No::SoldOut));
+        assert_eq!(
+            ask(&engine, anyone()).await,
+            Verdict::Rejected(Rejection::SoldOut)
+        );
     }
     assert_eq!(distinct_units(&claims), 6);
     audited(&engine, &claims).await;
 }
 
 /// A taken id, a missing sale, bad terms, an empty change: refused, and nothing is changed.
-pub async fn refuses_sales_and_changes_that_cannot_be<W: World>(stage: Stage<W>) {
-    let engine = stage.open().await;
+pub async fn refuses_sales_and_changes_that_cannot_be<W: EngineFactory>(context: TestContext<W>) {
+    let engine = context.open().await;
     let made = create(&engine, sale(5)).await;
     match engine.create_sale(sale(9)).await {
         Ok(Err(SaleRefused::Exists(existing))) => assert_eq!(*existing, made),
@@ -297,7 +322,7 @@ pub async fn refuses_sales_and_changes_that_cannot_be<W: World>(stage: Stage<W>)
     };
     let refused = engine.create_sale(bad).await;
     assert!(
-        matches!(refused, Ok(Err(SaleRefused::BadSale(_)))),
+        matches!(refused, Ok(Err(SaleRefused::InvalidSale(_)))),
         "{refused:?}"
     );
     let nothing = engine
@@ -324,8 +349,8 @@ pub async fn refuses_sales_and_changes_that_cannot_be<W: World>(stage: Stage<W>)
 }
 
 /// A limit set on a running sale counts what buyers hold; one below that is refused; lifted, anyone may buy.
-pub async fn changes_the_limit_of_a_running_sale<W: World>(stage: Stage<W>) {
-    let engine = stage.open().await;
+pub async fn changes_the_limit_of_a_running_sale<W: EngineFactory>(context: TestContext<W>) {
+    let engine = context.open().await;
     create(&engine, sale(10)).await;
     let mut claims = vec![buy(&engine, by("ann")).await, buy(&engine, by("ann")).await];
     claims.push(buy(&engine, anyone()).await);
@@ -340,13 +365,13 @@ pub async fn changes_the_limit_of_a_running_sale<W: World>(stage: Stage<W>) {
     };
     assert_eq!(refused, Ok(Err(SaleRefused::Change(below))));
     change(&engine, limit(Some(2))).await;
-    let no = |limit| Verdict::No(No::LimitReached { limit });
+    let no = |limit| Verdict::Rejected(Rejection::LimitReached { limit });
     assert_eq!(ask(&engine, by("ann")).await, no(2));
     claims.push(buy(&engine, by("bob")).await);
     change(&engine, limit(Some(3))).await;
     claims.push(buy(&engine, by("ann")).await);
     assert_eq!(ask(&engine, by("ann")).await, no(3));
-    let engine = stage.reopen(engine).await;
+    let engine = context.reopen(engine).await;
     assert_eq!(ask(&engine, by("ann")).await, no(3));
     change(&engine, limit(None)).await;
     claims.push(buy(&engine, by("ann")).await);
@@ -356,8 +381,8 @@ pub async fn changes_the_limit_of_a_running_sale<W: World>(stage: Stage<W>) {
 }
 
 /// No such sale, no name where a limit asks for one, a quantity that is not sold.
-pub async fn answers_what_cannot_be_decided<W: World>(stage: Stage<W>) {
-    let engine = stage.open().await;
+pub async fn answers_what_cannot_be_decided<W: EngineFactory>(context: TestContext<W>) {
+    let engine = context.open().await;
     create(&engine, limited(1, 1)).await;
     let nowhere = Attempt::anonymous(sale_id("nowhere"));
     let many = Attempt {
@@ -377,8 +402,8 @@ pub async fn answers_what_cannot_be_decided<W: World>(stage: Stage<W>) {
 }
 
 /// An order tells what it is; an id that nobody was given names nothing.
-pub async fn tells_what_became_of_an_order<W: World>(stage: Stage<W>) {
-    let engine = stage.open().await;
+pub async fn tells_what_became_of_an_order<W: EngineFactory>(context: TestContext<W>) {
+    let engine = context.open().await;
     create(&engine, sale(2)).await;
     let claim = buy(&engine, keyed("ann", "k")).await;
     let order = stored(&engine, &claim.order_id).await;
@@ -405,8 +430,8 @@ pub async fn tells_what_became_of_an_order<W: World>(stage: Stage<W>) {
 }
 
 /// Orders, generations, limits, keys, terms and what is left are the same after a restart.
-pub async fn survives_a_restart_with_everything<W: World>(stage: Stage<W>) {
-    let mut engine = stage.open().await;
+pub async fn survives_a_restart_with_everything<W: EngineFactory>(context: TestContext<W>) {
+    let mut engine = context.open().await;
     create(&engine, limited(10, 3)).await;
     let mut claims = Vec::new();
     for i in 0..6 {
@@ -418,9 +443,9 @@ pub async fn survives_a_restart_with_everything<W: World>(stage: Stage<W>) {
     assert!(matches!(cancelled, Ok(Ok(_))), "{cancelled:?}");
     let before = engine.sale(&sale_id("s")).await;
     for _ in 0..3 {
-        engine = stage.reopen(engine).await;
+        engine = context.reopen(engine).await;
         assert_eq!(engine.sale(&sale_id("s")).await, before);
-        let no = Verdict::No(No::LimitReached { limit: 3 });
+        let no = Verdict::Rejected(Rejection::LimitReached { limit: 3 });
         assert_eq!(ask(&engine, by("b1")).await, no);
     }
     assert_eq!(
@@ -431,14 +456,17 @@ pub async fn survives_a_restart_with_everything<W: World>(stage: Stage<W>) {
         claims.push(buy(&engine, by(&format!("late{i}"))).await);
     }
     assert_eq!(distinct_units(&claims), 11);
-    assert_eq!(ask(&engine, by("last")).await, Verdict::No(No::SoldOut));
+    assert_eq!(
+        ask(&engine, by("last")).await,
+        Verdict::Rejected(Rejection::SoldOut)
+    );
     let report = audited(&engine, &claims).await;
     assert_eq!((report.store_rows, report.gate_left), (11, 0));
 }
 
 /// Many sales sell at once, each its own units.
-pub async fn keeps_sales_apart<W: World>(stage: Stage<W>) {
-    let engine = stage.open().await;
+pub async fn keeps_sales_apart<W: EngineFactory>(context: TestContext<W>) {
+    let engine = context.open().await;
     let names: Vec<_> = (0..20).map(|i| sale_id(&format!("sale-{i}"))).collect();
     for name in &names {
         create(&engine, NewSale::units(name.clone(), 3)).await;

@@ -6,9 +6,13 @@ use std::collections::HashMap;
 use proptest::prelude::{Just, Strategy, any, prop};
 use proptest::prop_oneof;
 use proptest::test_runner::{Config, TestRunner};
-use seckill_sale::{Attempt, Buyer, Claim, Invalid, No, OrderChange, OrderId, SaleChange, Verdict};
+use seckill_sale::{
+    Attempt, Buyer, Claim, Invalid, OrderChange, OrderId, Rejection, SaleChange, Verdict,
+};
 
-use super::{Stage, World, anyone, audited, change, create, key, limited, named, sale_id};
+use super::{
+    EngineFactory, TestContext, anyone, audited, change, create, key, limited, named, sale_id,
+};
 use crate::{Engine, SaleRefused};
 
 const HISTORIES: u32 = 48;
@@ -107,11 +111,11 @@ impl Model {
         } else if self.limit.is_some() && buyer.is_anonymous() {
             Verdict::Invalid(Invalid::BuyerRequired)
         } else if self.closed {
-            Verdict::No(No::Closed { closed_at_ms: 1 })
+            Verdict::Rejected(Rejection::Closed { closed_at_ms: 1 })
         } else if let Some(limit) = limit {
-            Verdict::No(No::LimitReached { limit })
+            Verdict::Rejected(Rejection::LimitReached { limit })
         } else if self.active() == self.total {
-            Verdict::No(No::SoldOut)
+            Verdict::Rejected(Rejection::SoldOut)
         } else {
             let Verdict::Claimed(claim) = verdict else {
                 panic!("no claim but {verdict:?}");
@@ -144,7 +148,7 @@ fn attempt(tried: &Try) -> Attempt {
 }
 
 /// Random histories, each checked step by step against the model and then by the audit.
-pub async fn random_histories_match_the_model<W: World>(stage: Stage<W>) {
+pub async fn random_histories_match_the_model<W: EngineFactory>(context: TestContext<W>) {
     let runtime = tokio::runtime::Handle::current();
     let config = Config {
         cases: HISTORIES,
@@ -154,7 +158,7 @@ pub async fn random_histories_match_the_model<W: World>(stage: Stage<W>) {
     let mut histories = TestRunner::new(config);
     let ran = tokio::task::block_in_place(|| {
         histories.run(&steps(), |steps| {
-            runtime.block_on(one_history(&stage, steps));
+            runtime.block_on(one_history(&context, steps));
             Ok(())
         })
     });
@@ -163,9 +167,9 @@ pub async fn random_histories_match_the_model<W: World>(stage: Stage<W>) {
     }
 }
 
-async fn one_history<W: World>(stage: &Stage<W>, steps: Vec<Step>) {
-    stage.world.clear();
-    let mut engine = stage.open().await;
+async fn one_history<W: EngineFactory>(context: &TestContext<W>, steps: Vec<Step>) {
+    context.factory.clear();
+    let mut engine = context.open().await;
     create(&engine, limited(4, 2)).await;
     let mut model = Model {
         total: 4,
@@ -210,7 +214,7 @@ async fn one_history<W: World>(stage: &Stage<W>, steps: Vec<Step>) {
                 };
                 change(&engine, window).await;
             }
-            Step::Restart => engine = stage.reopen(engine).await,
+            Step::Restart => engine = context.reopen(engine).await,
         }
     }
     let report = audited(&engine, &model.given).await;

@@ -9,19 +9,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use seckill_sale::{
-    Attempt, AuditReport, Buyer, Claim, HistoryYes, IdempotencyKey, NewSale, No, Order, OrderId,
-    Sale, SaleChange, SaleId, Verdict,
+    Attempt, AuditReport, Buyer, Claim, HistoryEntry, IdempotencyKey, NewSale, Order, OrderId,
+    Rejection, Sale, SaleChange, SaleId, Verdict,
 };
 
-use crate::{Answer, Engine, Outcome};
+use crate::{BoxFuture, Engine, Outcome};
 
 pub use cases::*;
 pub use history::random_histories_match_the_model;
 
 /// Where one engine can be opened, and opened again over what it left behind.
-pub trait World: Send + Sync {
+pub trait EngineFactory: Send + Sync {
     /// Opens the engine. The one before has been dropped.
-    fn open(&self) -> Answer<'_, Arc<dyn Engine>>;
+    fn open(&self) -> BoxFuture<'_, Arc<dyn Engine>>;
 
     /// Forgets everything that was stored. No engine is open.
     fn clear(&self);
@@ -32,11 +32,11 @@ pub trait World: Send + Sync {
     }
 }
 
-/// Makes a test of each case of the suite. `$world` is called once a test, for a world of its own.
+/// Makes a test of each case of the suite. `$factory` is called once a test, for a factory of its own.
 #[macro_export]
 macro_rules! conformance_suite {
-    ($world:expr) => {
-        $crate::conformance_suite!(@cases $world;
+    ($factory:expr) => {
+        $crate::conformance_suite!(@cases $factory;
             sells_each_unit_once_to_a_crowd,
             sells_each_unit_once_inside_one_call,
             repeats_the_claim_of_a_key_for_ever,
@@ -56,16 +56,16 @@ macro_rules! conformance_suite {
             random_histories_match_the_model,
         );
     };
-    (@cases $world:expr; $($case:ident),* $(,)?) => {$(
+    (@cases $factory:expr; $($case:ident),* $(,)?) => {$(
         #[test]
         fn $case() {
-            $crate::conformance::run(|| $world, $crate::conformance::$case);
+            $crate::conformance::run(|| $factory, $crate::conformance::$case);
         }
     )*};
 }
 
 /// Runs one case in a runtime of its own, with a deadline: an engine that never answers fails instead of hanging.
-pub fn run<W: World, F>(world: impl Fn() -> W, case: impl Fn(Stage<W>) -> F)
+pub fn run<W: EngineFactory, F>(factory: impl Fn() -> W, case: impl Fn(TestContext<W>) -> F)
 where
     F: Future<Output = ()>,
 {
@@ -76,22 +76,22 @@ where
         .build()
         .unwrap_or_else(|error| panic!("no runtime: {error}"));
     runtime.block_on(async {
-        let stage = Stage { world: world() };
-        if tokio::time::timeout(DEADLINE, case(stage)).await.is_err() {
+        let context = TestContext { factory: factory() };
+        if tokio::time::timeout(DEADLINE, case(context)).await.is_err() {
             panic!("the case did not end within {DEADLINE:?}");
         }
     });
 }
 
-/// A world with the shorthands of the cases.
-pub struct Stage<W> {
-    world: W,
+/// A factory with the shorthands of the cases.
+pub struct TestContext<W> {
+    factory: W,
 }
 
-impl<W: World> Stage<W> {
+impl<W: EngineFactory> TestContext<W> {
     /// Opens the engine.
     pub async fn open(&self) -> Arc<dyn Engine> {
-        self.world.open().await
+        self.factory.open().await
     }
 
     /// Lets go of the engine without a farewell and opens it again.
@@ -102,7 +102,7 @@ impl<W: World> Stage<W> {
             "a task still holds the engine"
         );
         drop(engine);
-        self.world.open().await
+        self.factory.open().await
     }
 }
 
@@ -185,7 +185,7 @@ async fn settled(engine: &Arc<dyn Engine>, order_id: OrderId) -> Verdict {
                     remaining: 0,
                 });
             }
-            Ok(Outcome::None) => return Verdict::No(No::SoldOut),
+            Ok(Outcome::None) => return Verdict::Rejected(Rejection::SoldOut),
             Ok(Outcome::Pending) => tokio::time::sleep(Duration::from_millis(5)).await,
             Err(fault) => panic!("{fault}"),
         }
@@ -206,8 +206,8 @@ async fn stored(engine: &Arc<dyn Engine>, order_id: &OrderId) -> Order {
     }
 }
 
-fn promise(claim: &Claim) -> HistoryYes {
-    HistoryYes {
+fn promise(claim: &Claim) -> HistoryEntry {
+    HistoryEntry {
         order_id: claim.order_id.clone(),
         sale: Some("s".into()),
         unit: claim.unit.number,
@@ -216,7 +216,7 @@ fn promise(claim: &Claim) -> HistoryYes {
 
 /// Every case ends here: the invariants hold, and every yes that was given has its order.
 async fn audited(engine: &Arc<dyn Engine>, claims: &[Claim]) -> AuditReport {
-    let history: Vec<HistoryYes> = claims.iter().map(promise).collect();
+    let history: Vec<HistoryEntry> = claims.iter().map(promise).collect();
     let promised = history.len() as u64;
     let report = match engine.audit(history).await {
         Ok(report) => report,

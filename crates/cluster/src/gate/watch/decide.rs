@@ -4,17 +4,17 @@
 use std::collections::{HashMap, HashSet};
 
 use redis::Pipeline;
-use seckill_sale::{Invalid, KeyedClaim, No, Screened, Standing, Unit, screen};
+use seckill_sale::{Context, Decision, Invalid, KeyedClaim, Rejection, Unit, decide};
 
 use super::super::Asked;
 use super::super::keys::GateKeys;
 use super::super::reply::{Claims, Decided, Head};
 use super::super::stored::{slots_text, stored_claim, unit_of};
 use super::read::Read;
-use crate::words::message::fingerprint_text;
+use crate::codec::message::fingerprint_text;
 
 /// Phase 1 as the script has it, by the rules that all engines share; and what is to be written, if anything.
-pub(super) fn decide(
+pub(super) fn decide_batch(
     mut read: Read,
     keys: &GateKeys,
     epoch: u32,
@@ -30,13 +30,13 @@ pub(super) fn decide(
             Some(Some(unit)) => Decided::ClaimedBefore { unit },
             _ => {
                 let slots = read.slots.entry(asked.buyer_digest.clone()).or_default();
-                let standing = Standing {
+                let context = Context {
                     keyed: read.by_key.get(&asked.key_digest).cloned(),
                     slots: *slots,
                     free: read.head.free - taken,
                 };
-                match screen(&read.sale, &asked.attempt, &standing, window_now_ms) {
-                    Screened::Take { slot } => {
+                match decide(&read.sale, &asked.attempt, &context, window_now_ms) {
+                    Decision::Take { slot } => {
                         let unit = match read.returned.get(taken_returned) {
                             Some(unit) => {
                                 taken_returned += 1;
@@ -63,7 +63,7 @@ pub(super) fn decide(
                         entry.push((asked.part.clone(), given));
                         Decided::Claimed { unit, slot }
                     }
-                    screened => said(screened),
+                    decision => said(decision),
                 }
             }
         };
@@ -149,20 +149,20 @@ fn take_note(
     new_keys.push((asked.key_digest.clone(), asked.order_id.to_string()));
 }
 
-fn said(screened: Screened) -> Decided {
-    match screened {
-        Screened::Repeat(claim) => Decided::Repeat {
+fn said(decision: Decision) -> Decided {
+    match decision {
+        Decision::Repeat(claim) => Decided::Repeat {
             order_id: claim.order_id,
             unit: claim.unit,
         },
-        Screened::Mismatch => Decided::Mismatch,
-        Screened::No(No::SoldOut) => Decided::SoldOut,
-        Screened::No(No::LimitReached { .. }) => Decided::Limit,
-        Screened::No(No::NotOpen { .. }) => Decided::NotOpen,
-        Screened::No(No::Closed { .. }) => Decided::Closed,
-        Screened::Invalid(Invalid::Quantity { .. }) => Decided::Quantity,
+        Decision::Mismatch => Decided::Mismatch,
+        Decision::Rejected(Rejection::SoldOut) => Decided::SoldOut,
+        Decision::Rejected(Rejection::LimitReached { .. }) => Decided::Limit,
+        Decision::Rejected(Rejection::NotOpen { .. }) => Decided::NotOpen,
+        Decision::Rejected(Rejection::Closed { .. }) => Decided::Closed,
+        Decision::Invalid(Invalid::Quantity { .. }) => Decided::Quantity,
         // A gate has one sale, so that `NoSuchSale` cannot be said here.
-        Screened::Invalid(_) | Screened::Take { .. } => Decided::BuyerRequired,
+        Decision::Invalid(_) | Decision::Take { .. } => Decided::BuyerRequired,
     }
 }
 

@@ -11,12 +11,12 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Value};
 use seckill_engine::{Cause, Fault};
 
-use self::decide::decide;
+use self::decide::decide_batch;
 use self::read::read;
 use super::Asked;
 use super::keys::GateKeys;
 use super::link::Redis;
-use super::reply::{Claims, Said};
+use super::reply::{Claims, ResponseKind};
 
 /// Connections kept for the next call.
 const IDLE_MAX: usize = 64;
@@ -43,7 +43,7 @@ impl Watch {
         keys: &GateKeys,
         epoch: u32,
         asked: &[Asked],
-    ) -> Result<Said<Claims>, Fault> {
+    ) -> Result<ResponseKind<Claims>, Fault> {
         let mut link = match self.take(keys) {
             Some(link) => link,
             None => redis.private(keys.stock()).await?,
@@ -59,7 +59,7 @@ impl Watch {
                     return Ok(Err(refusal));
                 }
             };
-            let (claims, writes) = decide(read, keys, epoch, asked);
+            let (claims, writes) = decide_batch(read, keys, epoch, asked);
             let Some(writes) = writes else {
                 call(redis, &mut link, &redis::cmd("UNWATCH")).await?;
                 self.give(keys, link);

@@ -10,7 +10,7 @@ use seckill_sale::{KeyedClaim, OrderId, Sale, Slots, Unit};
 use super::super::Asked;
 use super::super::keys::GateKeys;
 use super::super::link::Redis;
-use super::super::reply::{self, Head, Refusal, Said};
+use super::super::reply::{self, Head, Refusal, ResponseKind};
 use super::super::stored::{slots_of, unit_of};
 use super::call;
 
@@ -33,7 +33,7 @@ pub(super) async fn read(
     keys: &GateKeys,
     epoch: u32,
     asked: &[Asked],
-) -> Result<Said<Read>, Fault> {
+) -> Result<ResponseKind<Read>, Fault> {
     let distinct = |of: fn(&Asked) -> &String| {
         let mut seen = HashSet::new();
         let named = asked.iter().map(of).filter(|digest| !digest.is_empty());
@@ -48,7 +48,7 @@ pub(super) async fn read(
     pipeline.cmd("TIME");
     pipeline.cmd("GET").arg(keys.stock());
     pipeline.cmd("HMGET").arg(keys.terms()).arg(&[
-        "epoch", "run", "gate", "ver", "total", "limit", "opens", "closes", "win", "next", "n",
+        "epoch", "run", "gate", "version", "total", "limit", "opens", "closes", "win", "next", "n",
         "outn",
     ]);
     pipeline.cmd("LLEN").arg(keys.returned());
@@ -148,7 +148,7 @@ pub(super) async fn read(
             number(11)?,
         ))
     })();
-    let Some((ver, total, win, next, n, outn)) = numbers else {
+    let Some((version, total, win, next, n, outn)) = numbers else {
         return Ok(Err(Refusal::Drift(format!(
             "{} lacks a field",
             keys.terms()
@@ -167,7 +167,7 @@ pub(super) async fn read(
     }
     let head = Head {
         epoch,
-        ver: ver as u64,
+        version: version as u64,
         n: n as u64,
         free: free as u32,
         now_ms,
@@ -206,7 +206,7 @@ pub(super) async fn read(
         buyer_limit: head.limit,
         opens_at_ms: head.opens_at_ms,
         closes_at_ms: head.closes_at_ms,
-        ver: head.ver,
+        version: head.version,
     };
     Ok(Ok(Read {
         head,
@@ -227,7 +227,7 @@ async fn keyed(
     link: &mut MultiplexedConnection,
     keys: &GateKeys,
     named: &[(&String, String)],
-) -> Result<Said<HashMap<String, KeyedClaim>>, Fault> {
+) -> Result<ResponseKind<HashMap<String, KeyedClaim>>, Fault> {
     if named.is_empty() {
         return Ok(Ok(HashMap::new()));
     }

@@ -8,11 +8,11 @@ use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use seckill_engine::Fault;
-use seckill_sale::{Claim, Invalid, No, OrderId, Verdict};
+use seckill_sale::{Claim, Invalid, OrderId, Rejection, Verdict};
 use serde_json::json;
 
 use crate::Service;
-use crate::metrics::Said;
+use crate::metrics::ResponseKind;
 use crate::problem::{PROBLEM_JSON, Problem};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -39,13 +39,13 @@ pub(crate) fn answer(
     let verdict = match verdict {
         Ok(verdict) => verdict,
         Err(fault) => {
-            service.metrics.said(Said::Fault);
+            service.metrics.said(ResponseKind::Fault);
             return Problem::of_fault(&fault, retry_after_s).answer();
         }
     };
-    service.metrics.said(Said::of(&verdict));
+    service.metrics.said(ResponseKind::of(&verdict));
     match verdict {
-        Verdict::No(No::SoldOut) => sold_out(style),
+        Verdict::Rejected(Rejection::SoldOut) => sold_out(style),
         Verdict::Claimed(claim) => won(style, &claim),
         Verdict::Repeat(claim) => {
             let mut answer = won(style, &claim);
@@ -62,14 +62,15 @@ pub(crate) fn answer(
             "this Idempotency-Key has bought already, with another body; nothing was done",
         )
         .answer(),
-        Verdict::No(no) => refused(no).answer(),
+        Verdict::Rejected(no) => refused(no).answer(),
         Verdict::Invalid(invalid) => not_decidable(invalid).answer(),
     }
 }
 
 /// The answer that there are most of: its bytes are made once, for all.
 fn sold_out(style: Style) -> Response<Full<Bytes>> {
-    static PROBLEM: LazyLock<Bytes> = LazyLock::new(|| refused(No::SoldOut).to_json().into());
+    static PROBLEM: LazyLock<Bytes> =
+        LazyLock::new(|| refused(Rejection::SoldOut).to_json().into());
     let (status, content_type, body) = match style {
         Style::Tutorial => (StatusCode::OK, JSON, Bytes::from_static(SOLD_OUT)),
         Style::V1 => (StatusCode::CONFLICT, PROBLEM_JSON, PROBLEM.clone()),
@@ -125,29 +126,29 @@ fn locate(answer: &mut Response<Full<Bytes>>, order_id: &OrderId) {
     }
 }
 
-fn refused(no: No) -> Problem {
+fn refused(no: Rejection) -> Problem {
     match no {
-        No::SoldOut => Problem::new(
+        Rejection::SoldOut => Problem::new(
             StatusCode::CONFLICT,
             "sold-out",
             "Sold out",
             "no unit of this sale is free",
         ),
-        No::LimitReached { limit } => Problem::new(
+        Rejection::LimitReached { limit } => Problem::new(
             StatusCode::CONFLICT,
             "limit-reached",
             "The limit per buyer is reached",
             format!("this buyer holds {limit} units, as many as the sale allows"),
         )
         .with("limit", limit),
-        No::NotOpen { opens_at_ms } => Problem::new(
+        Rejection::NotOpen { opens_at_ms } => Problem::new(
             StatusCode::FORBIDDEN,
             "not-open",
             "The sale is not open yet",
             format!("the sale opens at {}", time(opens_at_ms)),
         )
         .with("opens_at", time(opens_at_ms)),
-        No::Closed { closed_at_ms } => Problem::new(
+        Rejection::Closed { closed_at_ms } => Problem::new(
             StatusCode::GONE,
             "closed",
             "The sale has closed",

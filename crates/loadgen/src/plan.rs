@@ -18,15 +18,15 @@ pub struct Target {
 /// A URL that is no target.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{url}: {reason}; give a target like http://127.0.0.1:3000/seckill")]
-pub struct BadTarget {
+pub struct InvalidTarget {
     url: String,
     reason: String,
 }
 
 impl Target {
     /// The target that an `http://` URL names; its host is looked up now.
-    pub fn parse(url: &str) -> Result<Self, BadTarget> {
-        let bad = |reason: String| BadTarget {
+    pub fn parse(url: &str) -> Result<Self, InvalidTarget> {
+        let bad = |reason: String| InvalidTarget {
             url: url.to_owned(),
             reason,
         };
@@ -124,7 +124,7 @@ pub struct Plan {
     /// The longest wait for an answer, in milliseconds.
     pub timeout_ms: u64,
     /// Whether every yes is kept, for an audit.
-    pub keep_yeses: bool,
+    pub keep_confirmations: bool,
 }
 
 impl Plan {
@@ -141,7 +141,7 @@ impl Plan {
             keys: Keys::None,
             paths: 1,
             timeout_ms: 10_000,
-            keep_yeses: false,
+            keep_confirmations: false,
         }
     }
 

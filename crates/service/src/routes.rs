@@ -15,8 +15,8 @@ use seckill_sale::{Order, OrderChange, OrderId, SaleId};
 use serde_json::json;
 
 use crate::Service;
-use crate::attempts::no_such_sale;
 use crate::problem::Problem;
+use crate::responses::no_such_sale;
 use crate::sales::{SaleView, now_ms};
 
 /// The router of all pages but the two ways to buy, whose paths are here for their wrong methods.
@@ -148,18 +148,22 @@ async fn livez() -> &'static str {
 }
 
 async fn readyz(State(service): State<Arc<Service>>) -> Response {
-    let parts = service.engine.parts();
-    let ready = parts.iter().all(|part| part.ready);
-    let shown: Vec<_> = parts
+    let components = service.engine.components();
+    let ready = components.iter().all(|component| component.ready);
+    let shown: Vec<_> = components
         .iter()
-        .map(|part| json!({"part": part.name, "ready": part.ready, "detail": part.detail}))
+        .map(|component| json!({"component": component.name, "ready": component.ready, "detail": component.detail}))
         .collect();
     let status = if ready {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    (status, fresh(Json(json!({"ready": ready, "parts": shown})))).into_response()
+    (
+        status,
+        fresh(Json(json!({"ready": ready, "components": shown}))),
+    )
+        .into_response()
 }
 
 async fn metrics(State(service): State<Arc<Service>>) -> Response {

@@ -11,7 +11,7 @@ use crate::Progress;
 use crate::connection::{Connection, Received, UnderWay};
 use crate::outcome::{Failure, Outcome};
 use crate::plan::{Pacing, Plan};
-use crate::report::{Tally, Yes};
+use crate::report::{Confirmation, Tally};
 use crate::response::{self, parse};
 
 const EVENTS_MAX: usize = 1_024;
@@ -257,9 +257,9 @@ impl<'a> Worker<'a> {
         let outcome = Outcome::of(parsed.status, parsed.is_replay, &parsed.body);
         self.tally
             .answered(parsed.status, outcome, under_way.from.elapsed());
-        if self.plan.keep_yeses && matches!(outcome, Outcome::Won | Outcome::Repeat) {
+        if self.plan.keep_confirmations && matches!(outcome, Outcome::Won | Outcome::Repeat) {
             self.tally
-                .yeses
+                .confirmations
                 .extend(read_yes(self.plan, under_way.index, &parsed.body));
         }
         self.progress.answered.fetch_add(1, Ordering::Relaxed);
@@ -311,7 +311,7 @@ impl<'a> Worker<'a> {
     }
 }
 
-fn read_yes(plan: &Plan, index: u64, body: &[u8]) -> Option<Yes> {
+fn read_yes(plan: &Plan, index: u64, body: &[u8]) -> Option<Confirmation> {
     #[derive(serde::Deserialize)]
     struct Won {
         order_id: String,
@@ -319,7 +319,7 @@ fn read_yes(plan: &Plan, index: u64, body: &[u8]) -> Option<Yes> {
     }
     let won: Won = serde_json::from_slice(body).ok()?;
     let path = (index % plan.paths.max(1)).to_string();
-    Some(Yes {
+    Some(Confirmation {
         order_id: won.order_id,
         sale: plan.target.sale().map(|sale| sale.replace("{}", &path)),
         unit: won.unit,

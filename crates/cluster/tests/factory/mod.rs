@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 use seckill_cluster::{ClusterEngine, ClusterOptions, RecorderProcess, Strategy, init};
-use seckill_engine::conformance::World;
-use seckill_engine::{Answer, Engine};
+use seckill_engine::conformance::EngineFactory;
+use seckill_engine::{BoxFuture, Engine};
 use seckill_testkit::servers::{Programs, RedisCluster, Urls};
 use tokio::sync::Mutex;
 
-static WORLDS: AtomicU32 = AtomicU32::new(0);
-/// The Redis Cluster of this process, as long as a world is on it.
+static FACTORIES: AtomicU32 = AtomicU32::new(0);
+/// The Redis Cluster of this process, as long as a factory is on it.
 static NODES: std::sync::Mutex<Weak<Nodes>> = std::sync::Mutex::new(Weak::new());
 
 struct Nodes {
@@ -18,8 +18,8 @@ struct Nodes {
     _dir: tempfile::TempDir,
 }
 
-/// A world, with a recorder that outlives the engines in it, as a process of its own would.
-pub struct ClusterWorld {
+/// A factory, with a recorder that outlives the engines in it, as a process of its own would.
+pub struct ClusterFactory {
     strategy: Strategy,
     urls: Urls,
     life: Mutex<Option<Life>>,
@@ -31,8 +31,8 @@ struct Life {
     _recorder: RecorderProcess,
 }
 
-impl ClusterWorld {
-    /// A world whose gates decide in this way.
+impl ClusterFactory {
+    /// A factory whose gates decide in this way.
     pub fn new(strategy: Strategy) -> Self {
         Self {
             strategy,
@@ -52,17 +52,17 @@ impl ClusterWorld {
             Arc::new(Nodes { cluster, _dir: dir })
         });
         *shared = Arc::downgrade(&nodes);
-        let mut world = Self::new(strategy);
-        world.urls.redis = nodes.cluster.url();
-        world._nodes = Some(nodes);
-        world
+        let mut factory = Self::new(strategy);
+        factory.urls.redis = nodes.cluster.url();
+        factory._nodes = Some(nodes);
+        factory
     }
 
     fn options(&self) -> ClusterOptions {
         let name = format!(
             "t{}_{}",
             std::process::id(),
-            WORLDS.fetch_add(1, Ordering::Relaxed)
+            FACTORIES.fetch_add(1, Ordering::Relaxed)
         );
         let urls = self.urls.with_database(&name);
         ClusterOptions {
@@ -81,8 +81,8 @@ impl ClusterWorld {
     }
 }
 
-impl World for ClusterWorld {
-    fn open(&self) -> Answer<'_, Arc<dyn Engine>> {
+impl EngineFactory for ClusterFactory {
+    fn open(&self) -> BoxFuture<'_, Arc<dyn Engine>> {
         Box::pin(async move {
             let mut life = self.life.lock().await;
             if life.is_none() {
@@ -100,7 +100,7 @@ impl World for ClusterWorld {
     }
 
     fn clear(&self) {
-        // The next opening makes a world that nobody has been in.
+        // The next opening makes a factory that nobody has been in.
         *self.life.try_lock().unwrap() = None;
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use seckill_engine::{Part, Reading};
+use seckill_engine::{Component, Sample};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
@@ -20,7 +20,7 @@ use crate::serve::deciding::Waiting;
 use crate::serve::{Core, Outputs, confirming, deciding, refresh};
 use crate::stop::stopped;
 use crate::store::Store;
-use crate::{BadOptions, ClusterOptions, hints, rebuild};
+use crate::{ClusterOptions, InvalidOptions, hints, rebuild};
 
 /// Attempts between the front and the queues of the sales.
 const ATTEMPTS_MAX: usize = 4_096;
@@ -36,7 +36,7 @@ pub(crate) enum Role {
 }
 
 /// The parts whose state is shown.
-pub(crate) struct Parts {
+pub(crate) struct Components {
     relay: Option<Arc<RelayState>>,
     recorder: Option<(Arc<RecorderState>, LogCondition)>,
     /// Each runs as long as the process, by the name of the part that it belongs to.
@@ -46,13 +46,13 @@ pub(crate) struct Parts {
 /// A process's parts at work.
 pub(crate) struct Started {
     pub(crate) core: Arc<Core>,
-    pub(crate) parts: Parts,
+    pub(crate) parts: Components,
     pub(crate) attempts: mpsc::Sender<Waiting>,
     pub(crate) tasks: Vec<JoinHandle<()>>,
 }
 
 /// The store of these options; nothing is connected yet.
-pub(crate) fn store(options: &ClusterOptions) -> Result<Store, BadOptions> {
+pub(crate) fn store(options: &ClusterOptions) -> Result<Store, InvalidOptions> {
     let wait = Duration::from_millis(options.store_wait_ms);
     Ok(Store::new(
         &options.mysql,
@@ -64,9 +64,9 @@ pub(crate) fn store(options: &ClusterOptions) -> Result<Store, BadOptions> {
 }
 
 /// The gate of these options; nothing is connected yet.
-pub(crate) fn gate(options: &ClusterOptions) -> Result<Gate, BadOptions> {
+pub(crate) fn gate(options: &ClusterOptions) -> Result<Gate, InvalidOptions> {
     let read = |path: &Path| {
-        std::fs::read(path).map_err(|error| BadOptions::File {
+        std::fs::read(path).map_err(|error| InvalidOptions::File {
             path: path.to_owned(),
             error: error.to_string(),
         })
@@ -88,9 +88,9 @@ pub(crate) fn start(
     options: ClusterOptions,
     role: Role,
     stop: &watch::Receiver<bool>,
-) -> Result<Started, BadOptions> {
+) -> Result<Started, InvalidOptions> {
     if options.rebuild_lease_ms < 2 * options.lease_ms {
-        return Err(BadOptions::Lease {
+        return Err(InvalidOptions::Lease {
             rebuild_lease_ms: options.rebuild_lease_ms,
             lease_ms: options.lease_ms,
         });
@@ -141,14 +141,14 @@ pub(crate) fn start(
         let confirming = until(stop, confirming::run(Arc::clone(&core), inputs));
         tasks.push(("store", tokio::spawn(confirming)));
     }
-    let mut parts = Parts {
+    let mut parts = Components {
         relay: None,
         recorder: None,
         tasks: Vec::new(),
     };
     if is_relay {
         let (producer, deliveries) =
-            LogProducer::new(&options).map_err(|fault| BadOptions::Kafka(fault.detail))?;
+            LogProducer::new(&options).map_err(|fault| InvalidOptions::Kafka(fault.detail))?;
         let state = Arc::new(RelayState::new(producer.condition.clone()));
         let relay = Relay {
             core: Arc::clone(&core),
@@ -199,8 +199,8 @@ pub(crate) fn record(
     store: Arc<Store>,
     stored: Option<mpsc::UnboundedSender<StoredOrders>>,
     stop: &watch::Receiver<bool>,
-) -> Result<Recording, BadOptions> {
-    let log = LogConsumer::start(options).map_err(|fault| BadOptions::Kafka(fault.detail))?;
+) -> Result<Recording, InvalidOptions> {
+    let log = LogConsumer::start(options).map_err(|fault| InvalidOptions::Kafka(fault.detail))?;
     let (state, condition) = (Arc::new(RecorderState::default()), log.condition.clone());
     let recorder = Recorder {
         options: Arc::clone(options),
@@ -229,18 +229,18 @@ fn until(
     }
 }
 
-pub(crate) fn part(name: &'static str, trouble: Option<String>) -> Part {
-    Part {
+pub(crate) fn part(name: &'static str, trouble: Option<String>) -> Component {
+    Component {
         name,
         ready: trouble.is_none(),
         detail: trouble.unwrap_or_default(),
     }
 }
 
-impl Parts {
-    pub(crate) fn all(&self, core: &Core, is_stopping: bool) -> Vec<Part> {
+impl Components {
+    pub(crate) fn all(&self, core: &Core, is_stopping: bool) -> Vec<Component> {
         let store = core.store_condition.trouble().or_else(|| {
-            (!core.books.is_fresh())
+            (!core.sale_cache.is_fresh())
                 .then(|| "the sales have not been read from MySQL lately".to_owned())
         });
         let stopping = || is_stopping.then(|| "the engine is stopping".to_owned());
@@ -275,14 +275,14 @@ impl Parts {
         parts
     }
 
-    pub(crate) fn readings(&self, core: &Core) -> Vec<Reading> {
-        let counter = |name, help, value: u64| Reading {
+    pub(crate) fn samples(&self, core: &Core) -> Vec<Sample> {
+        let counter = |name, help, value: u64| Sample {
             name,
             help,
             is_counter: true,
             value: value as f64,
         };
-        let gauge = |name, help, value: usize| Reading {
+        let gauge = |name, help, value: usize| Sample {
             name,
             help,
             is_counter: false,
@@ -290,7 +290,7 @@ impl Parts {
         };
         let (deciding, confirming) = (&core.deciding, &core.confirming);
         let load = |value: &std::sync::atomic::AtomicU64| value.load(Ordering::Relaxed);
-        let mut readings = vec![
+        let mut samples = vec![
             gauge(
                 "gate_waiting",
                 "Attempts that wait for the gate",
@@ -329,7 +329,7 @@ impl Parts {
             ),
         ];
         if let Some(relay) = &self.relay {
-            readings.extend([
+            samples.extend([
                 counter(
                     "relay_entries",
                     "Outbox entries carried",
@@ -352,13 +352,13 @@ impl Parts {
                 ),
                 gauge(
                     "relay_claims_in_view",
-                    "Undecided claims that the relay carries",
+                    "CommitUnknown claims that the relay carries",
                     load(&relay.in_view) as usize,
                 ),
             ]);
         }
         if let Some((recorder, _)) = &self.recorder {
-            readings.extend([
+            samples.extend([
                 counter(
                     "record_records",
                     "Records read from the log",
@@ -383,6 +383,6 @@ impl Parts {
                 ),
             ]);
         }
-        readings
+        samples
     }
 }

@@ -8,7 +8,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use seckill_testkit::servers::{Programs, Redis, Urls, free_port, wait_until};
-use seckill_testkit::{Cluster, CrowdPlan, Served, Shape, fast_settings, get, post};
+use seckill_testkit::{Cluster, LoadPlan, ServerProcess, Shape, fast_settings, get, post};
 use tempfile::TempDir;
 
 const WAIT: Duration = Duration::from_secs(40);
@@ -43,7 +43,7 @@ fn refused(output: &Output) -> String {
 }
 
 /// A server that need not be ready.
-fn serve(urls: &Urls, settings: &[String], dir: &TempDir) -> Served {
+fn serve(urls: &Urls, settings: &[String], dir: &TempDir) -> ServerProcess {
     let binary = binary().display().to_string();
     let mut words = vec!["env"];
     words.extend(settings.iter().map(String::as_str));
@@ -51,10 +51,10 @@ fn serve(urls: &Urls, settings: &[String], dir: &TempDir) -> Served {
     let flags = urls.flags();
     let mut arguments = vec!["serve", "--listen", "127.0.0.1:0"];
     arguments.extend(flags.iter().map(String::as_str));
-    Served::spawn(&words, &arguments, &dir.path().join("serve.log")).unwrap()
+    ServerProcess::spawn(&words, &arguments, &dir.path().join("serve.log")).unwrap()
 }
 
-fn until_ready(served: &Served) {
+fn until_ready(served: &ServerProcess) {
     wait_until("a ready server", WAIT, || {
         Ok(get(served.address, "/readyz")?.status == 200)
     })
@@ -62,7 +62,7 @@ fn until_ready(served: &Served) {
 }
 
 /// Waits until the readiness page says this.
-fn until_it_says(served: &Served, text: &str) {
+fn until_it_says(served: &ServerProcess, text: &str) {
     let waited = wait_until(text, WAIT, || {
         let page = get(served.address, "/readyz")?;
         Ok(page.status == 503 && page.json().to_string().contains(text))
@@ -201,9 +201,9 @@ fn foreign_records_and_a_counter_set_by_hand_do_no_harm() {
     for record in [&b"hello"[..], b"{}", b"{\"v\":1}", b"\xff\xfe", b"[1,2"] {
         urls.produce(&name, record).unwrap();
     }
-    let crowd = CrowdPlan {
+    let crowd = LoadPlan {
         requests: 50,
-        ..CrowdPlan::closed(8)
+        ..LoadPlan::closed(8)
     };
     assert_eq!(cluster.crowd("s", &crowd, |_| Ok(())).unwrap().won, 100);
     urls.redis(&format!("SET {name}:s 100000")).unwrap();

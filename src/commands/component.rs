@@ -2,24 +2,24 @@
 
 use anyhow::bail;
 use seckill_cluster::{ClusterEngine, RecorderProcess};
-use seckill_engine::{Engine, Part};
+use seckill_engine::{Component, Engine};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::Ended;
-use crate::cli::PartArgs;
+use crate::CommandOutcome;
+use crate::bootstrap;
+use crate::cli::ComponentArgs;
 use crate::configuration::{Configuration, EngineKind};
-use crate::open;
 
-pub(crate) fn relay(args: &PartArgs) -> anyhow::Result<Ended> {
+pub(crate) fn relay(args: &ComponentArgs) -> anyhow::Result<CommandOutcome> {
     run(args, "relay", async |configuration| {
         let engine = ClusterEngine::start_relay(configuration.cluster_options())?;
-        until_signal("relay", || engine.parts()).await?;
+        until_signal("relay", || engine.components()).await?;
         engine.close().await;
         Ok(())
     })
 }
 
-pub(crate) fn record(args: &PartArgs) -> anyhow::Result<Ended> {
+pub(crate) fn record(args: &ComponentArgs) -> anyhow::Result<CommandOutcome> {
     run(args, "record", async |configuration| {
         let recorder = RecorderProcess::start(configuration.cluster_options())?;
         until_signal("record", || vec![recorder.part()]).await?;
@@ -33,21 +33,24 @@ pub(crate) fn record(args: &PartArgs) -> anyhow::Result<Ended> {
 }
 
 fn run(
-    args: &PartArgs,
+    args: &ComponentArgs,
     name: &str,
     part: impl AsyncFnOnce(&Configuration) -> anyhow::Result<()>,
-) -> anyhow::Result<Ended> {
+) -> anyhow::Result<CommandOutcome> {
     let configuration = args.common.load([])?.configuration;
     if configuration.engine != EngineKind::Cluster {
         bail!("`seckill {name}` is a part of the cluster; run it with --engine cluster");
     }
-    let runtime = open::runtime(configuration.service.threads.get())?;
+    let runtime = bootstrap::runtime(configuration.service.threads.get())?;
     runtime.block_on(part(&configuration))?;
-    Ok(Ended::Well)
+    Ok(CommandOutcome::Ok)
 }
 
-/// Says what becomes of the parts until somebody asks this process to end.
-async fn until_signal(name: &str, parts: impl Fn() -> Vec<Part>) -> anyhow::Result<()> {
+/// Says what becomes of the components until somebody asks this process to end.
+async fn until_signal(
+    name: &str,
+    components_now: impl Fn() -> Vec<Component>,
+) -> anyhow::Result<()> {
     let (mut interrupt, mut terminate) = (
         signal(SignalKind::interrupt())?,
         signal(SignalKind::terminate())?,
@@ -58,10 +61,10 @@ async fn until_signal(name: &str, parts: impl Fn() -> Vec<Part>) -> anyhow::Resu
         tokio::select! {
             _ = interrupt.recv() => return Ok(()),
             _ = terminate.recv() => return Ok(()),
-            () = tokio::time::sleep(open::PARTS_POLL) => {}
+            () = tokio::time::sleep(bootstrap::COMPONENTS_POLL) => {}
         }
-        let now = parts();
-        open::say_changes(&known, &now);
+        let now = components_now();
+        bootstrap::say_changes(&known, &now);
         known = now;
     }
 }

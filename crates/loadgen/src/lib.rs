@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 pub use outcome::{Failure, Outcome};
-pub use plan::{BadTarget, Buyers, Keys, Pacing, Plan, Target};
-pub use report::{Latency, Report, Yes};
+pub use plan::{Buyers, InvalidTarget, Keys, Pacing, Plan, Target};
+pub use report::{Confirmation, Latency, Report};
 
 use report::Tally;
 use worker::Worker;

@@ -5,8 +5,8 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use seckill_crowd::{Buyers, Keys, Outcome, Plan, Progress, Target};
-use seckill_testkit::{Served, run};
+use seckill_loadgen::{Buyers, Keys, Outcome, Plan, Progress, Target};
+use seckill_testkit::{ServerProcess, run};
 use tempfile::TempDir;
 
 /// 5,000 buyers with 20 tries each under 4 keys each, at a limit of 2.
@@ -16,7 +16,7 @@ fn nobody_gets_more_than_the_limit_however_often_they_try() {
     let dir = TempDir::new().unwrap();
     let data = dir.path().join("data");
     let binary = Path::new(env!("CARGO_BIN_EXE_seckill"));
-    let served = Served::start(binary, &data, &[], &["--units", "0"]).unwrap();
+    let served = ServerProcess::start(binary, &data, &[], &["--units", "0"]).unwrap();
     let data = data.display().to_string();
     let create = [
         "sale", "create", "s", "--units", "20000", "--limit", "2", "--data", &data,
@@ -27,10 +27,10 @@ fn nobody_gets_more_than_the_limit_however_often_they_try() {
         buyers: Buyers::Repeating(BUYERS),
         keys: Keys::PerBuyer(4),
         connections: 256,
-        keep_yeses: true,
+        keep_confirmations: true,
         ..Plan::new(target, 20 * BUYERS)
     };
-    let report = seckill_crowd::run(&plan, &Progress::default()).unwrap();
+    let report = seckill_loadgen::run(&plan, &Progress::default()).unwrap();
     assert_eq!((report.answered, report.failed), (20 * BUYERS, 0));
     // Two of each buyer's keys get a unit; the others meet the limit each time.
     assert_eq!(report.count(Outcome::Won), 2 * BUYERS);
@@ -41,7 +41,7 @@ fn nobody_gets_more_than_the_limit_however_often_they_try() {
     assert_eq!(report.count(Outcome::LimitReached), 10 * BUYERS);
     let mut of_buyer: HashMap<_, HashSet<&str>> = HashMap::new();
     let mut of_key: HashMap<_, &str> = HashMap::new();
-    for yes in &report.yeses {
+    for yes in &report.confirmations {
         of_buyer
             .entry(&yes.buyer)
             .or_default()

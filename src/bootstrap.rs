@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use seckill_cluster::{ClusterEngine, ClusterOptions};
-use seckill_embedded::{EmbeddedEngine, Holder};
-use seckill_engine::{Engine, Part, SaleRefused};
+use seckill_embedded::{EmbeddedEngine, LockOwner};
+use seckill_engine::{Component, Engine, SaleRefused};
 use seckill_sale::NewSale;
 use seckill_service::{ControlSocket, Service};
 use tokio::net::{TcpListener, TcpSocket};
@@ -54,12 +54,12 @@ pub(crate) fn engine(
 ) -> anyhow::Result<Arc<dyn Engine>> {
     match configuration.engine {
         EngineKind::Embedded => {
-            let holder = Holder {
+            let owner = LockOwner {
                 pid: std::process::id(),
                 purpose,
                 control_socket,
             };
-            let options = configuration.embedded_options(holder);
+            let options = configuration.embedded_options(owner);
             Ok(Arc::new(EmbeddedEngine::open(options)?))
         }
         // A command that looks or changes leaves the way of claims to those that serve.
@@ -95,8 +95,8 @@ fn cluster(configuration: &Configuration, roles: Roles) -> anyhow::Result<Cluste
 
 type Control = (oneshot::Sender<()>, JoinHandle<()>);
 
-/// How often the parts of a cluster are looked at.
-pub(crate) const PARTS_POLL: Duration = Duration::from_millis(500);
+/// How often the components of a cluster are looked at.
+pub(crate) const COMPONENTS_POLL: Duration = Duration::from_millis(500);
 
 /// A service that answers, in this process.
 pub(crate) struct Running {
@@ -170,13 +170,13 @@ fn control(engine: &Arc<dyn Engine>, socket: &Path) -> Option<Control> {
 
 /// Says when a part becomes ready or ceases to be, and once, when all are, which settings of the servers are too weak.
 async fn watch_cluster(engine: Arc<ClusterEngine>) {
-    let mut known: Vec<Part> = Vec::new();
+    let mut known: Vec<Component> = Vec::new();
     let mut checked = false;
     loop {
-        tokio::time::sleep(PARTS_POLL).await;
-        let parts = engine.parts();
-        say_changes(&known, &parts);
-        if !checked && parts.iter().all(|part| part.ready) {
+        tokio::time::sleep(COMPONENTS_POLL).await;
+        let components = engine.components();
+        say_changes(&known, &components);
+        if !checked && components.iter().all(|component| component.ready) {
             checked = true;
             match engine.weaker_settings().await {
                 Ok(weaker) => weaker.iter().for_each(|weaker| tracing::warn!("{weaker}")),
@@ -186,19 +186,22 @@ async fn watch_cluster(engine: Arc<ClusterEngine>) {
                 ),
             }
         }
-        known = parts;
+        known = components;
     }
 }
 
-/// Says which parts have become ready or ceased to be, and why.
-pub(crate) fn say_changes(known: &[Part], parts: &[Part]) {
-    for part in parts {
-        let before = known.iter().find(|known| known.name == part.name);
-        let changed =
-            before.is_none_or(|before| before.ready != part.ready || before.detail != part.detail);
-        match (changed, part.ready) {
-            (true, true) => tracing::info!("{} is ready", part.name),
-            (true, false) => tracing::warn!("{} is not ready: {}", part.name, part.detail),
+/// Says which components have become ready or ceased to be, and why.
+pub(crate) fn say_changes(known: &[Component], components: &[Component]) {
+    for component in components {
+        let before = known.iter().find(|known| known.name == component.name);
+        let changed = before.is_none_or(|before| {
+            before.ready != component.ready || before.detail != component.detail
+        });
+        match (changed, component.ready) {
+            (true, true) => tracing::info!("{} is ready", component.name),
+            (true, false) => {
+                tracing::warn!("{} is not ready: {}", component.name, component.detail)
+            }
             (false, _) => {}
         }
     }

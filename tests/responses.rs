@@ -6,15 +6,15 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use rustix::process::Signal;
-use seckill_testkit::{Answer, Served, exchange, get, post, run};
+use seckill_testkit::{Response, ServerProcess, exchange, get, post, run};
 use tempfile::TempDir;
 
 fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_seckill"))
 }
 
-fn serve(dir: &TempDir, units: &str) -> Served {
-    Served::start(binary(), &dir.path().join("data"), &[], &["--units", units]).unwrap()
+fn serve(dir: &TempDir, units: &str) -> ServerProcess {
+    ServerProcess::start(binary(), &dir.path().join("data"), &[], &["--units", units]).unwrap()
 }
 
 fn sale(dir: &TempDir, arguments: &[&str]) {
@@ -30,7 +30,7 @@ fn sale(dir: &TempDir, arguments: &[&str]) {
     );
 }
 
-fn keyed(address: SocketAddr, path: &str, key: &str, body: &str) -> Answer {
+fn keyed(address: SocketAddr, path: &str, key: &str, body: &str) -> Response {
     let headers = [
         ("Idempotency-Key", key),
         ("Content-Type", "application/json"),
@@ -233,7 +233,7 @@ fn probes_and_metrics_tell_the_state() {
     assert_eq!(get(served.address, "/livez").unwrap().status, 200);
     let ready = get(served.address, "/readyz").unwrap();
     assert_eq!((ready.status, &ready.json()["ready"]), (200, &true.into()));
-    assert_eq!(ready.json()["parts"][0]["part"], "store");
+    assert_eq!(ready.json()["components"][0]["component"], "store");
     let metrics = get(served.address, "/metrics").unwrap();
     for line in [
         "seckill_answers_total{answer=\"won\"} 1",

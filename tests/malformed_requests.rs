@@ -7,23 +7,23 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
-use seckill_testkit::{Answer, Served, exchange, get, post, raw};
+use seckill_testkit::{Response, ServerProcess, exchange, get, post, raw};
 use tempfile::TempDir;
 
 const ORDERS: &str = "/v1/sales/counter/orders";
 
-struct Stage {
+struct TestContext {
     _dir: TempDir,
-    served: Served,
+    served: ServerProcess,
 }
 
-fn stage(more: &[&str]) -> Stage {
+fn stage(more: &[&str]) -> TestContext {
     let dir = TempDir::new().unwrap();
     let binary = Path::new(env!("CARGO_BIN_EXE_seckill"));
     let mut arguments = vec!["--units", "1000"];
     arguments.extend(more);
-    let served = Served::start(binary, &dir.path().join("data"), &[], &arguments).unwrap();
-    Stage { _dir: dir, served }
+    let served = ServerProcess::start(binary, &dir.path().join("data"), &[], &arguments).unwrap();
+    TestContext { _dir: dir, served }
 }
 
 /// A configuration file with bounds small enough for a test.
@@ -34,8 +34,8 @@ fn short_waits(dir: &TempDir) -> String {
     path.display().to_string()
 }
 
-impl Stage {
-    fn order(&self, headers: &[(&str, &str)], body: &str) -> Answer {
+impl TestContext {
+    fn order(&self, headers: &[(&str, &str)], body: &str) -> Response {
         exchange(self.served.address, "POST", ORDERS, headers, body).unwrap()
     }
 
@@ -48,7 +48,7 @@ impl Stage {
     }
 }
 
-fn is(answer: &Answer, status: u16, problem: &str) {
+fn is(answer: &Response, status: u16, problem: &str) {
     assert_eq!(
         (answer.status, answer.problem().as_str()),
         (status, problem),

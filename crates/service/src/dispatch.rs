@@ -16,27 +16,27 @@ use hyper::{Method, Request, Response};
 use seckill_sale::{Attempt, SaleId};
 use tower::ServiceExt;
 
-use crate::attempts::{Style, answer};
-use crate::connections::Watch;
+use crate::connections::ConnState;
 use crate::problem::Problem;
-use crate::{Service, admission};
+use crate::responses::{Style, answer};
+use crate::{Service, extract};
 
 pub(crate) type AnswerBody = Either<Full<Bytes>, PageBody>;
-type FrontAnswer = Result<Response<AnswerBody>, std::convert::Infallible>;
+type DispatchResult = Result<Response<AnswerBody>, std::convert::Infallible>;
 
 /// An answer that is there, or one that is being made while its connection is marked so.
-pub(crate) enum FrontFuture {
-    Now(Ready<FrontAnswer>),
+pub(crate) enum ResponseFuture {
+    Now(Ready<DispatchResult>),
     Later(
-        Pin<Box<dyn Future<Output = FrontAnswer> + Send>>,
-        Arc<Watch>,
+        Pin<Box<dyn Future<Output = DispatchResult> + Send>>,
+        Arc<ConnState>,
     ),
 }
 
-impl Future for FrontFuture {
-    type Output = FrontAnswer;
+impl Future for ResponseFuture {
+    type Output = DispatchResult;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<FrontAnswer> {
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<DispatchResult> {
         match self.get_mut() {
             Self::Now(answer) => Pin::new(answer).poll(context),
             Self::Later(answer, watch) => {
@@ -52,7 +52,7 @@ impl Future for FrontFuture {
 }
 
 /// Says that the connection ends with this answer, where the service is stopping.
-fn end_if_stopping(watch: &Watch, answer: &mut Response<AnswerBody>) {
+fn end_if_stopping(watch: &ConnState, answer: &mut Response<AnswerBody>) {
     if watch.is_stopping() {
         let close = HeaderValue::from_static("close");
         answer.headers_mut().insert(CONNECTION, close);
@@ -60,14 +60,14 @@ fn end_if_stopping(watch: &Watch, answer: &mut Response<AnswerBody>) {
 }
 
 /// The service as hyper calls it, on one connection.
-pub(crate) struct Front {
+pub(crate) struct Dispatch {
     service: Arc<Service>,
     pages: Router,
-    watch: Arc<Watch>,
+    watch: Arc<ConnState>,
 }
 
-impl Front {
-    pub(crate) fn new(service: Arc<Service>, pages: Router, watch: Arc<Watch>) -> Self {
+impl Dispatch {
+    pub(crate) fn new(service: Arc<Service>, pages: Router, watch: Arc<ConnState>) -> Self {
         Self {
             service,
             pages,
@@ -75,14 +75,14 @@ impl Front {
         }
     }
 
-    fn attempt(&self, sale: SaleId, style: Style, request: Request<Incoming>) -> FrontFuture {
-        if admission::is_bare(&request) {
+    fn attempt(&self, sale: SaleId, style: Style, request: Request<Incoming>) -> ResponseFuture {
+        if extract::is_bare(&request) {
             let attempt = Attempt::anonymous(sale);
             if let Some(verdict) = self.service.engine.answer_from_memory(&attempt) {
                 let mut said = answer(&self.service, style, Ok(verdict)).map(Either::Left);
                 self.watch.waiting();
                 end_if_stopping(&self.watch, &mut said);
-                return FrontFuture::Now(std::future::ready(Ok(said)));
+                return ResponseFuture::Now(std::future::ready(Ok(said)));
             }
             let service = Arc::clone(&self.service);
             return self.later(async move {
@@ -93,7 +93,7 @@ impl Front {
         let service = Arc::clone(&self.service);
         self.later(async move {
             let json_only = style == Style::V1;
-            let admitted = admission::attempt(sale, request, &service.options, json_only).await;
+            let admitted = extract::attempt(sale, request, &service.options, json_only).await;
             let attempt = match admitted {
                 Ok(attempt) => attempt,
                 Err(problem) => return problem.answer(),
@@ -106,8 +106,8 @@ impl Front {
         })
     }
 
-    fn page(&self, request: Request<Incoming>) -> FrontFuture {
-        if let Err(problem) = admission::check_length(request.headers(), &self.service.options) {
+    fn page(&self, request: Request<Incoming>) -> ResponseFuture {
+        if let Err(problem) = extract::check_length(request.headers(), &self.service.options) {
             return self.later(async move { problem.answer() });
         }
         let page = self.pages.clone().oneshot(request);
@@ -116,16 +116,16 @@ impl Front {
             let Ok(page) = page.await;
             Ok(page.map(Either::Right))
         };
-        FrontFuture::Later(Box::pin(page), Arc::clone(&self.watch))
+        ResponseFuture::Later(Box::pin(page), Arc::clone(&self.watch))
     }
 
     fn later(
         &self,
         answer: impl Future<Output = Response<Full<Bytes>>> + Send + 'static,
-    ) -> FrontFuture {
+    ) -> ResponseFuture {
         self.watch.answering();
         let answer = async move { Ok(answer.await.map(Either::Left)) };
-        FrontFuture::Later(Box::pin(answer), Arc::clone(&self.watch))
+        ResponseFuture::Later(Box::pin(answer), Arc::clone(&self.watch))
     }
 }
 
@@ -135,12 +135,12 @@ fn sale_of_path(path: &str) -> Option<&str> {
     (!sale.contains('/')).then_some(sale)
 }
 
-impl hyper::service::Service<Request<Incoming>> for Front {
+impl hyper::service::Service<Request<Incoming>> for Dispatch {
     type Response = Response<AnswerBody>;
     type Error = std::convert::Infallible;
-    type Future = FrontFuture;
+    type Future = ResponseFuture;
 
-    fn call(&self, request: Request<Incoming>) -> FrontFuture {
+    fn call(&self, request: Request<Incoming>) -> ResponseFuture {
         if request.method() != Method::POST {
             return self.page(request);
         }

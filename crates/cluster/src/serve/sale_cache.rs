@@ -12,9 +12,9 @@ use crate::store::sales::SaleRow;
 
 /// One sale as the store had it when it was last read.
 #[derive(Debug)]
-pub(crate) struct Book {
+pub(crate) struct CachedSale {
     pub(crate) row: SaleRow,
-    /// The gate's `n` + 1 at which no unit was free; 0 where one may be. It dies with the book: a restock makes a new one.
+    /// The gate's `n` + 1 at which no unit was free; 0 where one may be. It dies with the cached: a restock makes a new one.
     sold_out_n: AtomicU64,
     /// The highest `n` heard of.
     heard_n: AtomicU64,
@@ -22,7 +22,7 @@ pub(crate) struct Book {
     used: AtomicBool,
 }
 
-impl Book {
+impl CachedSale {
     fn new(row: SaleRow) -> Self {
         Self {
             row,
@@ -38,7 +38,7 @@ impl Book {
         if self.heard_n.fetch_max(head.n, Ordering::AcqRel) > head.n {
             return;
         }
-        let mark = if head.free == 0 && head.ver == self.row.sale.ver {
+        let mark = if head.free == 0 && head.version == self.row.sale.version {
             head.n + 1
         } else {
             0
@@ -66,15 +66,15 @@ impl Book {
 }
 
 /// All sales.
-pub(crate) struct Books {
-    sales: papaya::HashMap<SaleId, Arc<Book>>,
+pub(crate) struct SaleCache {
+    sales: papaya::HashMap<SaleId, Arc<CachedSale>>,
     began: Instant,
     lease: Duration,
     /// Milliseconds after `began` at which the latest whole read of the sales began, + 1; 0 before the first.
     read_ms: AtomicU64,
 }
 
-impl Books {
+impl SaleCache {
     pub(crate) fn new(lease: Duration) -> Self {
         Self {
             sales: papaya::HashMap::new(),
@@ -84,16 +84,16 @@ impl Books {
         }
     }
 
-    pub(crate) fn get(&self, id: &SaleId) -> Option<Arc<Book>> {
+    pub(crate) fn get(&self, id: &SaleId) -> Option<Arc<CachedSale>> {
         self.sales.pin().get(id).cloned()
     }
 
-    /// Runs on a sale's book without a count of its users.
-    pub(crate) fn with<T>(&self, id: &SaleId, run: impl FnOnce(&Book) -> T) -> Option<T> {
-        self.sales.pin().get(id).map(|book| run(book))
+    /// Runs on a sale's cached without a count of its users.
+    pub(crate) fn with<T>(&self, id: &SaleId, run: impl FnOnce(&CachedSale) -> T) -> Option<T> {
+        self.sales.pin().get(id).map(|cached| run(cached))
     }
 
-    pub(crate) fn all(&self) -> Vec<Arc<Book>> {
+    pub(crate) fn all(&self) -> Vec<Arc<CachedSale>> {
         self.sales.pin().values().cloned().collect()
     }
 
@@ -103,10 +103,10 @@ impl Books {
         read_ms > 0 && self.began.elapsed() < Duration::from_millis(read_ms - 1) + self.lease
     }
 
-    /// Whether a no of this book's epoch may be said.
-    pub(crate) fn is_fresh_for(&self, book: &Book) -> bool {
-        let is_current = |now: &Book| now.row.epoch == book.row.epoch && now.row.is_open;
-        self.is_fresh() && self.with(&book.row.sale.id, is_current) == Some(true)
+    /// Whether a no of this cached's epoch may be said.
+    pub(crate) fn is_fresh_for(&self, cached: &CachedSale) -> bool {
+        let is_current = |now: &CachedSale| now.row.epoch == cached.row.epoch && now.row.is_open;
+        self.is_fresh() && self.with(&cached.row.sale.id, is_current) == Some(true)
     }
 
     /// Says that a whole read which began then is in.
@@ -115,20 +115,20 @@ impl Books {
         self.read_ms.fetch_max(at_ms + 1, Ordering::AcqRel);
     }
 
-    /// Takes a row in, unless a later one is there. A book whose terms and epoch are the same keeps its mark.
-    pub(crate) fn take(&self, row: SaleRow) -> Arc<Book> {
+    /// Takes a row in, unless a later one is there. A cached whose terms and epoch are the same keeps its mark.
+    pub(crate) fn take(&self, row: SaleRow) -> Arc<CachedSale> {
         let sales = self.sales.pin();
-        let age = |row: &SaleRow| (row.epoch, row.sale.ver);
+        let age = |row: &SaleRow| (row.epoch, row.sale.version);
         let id = row.sale.id.clone();
-        let fresh = Arc::new(Book::new(row));
+        let fresh = Arc::new(CachedSale::new(row));
         let taken = sales.compute(id, |known| match known {
-            Some((_, book)) if age(&book.row) > age(&fresh.row) || book.row == fresh.row => {
-                papaya::Operation::Abort(Arc::clone(book))
+            Some((_, cached)) if age(&cached.row) > age(&fresh.row) || cached.row == fresh.row => {
+                papaya::Operation::Abort(Arc::clone(cached))
             }
             _ => papaya::Operation::Insert(Arc::clone(&fresh)),
         });
         match taken {
-            papaya::Compute::Aborted(book) => book,
+            papaya::Compute::Aborted(cached) => cached,
             _ => fresh,
         }
     }
@@ -145,10 +145,10 @@ mod tests {
     use crate::gate::keys::GateKeys;
     use seckill_sale::NewSale;
 
-    fn row(epoch: u32, ver: u64) -> SaleRow {
+    fn row(epoch: u32, version: u64) -> SaleRow {
         let id = SaleId::new("s").unwrap();
         let mut sale = NewSale::units(id, 10).validate().unwrap();
-        sale.ver = ver;
+        sale.version = version;
         SaleRow {
             num: 1,
             sale,
@@ -162,27 +162,27 @@ mod tests {
 
     #[test]
     fn a_mark_lasts_until_the_sale_changes_and_an_old_read_changes_nothing() {
-        let books = Books::new(Duration::from_secs(3));
-        let book = books.take(row(1, 1));
-        book.heard(&Head {
-            ver: 1,
+        let sale_cache = SaleCache::new(Duration::from_secs(3));
+        let cached = sale_cache.take(row(1, 1));
+        cached.heard(&Head {
+            version: 1,
             n: 4,
             free: 0,
             ..Head::default()
         });
-        assert!(books.take(row(1, 1)).is_sold_out());
-        assert!(!books.take(row(1, 2)).is_sold_out());
-        let newer = books.take(row(2, 2));
+        assert!(sale_cache.take(row(1, 1)).is_sold_out());
+        assert!(!sale_cache.take(row(1, 2)).is_sold_out());
+        let newer = sale_cache.take(row(2, 2));
         newer.heard(&Head {
-            ver: 2,
+            version: 2,
             n: 4,
             free: 0,
             ..Head::default()
         });
-        assert_eq!(books.take(row(1, 2)).row.epoch, 2);
+        assert_eq!(sale_cache.take(row(1, 2)).row.epoch, 2);
         assert!(newer.is_sold_out());
         newer.heard(&Head {
-            ver: 2,
+            version: 2,
             n: 5,
             free: 1,
             ..Head::default()
@@ -192,9 +192,9 @@ mod tests {
 
     #[test]
     fn nothing_is_fresh_before_the_first_read() {
-        let books = Books::new(Duration::from_secs(3_600));
-        assert!(!books.is_fresh());
-        books.read_since(Instant::now());
-        assert!(books.is_fresh());
+        let sale_cache = SaleCache::new(Duration::from_secs(3_600));
+        assert!(!sale_cache.is_fresh());
+        sale_cache.read_since(Instant::now());
+        assert!(sale_cache.is_fresh());
     }
 }

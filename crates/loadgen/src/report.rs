@@ -14,7 +14,7 @@ const LATENCY_MAX_US: u64 = 600_000_000;
 
 /// A yes that was read, as a line of a history file has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Yes {
+pub struct Confirmation {
     /// The order.
     pub order_id: String,
     /// The sale, where the request named one.
@@ -91,11 +91,11 @@ pub struct Report {
     pub latency_from: &'static str,
     /// The latency of all answers.
     pub latency: Option<Latency>,
-    /// The latency of yeses.
+    /// The latency of confirmations.
     pub latency_won: Option<Latency>,
     /// Every yes, repeats among them, where the plan keeps them.
     #[serde(skip)]
-    pub yeses: Vec<Yes>,
+    pub confirmations: Vec<Confirmation>,
 }
 
 impl Report {
@@ -115,7 +115,7 @@ pub(crate) struct Tally {
     latest: (u16, u64),
     all: Histogram<u64>,
     won: Histogram<u64>,
-    pub(crate) yeses: Vec<Yes>,
+    pub(crate) confirmations: Vec<Confirmation>,
 }
 
 fn histogram() -> Histogram<u64> {
@@ -134,7 +134,7 @@ impl Tally {
             latest: (0, 0),
             all: histogram(),
             won: histogram(),
-            yeses: Vec::new(),
+            confirmations: Vec::new(),
         }
     }
 
@@ -178,7 +178,7 @@ impl Tally {
         // Equal bounds on both sides: adding cannot fail.
         let added = self.all.add(&other.all).and(self.won.add(&other.won));
         debug_assert!(added.is_ok());
-        self.yeses.append(&mut other.yeses);
+        self.confirmations.append(&mut other.confirmations);
     }
 
     pub(crate) fn report(self, plan: &Plan, elapsed: Duration) -> Report {
@@ -209,7 +209,7 @@ impl Tally {
             },
             latency: Latency::of(&self.all),
             latency_won: Latency::of(&self.won),
-            yeses: self.yeses,
+            confirmations: self.confirmations,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use rustix::process::Signal;
-use seckill_testkit::{Served, get, post, run};
+use seckill_testkit::{ServerProcess, get, post, run};
 use tempfile::TempDir;
 
 fn binary() -> &'static Path {
@@ -18,8 +18,8 @@ fn data(dir: &TempDir) -> PathBuf {
     dir.path().join("data")
 }
 
-fn serve(dir: &TempDir) -> Served {
-    Served::start(binary(), &data(dir), &[], &["--units", "1000"]).unwrap()
+fn serve(dir: &TempDir) -> ServerProcess {
+    ServerProcess::start(binary(), &data(dir), &[], &["--units", "1000"]).unwrap()
 }
 
 fn text(output: &Output) -> String {
@@ -214,7 +214,7 @@ fn an_order_that_somebody_sold_twice_by_hand() {
     file.execute_batch(
         "DROP INDEX seckill_active_unit; DROP INDEX seckill_generation; DROP INDEX seckill_order_id;
          INSERT INTO seckill SELECT 1000, date, order_id, sale, unit, generation, buyer, state, slot, idem_key,
-         fingerprint, ver, checksum FROM seckill WHERE id = 7",
+         fingerprint, version, checksum FROM seckill WHERE id = 7",
     )
     .unwrap();
     drop(file);
@@ -259,7 +259,7 @@ fn somebody_elses_write_is_noticed_while_it_runs() {
 #[test]
 fn a_sold_out_sale_notices_that_somebody_gave_a_unit_back() {
     let dir = TempDir::new().unwrap();
-    let served = Served::start(binary(), &data(&dir), &[], &["--units", "1"]).unwrap();
+    let served = ServerProcess::start(binary(), &data(&dir), &[], &["--units", "1"]).unwrap();
     let won = post(served.address, "/seckill", "").unwrap().json();
     let sold_out = post(served.address, "/seckill", "").unwrap().json();
     assert_eq!(sold_out["result"], "sold_out");
@@ -351,7 +351,7 @@ fn full_disk() {
         .status()
         .unwrap();
     assert!(mounted.success());
-    let served = Served::start(binary(), &data(&dir), &[], &["--units", "100000"]).unwrap();
+    let served = ServerProcess::start(binary(), &data(&dir), &[], &["--units", "100000"]).unwrap();
     let mut won = 0_u64;
     let refused = loop {
         let answer = post(served.address, "/v1/sales/counter/orders", "").unwrap();
@@ -365,7 +365,7 @@ fn full_disk() {
     assert!([202, 503].contains(&refused.status), "{refused:?}");
     let ready = get(served.address, "/readyz").unwrap();
     if ready.status == 503 {
-        let part = &ready.json()["parts"][0];
+        let part = &ready.json()["components"][0];
         assert!(
             part["detail"].as_str().unwrap().contains("full"),
             "{ready:?}"
@@ -398,5 +398,8 @@ fn full_disk() {
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
     let rows = report["store_rows"].as_u64().unwrap();
     // Every yes is a row; the one that was undecided may be one more.
-    assert!(rows == won || rows == won + 1, "{rows} rows, {won} yeses");
+    assert!(
+        rows == won || rows == won + 1,
+        "{rows} rows, {won} confirmations"
+    );
 }
