@@ -1,14 +1,14 @@
 //! Opens what a command works on: the runtime, the engine, the service in front of it.
-//! Serving and the demo go through here alike, so that the demo shows the real thing.
+//! `serve` and `demo` share it, so that the demo shows the real service.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use seckill_cluster::{ClusterEngine, ClusterOptions};
-use seckill_embedded::{EmbeddedEngine, LockOwner};
+use seckill_embedded::{CONTROL_SOCKET_FILE, EmbeddedEngine, LockOwner};
 use seckill_engine::{Component, Engine, SaleRefused};
 use seckill_sale::NewSale;
 use seckill_service::{ControlSocket, Service};
@@ -17,9 +17,6 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::configuration::{Configuration, EngineKind};
-
-/// A Unix socket's path is kept by the system in about a hundred bytes.
-const SOCKET_PATH_MAX_BYTES: usize = 100;
 
 /// The runtime, with as many threads as configured.
 pub(crate) fn runtime(threads: u64) -> anyhow::Result<tokio::runtime::Runtime> {
@@ -33,7 +30,7 @@ pub(crate) fn runtime(threads: u64) -> anyhow::Result<tokio::runtime::Runtime> {
         .context("the runtime could not be started")
 }
 
-/// Lets this process have as many file descriptors as the system allows: each connection is one.
+/// Raises the limit of file descriptors to what the system allows: each connection needs one.
 pub(crate) fn raise_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -46,28 +43,19 @@ pub(crate) fn raise_file_limit() {
     }
 }
 
-/// The configured engine. `purpose` is what a second process is told of this one.
+/// The configured engine, for a command. `purpose` describes this process to others.
 pub(crate) fn engine(
     configuration: &Configuration,
-    purpose: String,
-    control_socket: Option<PathBuf>,
+    purpose: &str,
 ) -> anyhow::Result<Arc<dyn Engine>> {
     match configuration.engine {
-        EngineKind::Embedded => {
-            let owner = LockOwner {
-                pid: std::process::id(),
-                purpose,
-                control_socket,
-            };
-            let options = configuration.embedded_options(owner);
-            Ok(Arc::new(EmbeddedEngine::open(options)?))
-        }
-        // A command that looks or changes leaves the way of claims to those that serve.
+        EngineKind::Embedded => embedded(configuration, purpose, false),
+        // A command that looks or changes leaves claims to the processes that serve.
         EngineKind::Cluster => Ok(Arc::new(cluster(configuration, Roles::NONE)?)),
     }
 }
 
-/// Which ways of the cluster's claims this process carries.
+/// Which of the cluster's background components this process runs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Roles {
     pub(crate) relays: bool,
@@ -93,12 +81,26 @@ fn cluster(configuration: &Configuration, roles: Roles) -> anyhow::Result<Cluste
     })?)
 }
 
+fn embedded(
+    configuration: &Configuration,
+    purpose: &str,
+    takes_commands: bool,
+) -> anyhow::Result<Arc<dyn Engine>> {
+    let owner = LockOwner {
+        pid: std::process::id(),
+        purpose: purpose.to_owned(),
+        takes_commands,
+    };
+    let options = configuration.embedded_options(owner);
+    Ok(Arc::new(EmbeddedEngine::open(options)?))
+}
+
 type Control = (oneshot::Sender<()>, JoinHandle<()>);
 
-/// How often the components of a cluster are looked at.
+/// How often the components of a cluster are checked.
 pub(crate) const COMPONENTS_POLL: Duration = Duration::from_millis(500);
 
-/// A service that answers, in this process.
+/// A service that is running in this process.
 pub(crate) struct Running {
     pub(crate) address: SocketAddr,
     pub(crate) engine: Arc<dyn Engine>,
@@ -109,8 +111,8 @@ pub(crate) struct Running {
     shutdown_wait: Duration,
 }
 
-/// Takes the port, opens the engine, and serves. The embedded engine's default sale is made where it is missing; a
-/// cluster's is `seckill init`'s, since its servers may not be up yet.
+/// Opens the engine and serves. The default sale of the embedded engine is made if it does not exist.
+/// That of a cluster is made by `seckill init`, since its servers may not be up yet.
 pub(crate) async fn serve(
     configuration: &Configuration,
     listener: TcpListener,
@@ -119,11 +121,10 @@ pub(crate) async fn serve(
     let address = listener.local_addr()?;
     let (engine, control, watch) = match configuration.engine {
         EngineKind::Embedded => {
-            let socket = socket_path(&configuration.embedded.data);
-            let purpose = format!("serve on {address}");
-            let engine = engine(configuration, purpose, Some(socket.clone()))?;
+            let data = &configuration.embedded.data;
+            let engine = embedded(configuration, &format!("serve on {address}"), true)?;
             make_default_sale(engine.as_ref(), configuration).await?;
-            let control = control(&engine, &socket);
+            let control = control(&engine, &data.join(CONTROL_SOCKET_FILE));
             (engine, control, None)
         }
         EngineKind::Cluster => {
@@ -162,13 +163,14 @@ fn control(engine: &Arc<dyn Engine>, socket: &Path) -> Option<Control> {
         }
         Err(error) => {
             let path = socket.display();
-            tracing::warn!(%error, %path, "no socket for `seckill sale`: sales change only after a stop");
+            tracing::warn!(%error, %path, "there is no control socket: sales can be changed only while the service is stopped");
             None
         }
     }
 }
 
-/// Says when a part becomes ready or ceases to be, and once, when all are, which settings of the servers are too weak.
+/// Logs when a component becomes ready or stops being so, and once all are, which settings of the
+/// servers are too weak.
 async fn watch_cluster(engine: Arc<ClusterEngine>) {
     let mut known: Vec<Component> = Vec::new();
     let mut checked = false;
@@ -190,7 +192,7 @@ async fn watch_cluster(engine: Arc<ClusterEngine>) {
     }
 }
 
-/// Says which components have become ready or ceased to be, and why.
+/// Logs which components have become ready or stopped being so, and why.
 pub(crate) fn say_changes(known: &[Component], components: &[Component]) {
     for component in components {
         let before = known.iter().find(|known| known.name == component.name);
@@ -200,7 +202,7 @@ pub(crate) fn say_changes(known: &[Component], components: &[Component]) {
         match (changed, component.ready) {
             (true, true) => tracing::info!("{} is ready", component.name),
             (true, false) => {
-                tracing::warn!("{} is not ready: {}", component.name, component.detail)
+                tracing::warn!("{} is not ready: {}", component.name, component.detail);
             }
             (false, _) => {}
         }
@@ -208,15 +210,15 @@ pub(crate) fn say_changes(known: &[Component], components: &[Component]) {
 }
 
 impl Running {
-    /// Answers what is in flight and lets go of everything, in a bounded time.
+    /// Answers what is in flight and releases everything, in a bounded time.
     pub(crate) async fn end(self) {
         // The receiver lives as long as the service.
         let _ = self.stop.send(());
         if let Err(error) = self.served.await {
-            tracing::error!(%error, "the service ended badly");
+            tracing::error!(%error, "the service failed");
         }
         if let Some((stop, control)) = self.control {
-            // What an operator has asked for is answered before the engine goes.
+            // An operator's request is answered before the engine closes.
             let _ = stop.send(());
             if tokio::time::timeout(self.shutdown_wait, control)
                 .await
@@ -232,18 +234,22 @@ impl Running {
     }
 }
 
-/// Takes an address, or says who might have it. `backlog` connections may wait to be accepted: a crowd comes all at once,
-/// and one that finds no place there tries again only after a second. The system caps it (net.core.somaxconn).
+/// Listens on an address. `backlog` connections may wait to be accepted: buyers come all at once, and
+/// a connection beyond the backlog is tried again only after a second. The system caps it
+/// (net.core.somaxconn).
 pub(crate) fn listen(address: SocketAddr, backlog: u32) -> anyhow::Result<TcpListener> {
-    try_listen(address, backlog).with_context(|| {
-        format!(
-            "cannot listen on {address}; is another service there? Give another address with --listen, \
-             such as 127.0.0.1:0 for any free port"
+    try_listen(address, backlog).map_err(|error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "another service listens there; give another one",
+            std::io::ErrorKind::AddrNotAvailable => "no interface has this address; give another one",
+            _ => "give another one",
+        };
+        anyhow::anyhow!(
+            "cannot listen on {address}: {error}; {hint} with --listen, such as 127.0.0.1:0 for any free port"
         )
     })
 }
 
-/// Takes an address.
 pub(crate) fn try_listen(address: SocketAddr, backlog: u32) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()?
@@ -256,7 +262,7 @@ pub(crate) fn try_listen(address: SocketAddr, backlog: u32) -> std::io::Result<T
     socket.listen(backlog)
 }
 
-/// Makes the default sale, unless it is there.
+/// Makes the default sale unless it exists.
 pub(crate) async fn make_default_sale(
     engine: &dyn Engine,
     configuration: &Configuration,
@@ -264,21 +270,13 @@ pub(crate) async fn make_default_sale(
     let id = configuration.sale.id.clone();
     let new = NewSale::units(id.clone(), configuration.units());
     match engine.create_sale(new).await? {
-        Ok(sale) => tracing::info!(sale = %sale.id, units = sale.total, "made the default sale"),
+        Ok(sale) => {
+            tracing::info!(sale = %sale.id, units = sale.total, "the default sale was created");
+        }
         Err(SaleRefused::Exists(sale)) => {
             tracing::info!(sale = %sale.id, units = sale.total, "the default sale exists");
         }
         Err(refused) => return Err(refused).context(format!("the default sale {id}")),
     }
     Ok(())
-}
-
-/// The operator's socket: in the data folder, or where that path is too long, in the system's folder for such.
-fn socket_path(data: &Path) -> PathBuf {
-    let whole = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
-    let path = whole.join("seckill.sock");
-    if path.as_os_str().len() <= SOCKET_PATH_MAX_BYTES {
-        return path;
-    }
-    std::env::temp_dir().join(format!("seckill-{}.sock", std::process::id()))
 }

@@ -1,4 +1,5 @@
-//! The command line: every flag with its meaning, unit and default. What a command does stands in its own file.
+//! The command line: every flag with its meaning, unit and default. What a command does is in its own
+//! file.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -6,9 +7,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use seckill_sale::BUYER_LIMIT_MAX;
+
 use crate::configuration::{Flag, Loaded, load};
 
-/// A flash-sale engine: sells a fixed number of units to a crowd, never one too many, and never loses one it promised.
+/// A flash-sale engine: sells a fixed number of units to far more buyers, never one too many, and
+/// never loses an order that it confirmed
 #[derive(Debug, Parser)]
 #[command(name = "seckill", version, after_help = EXAMPLES)]
 pub(crate) struct Cli {
@@ -17,58 +21,66 @@ pub(crate) struct Cli {
 }
 
 const EXAMPLES: &str = "Examples:
-  seckill demo                                   2,000 buyers fight over 100 units
+  seckill demo                                   2,000 requests for 100 units
   seckill serve --units 500                      sell 500 units on http://127.0.0.1:3000
   curl -X POST http://127.0.0.1:3000/seckill     buy one
   seckill load --requests 10000 --connections 64
   seckill audit                                  check every order against the invariants
+  seckill backup copy.db                         copy the database while the service runs
   seckill demo --engine cluster                  the same on Redis, Kafka and MySQL";
+
+/// The heading of flags that only the cluster engine reads.
+const CLUSTER: &str = "Cluster engine";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run the whole experiment: serve, send the crowd, audit, and show what came of it
+    /// Serve a sale, send 2,000 requests, audit, and show the result
     Demo(DemoArgs),
-    /// Make what the cluster engine needs: tables, topic, the default sale
+    /// Create what the cluster engine needs: tables, topic, the default sale
     Init(InitArgs),
     /// Serve sales over HTTP
     Serve(ServeArgs),
-    /// Carry claims from Redis to Kafka, as a process of its own
+    /// Forward claims from Redis to Kafka, as a process of its own
     Relay(ComponentArgs),
-    /// Carry claims from Kafka to MySQL, as a process of its own
+    /// Store claims from Kafka in MySQL, as a process of its own
     Record(ComponentArgs),
-    /// Send requests to any HTTP target and show what came of them
+    /// Send requests to any HTTP target and show the results
     Load(LoadArgs),
     /// Check everything that is stored against the invariants
     Audit(AuditArgs),
-    /// Make, show and change sales, also while a service runs
+    /// Create, show and change sales, also while a service runs
     Sale(SaleArgs),
+    /// Copy the embedded engine's database, also while a service runs
+    Backup(BackupArgs),
+    /// Put a copy in place as the database of a data folder
+    Restore(RestoreArgs),
     /// Show the configuration in effect, and where each value came from
     Config(ConfigArgs),
 }
 
-/// What most commands need to know.
+/// The flags of most commands.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// Configuration file [default: $SECKILL_CONFIG, or ./seckill.toml where it exists]
+    /// Configuration file [default: $SECKILL_CONFIG, or ./seckill.toml if it exists]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Engine that decides: embedded or cluster [default: embedded]
     #[arg(long, global = true, value_name = "NAME")]
     engine: Option<String>,
-    /// Redis of the cluster engine [default: redis://127.0.0.1:6379]
-    #[arg(long, global = true, value_name = "URL")]
+    /// Redis [default: redis://127.0.0.1:6379]
+    #[arg(long, global = true, value_name = "URL", help_heading = CLUSTER)]
     redis: Option<String>,
-    /// Kafka brokers of the cluster engine [default: 127.0.0.1:9092]
-    #[arg(long, global = true, value_name = "HOST:PORT,…")]
+    /// Kafka brokers [default: 127.0.0.1:9092]
+    #[arg(long, global = true, value_name = "HOST:PORT,…", help_heading = CLUSTER)]
     kafka: Option<String>,
-    /// MySQL or MariaDB of the cluster engine [default: mysql://root:seckill@127.0.0.1:3306/seckill]
-    #[arg(long, global = true, value_name = "URL")]
+    /// MySQL or MariaDB [default: mysql://root:seckill@127.0.0.1:3306/seckill]
+    #[arg(long, global = true, value_name = "URL", help_heading = CLUSTER)]
     mysql: Option<String>,
-    /// How the cluster's gate decides: script or watch [default: script]
-    #[arg(long, global = true, value_name = "NAME")]
+    /// How the gate decides: script or watch [default: script]
+    #[arg(long, global = true, value_name = "NAME", help_heading = CLUSTER)]
     gate: Option<String>,
-    /// What a yes of the cluster waits for: store or gate [default: store]
-    #[arg(long, global = true, value_name = "NAME")]
+    /// What a confirmation waits for: store or gate [default: store]
+    #[arg(long, global = true, value_name = "NAME", help_heading = CLUSTER)]
     confirm: Option<String>,
     /// Data folder of the embedded engine [default: seckill-data]
     #[arg(long, global = true, value_name = "DIR")]
@@ -114,15 +126,15 @@ fn flag(name: &'static str, key: &'static str, value: Option<String>) -> Option<
 #[command(after_help = "Examples:
   seckill demo
   seckill demo --units 10 --requests 50000 --ramp 2s
-  seckill demo --engine cluster                on Redis, Kafka and MySQL; `cargo xtask engines up` brings them up
-  seckill demo --keep          leave the service up to play with; Ctrl-C ends it")]
+  seckill demo --engine cluster    on Redis, Kafka and MySQL; `cargo xtask engines up` starts them
+  seckill demo --keep              leave the service running; Ctrl-C stops it")]
 pub(crate) struct DemoArgs {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Units on sale
+    /// Units for sale
     #[arg(long, default_value_t = 100)]
     pub(crate) units: u32,
-    /// Requests in all
+    /// Requests in total
     #[arg(long, default_value_t = 2_000)]
     pub(crate) requests: u64,
     /// Time over which the requests are spread evenly; 0 sends them as fast as they are answered
@@ -131,10 +143,10 @@ pub(crate) struct DemoArgs {
     /// Print one JSON object instead of the table
     #[arg(long)]
     pub(crate) json: bool,
-    /// Leave the service up afterwards
+    /// Leave the service running afterwards
     #[arg(long)]
     pub(crate) keep: bool,
-    /// Address and port of the service [default: 127.0.0.1:3000, or a free port where that is taken]
+    /// Address and port of the service [default: 127.0.0.1:3000, or a free port if it is taken]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<SocketAddr>,
 }
@@ -143,16 +155,16 @@ pub(crate) struct DemoArgs {
 #[command(after_help = "Examples:
   seckill init --engine cluster
   seckill init --engine cluster --units 500 --mysql mysql://shop:secret@db:3306/shop
-  seckill init --engine cluster --reset        forget every sale and order, and begin anew
+  seckill init --engine cluster --reset        delete every sale and order, and start over
 
-Safe to run twice: what is there stays as it is.")]
+Safe to run twice: what exists stays as it is.")]
 pub(crate) struct InitArgs {
     #[command(flatten)]
     pub(crate) common: Common,
     /// Units of the default sale when it is first made [default: 100]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     units: Option<String>,
-    /// Forget all sales and orders, and the topic's records, first; not while anything sells
+    /// Delete all sales and orders, and the topic's records, first; not while anything is being sold
     #[arg(long)]
     pub(crate) reset: bool,
 }
@@ -166,9 +178,12 @@ impl InitArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Any number may run beside each other, and beside `seckill serve --no-relay --no-record`."
-)]
+#[command(after_help = "Examples:
+  seckill serve --engine cluster --no-relay --no-record
+  seckill relay --engine cluster
+  seckill record --engine cluster
+
+Any number of each may run side by side.")]
 pub(crate) struct ComponentArgs {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -188,11 +203,11 @@ pub(crate) struct ServeArgs {
     /// Units of the default sale when it is first made; with the cluster engine that is `seckill init`'s [default: 100]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     units: Option<String>,
-    /// Cluster: leave the way from Redis to Kafka to `seckill relay`
-    #[arg(long)]
+    /// Leave forwarding claims from Redis to Kafka to `seckill relay`
+    #[arg(long, help_heading = CLUSTER)]
     pub(crate) no_relay: bool,
-    /// Cluster: leave the way from Kafka to MySQL to `seckill record`
-    #[arg(long)]
+    /// Leave storing claims from Kafka in MySQL to `seckill record`
+    #[arg(long, help_heading = CLUSTER)]
     pub(crate) no_record: bool,
 }
 
@@ -212,11 +227,12 @@ impl ServeArgs {
 #[command(after_help = "Examples:
   seckill load                                                  the tutorial's 2,000 requests within 5 seconds
   seckill load --requests 1000000 --ramp 0 --connections 64     as fast as they are answered
-  seckill load --requests 60000 --rate 2000                     2,000 a second, whatever the answers do
+  seckill load --requests 60000 --rate 2000                     2,000 a second, however long the answers take
   seckill load http://127.0.0.1:3000/v1/sales/phone/orders --buyers 5000 --keys 5 --requests 100000 --ramp 0
 
-With --ramp or --rate a latency counts from the moment that the request was to be sent, else from its sending.
-The exit code is 1 when a request got no answer.")]
+With --ramp or --rate, latency counts from the time at which a request was due, otherwise from when it
+was sent. Ctrl-C stops the load in order and shows the results so far. The exit code is 1 if a request
+got no answer, or if every answer was refused.")]
 pub(crate) struct LoadArgs {
     /// Target
     #[arg(default_value = "http://127.0.0.1:3000/seckill")]
@@ -224,7 +240,7 @@ pub(crate) struct LoadArgs {
     /// HTTP method
     #[arg(long, default_value = "POST", value_parser = method)]
     pub(crate) method: String,
-    /// Requests in all
+    /// Requests in total
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) requests: u64,
     /// Time over which the requests are spread evenly; 0 sends them as fast as they are answered
@@ -233,25 +249,25 @@ pub(crate) struct LoadArgs {
     /// Requests a second, instead of --ramp
     #[arg(long, value_name = "N", conflicts_with = "ramp", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) rate: Option<u64>,
-    /// Connections at the most; they are opened as they are needed
+    /// The most connections; they are opened as needed
     #[arg(long, default_value_t = 256, value_parser = count)]
     pub(crate) connections: usize,
     /// Threads that send
     #[arg(long, default_value_t = 1, value_parser = count)]
     pub(crate) threads: usize,
-    /// Buyers: anonymous, unique, or a number of buyers that take turns
+    /// Buyers: anonymous, unique, or a number of buyers in turn
     #[arg(long, default_value = "anonymous", value_parser = buyers)]
     pub(crate) buyers: seckill_loadgen::Buyers,
-    /// Idempotency keys: none, unique, or a number of keys that each buyer takes in turn
+    /// Idempotency keys: none, unique, or a number of keys for each buyer in turn
     #[arg(long, default_value = "none", value_parser = keys)]
     pub(crate) keys: seckill_loadgen::Keys,
-    /// How many sales the requests take in turn: {} in the target becomes 0 up to this number
+    /// Number of sales in turn: {} in the target becomes 0 to N - 1
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) paths: u64,
     /// The longest wait for an answer, in milliseconds
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) timeout_ms: u64,
-    /// Write each yes to this file, a JSON line each, for `seckill audit --history`
+    /// Write each confirmation to this new file, one JSON line each, for `seckill audit --history`
     #[arg(long, value_name = "FILE")]
     pub(crate) history: Option<PathBuf>,
     /// Print one JSON object instead of the table
@@ -263,15 +279,15 @@ pub(crate) struct LoadArgs {
 #[command(after_help = "Examples:
   seckill audit
   seckill audit --data /var/lib/seckill --json
-  seckill load --history confirmations.jsonl && seckill audit --history confirmations.jsonl
+  seckill load --history won.jsonl && seckill audit --history won.jsonl
   seckill audit --engine cluster               gate, log and store against each other, unit by unit
 
-The exit code is 1 when an invariant is broken, 2 when the audit could not be made.
-A running service's file can be audited, too: the audit sees one moment of it.")]
+A running service is asked over its control socket, so that what it offers is compared with what is
+stored. The exit code is 1 if an invariant is broken, 2 if the audit could not be made.")]
 pub(crate) struct AuditArgs {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// The confirmations that clients read, as `seckill load --history` writes them; each must have its order
+    /// Confirmations that clients read, as `seckill load --history` writes them; each must have its order
     #[arg(long, value_name = "FILE")]
     pub(crate) history: Option<PathBuf>,
     /// Print one JSON object instead of the table
@@ -282,13 +298,12 @@ pub(crate) struct AuditArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   seckill sale create phone --units 500 --limit 2 --opens-at 2026-11-11T00:00:00+08:00
-  seckill sale change phone --add-units 100
-  seckill sale change phone --limit none --closes-at now
   seckill sale list --json
+  seckill sale show phone
+  seckill sale change phone --units 600
+  seckill sale change phone --limit none --closes-at now
 
-A running service sees a change at once; it has been stored when the command ends. Setting a limit on a sale
-that had none, lowering it, or lifting it reads every order of the sale, and holds up claims for as long. With the
-cluster engine a change is acknowledged when no server can answer by the old terms any more (cluster.lease_ms).")]
+A running service sees a change at once, and it is stored when the command ends.")]
 pub(crate) struct SaleArgs {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -301,19 +316,23 @@ pub(crate) struct SaleArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SaleAction {
-    /// Make a sale
+    /// Create a sale
+    #[command(after_help = "Examples:
+  seckill sale create phone --units 500
+  seckill sale create phone --units 500 --limit 2 --title 'Phone, 256 GB'
+  seckill sale create phone --units 500 --opens-at 2026-11-11T00:00:00+08:00")]
     Create {
-        /// Its id: 1 to 64 of A-Z a-z 0-9 _ . -
+        /// Id: 1 to 64 of A-Z a-z 0-9 _ . -
         id: String,
-        /// Units in all
+        /// Units in total
         #[arg(long)]
         units: u32,
-        /// What people call it [default: its id]
+        /// Title [default: the id]
         #[arg(long)]
         title: Option<String>,
-        /// Active orders that one buyer may hold, 1 to 64 [default: no limit]
-        #[arg(long, value_name = "N")]
-        limit: Option<u32>,
+        /// Active orders that one buyer may hold, 1 to 64, or none [default: none]
+        #[arg(long, value_name = "N", value_parser = limit_or_none)]
+        limit: Option<LimitChange>,
         /// When it opens: RFC 3339 such as 2026-11-11T00:00:00+08:00, or now [default: open]
         #[arg(long, value_name = "TIME", value_parser = moment)]
         opens_at: Option<i64>,
@@ -322,32 +341,77 @@ pub(crate) enum SaleAction {
         closes_at: Option<i64>,
     },
     /// Show all sales
+    #[command(after_help = "Examples:
+  seckill sale list
+  seckill sale list --json")]
     List,
     /// Show one sale
-    Show {
-        /// Its id
-        id: String,
-    },
-    /// Change a sale: all of what is given, or nothing
-    Change {
-        /// Its id
-        id: String,
-        /// What people call it
-        #[arg(long)]
-        title: Option<String>,
-        /// Units to add to the total; it never shrinks
-        #[arg(long, value_name = "N", default_value_t = 0)]
-        add_units: u32,
-        /// Active orders that one buyer may hold, 1 to 64, or none
-        #[arg(long, value_name = "N", value_parser = limit_or_none)]
-        limit: Option<LimitChange>,
-        /// When it opens: RFC 3339, now, or none
-        #[arg(long, value_name = "TIME", value_parser = moment_or_none)]
-        opens_at: Option<MomentChange>,
-        /// When it closes: RFC 3339, now, or none
-        #[arg(long, value_name = "TIME", value_parser = moment_or_none)]
-        closes_at: Option<MomentChange>,
-    },
+    #[command(after_help = "Example:
+  seckill sale show phone")]
+    Show { id: String },
+    /// Change a sale: everything that is given, or nothing
+    Change(ChangeArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  seckill sale change phone --units 600
+  seckill sale change phone --add-units 100 --if-version 3
+  seckill sale change phone --limit none --closes-at now
+
+The change carries the version of the sale that the command has read, and is refused if the sale has
+changed since. With the cluster engine it is acknowledged once no server can answer by the old terms
+(cluster.lease_ms).")]
+pub(crate) struct ChangeArgs {
+    pub(crate) id: String,
+    #[arg(long)]
+    pub(crate) title: Option<String>,
+    /// Units in total; fewer than before as long as none of those taken away is sold
+    #[arg(long, value_name = "N", conflicts_with = "add_units")]
+    pub(crate) units: Option<u32>,
+    /// Units to add to the total
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) add_units: u32,
+    /// Active orders that one buyer may hold, 1 to 64, or none
+    #[arg(long, value_name = "N", value_parser = limit_or_none)]
+    pub(crate) limit: Option<LimitChange>,
+    /// When it opens: RFC 3339, now, or none
+    #[arg(long, value_name = "TIME", value_parser = moment_or_none)]
+    pub(crate) opens_at: Option<MomentChange>,
+    /// When it closes: RFC 3339, now, or none
+    #[arg(long, value_name = "TIME", value_parser = moment_or_none)]
+    pub(crate) closes_at: Option<MomentChange>,
+    /// Make the change only if the sale has this version [default: the version that was read]
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) if_version: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  seckill backup /backup/seckill-$(date +%F).db
+  seckill backup copy.db --data /var/lib/seckill
+
+The copy is consistent, also while a service sells, and is audited before it gets its name.")]
+pub(crate) struct BackupArgs {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// The new file
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  seckill restore copy.db --data /var/lib/seckill
+
+The copy is audited first. The data folder must have no database, and no process may use it.")]
+pub(crate) struct RestoreArgs {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// A file that `seckill backup` made
+    pub(crate) file: PathBuf,
+    /// Also take a copy that was made of a running service by other means, such as sqlite3's .backup
+    #[arg(long)]
+    pub(crate) accept_live_copy: bool,
 }
 
 #[derive(Debug, Args)]
@@ -366,11 +430,11 @@ pub(crate) struct ConfigArgs {
     pub(crate) json: bool,
 }
 
-/// A limit to set, or its end.
+/// A limit to set, or `None` to lift it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LimitChange(pub(crate) Option<u32>);
 
-/// A moment to set in Unix milliseconds, or its end.
+/// A time to set in Unix milliseconds, or `None` to lift it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MomentChange(pub(crate) Option<i64>);
 
@@ -395,11 +459,15 @@ fn moment(text: &str) -> Result<i64, String> {
     if text == "now" {
         return Ok(jiff::Timestamp::now().as_millisecond());
     }
-    let right = "give a time with its offset, such as 2026-11-11T00:00:00+08:00, or now";
+    const RIGHT: &str = "give a time with its offset, such as 2026-11-11T00:00:00+08:00, or now";
+    // The parser takes a leap second for the second before it.
+    if text.contains(":60") {
+        return Err(format!("second 60 does not exist; {RIGHT}"));
+    }
     let parsed: Result<jiff::Timestamp, _> = text.parse();
     parsed
         .map(jiff::Timestamp::as_millisecond)
-        .map_err(|_| right.into())
+        .map_err(|error| format!("{error}; {RIGHT}"))
 }
 
 fn moment_or_none(text: &str) -> Result<MomentChange, String> {
@@ -413,8 +481,10 @@ fn limit_or_none(text: &str) -> Result<LimitChange, String> {
     match text {
         "none" => Ok(LimitChange(None)),
         _ => match text.parse() {
-            Ok(limit) => Ok(LimitChange(Some(limit))),
-            Err(_) => Err("give a number from 1 to 64, or none".into()),
+            Ok(limit @ 1..=BUYER_LIMIT_MAX) => Ok(LimitChange(Some(limit))),
+            _ => Err(format!(
+                "give a number from 1 to {BUYER_LIMIT_MAX}, or none"
+            )),
         },
     }
 }
@@ -465,12 +535,14 @@ mod tests {
     }
 
     #[test]
-    fn times_are_read_as_people_write_them() {
+    fn times_are_parsed() {
         assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
         assert_eq!(duration("0"), Ok(Duration::ZERO));
         assert_eq!(duration("1.5"), Ok(Duration::from_millis(1_500)));
         assert!(duration("soon").is_err() && duration("-1s").is_err() && duration("2d").is_err());
         assert_eq!(moment("1970-01-01T08:00:01+08:00"), Ok(1_000));
         assert!(moment("2026-11-11").is_err());
+        assert!(moment("2026-02-30T00:00:00Z").unwrap_err().contains("day"));
+        assert!(moment("2026-11-11T00:00:60Z").unwrap_err().contains("60"));
     }
 }

@@ -1,28 +1,46 @@
-//! Asks a running service for sales over its operator's socket.
+//! Asks a running service over its control socket.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Method, Request};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
 
-const ANSWER_MAX_BYTES: usize = 64 << 20;
-const ANSWER_WAIT: std::time::Duration = std::time::Duration::from_secs(30);
+const RESPONSE_MAX_BYTES: usize = 64 << 20;
 
-/// Sends one request and reads the answer; a problem becomes an error with its detail.
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ControlError {
+    #[error("the running service cannot be reached at {}: {error}", path.display())]
+    Unreachable {
+        path: PathBuf,
+        error: std::io::Error,
+    },
+    /// The service answered: nothing was done.
+    #[error("{0}")]
+    Refused(String),
+    /// The request may have taken effect.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+/// Sends one request and reads the response.
 pub(crate) async fn ask<T: DeserializeOwned>(
     socket: &Path,
     method: Method,
     path: &str,
     body: Option<&impl Serialize>,
-) -> anyhow::Result<T> {
-    let asked = tokio::time::timeout(ANSWER_WAIT, exchange(socket, method, path, body)).await;
-    asked.map_err(|_| anyhow!("the running service did not answer within {ANSWER_WAIT:?}"))?
+    wait: Duration,
+) -> Result<T, ControlError> {
+    let asked = tokio::time::timeout(wait, exchange(socket, method, path, body)).await;
+    asked.unwrap_or_else(|_| {
+        let detail = format!("the running service did not answer within {wait:?}");
+        Err(ControlError::Unknown(detail))
+    })
 }
 
 async fn exchange<T: DeserializeOwned>(
@@ -30,46 +48,53 @@ async fn exchange<T: DeserializeOwned>(
     method: Method,
     path: &str,
     body: Option<&impl Serialize>,
-) -> anyhow::Result<T> {
-    let unreachable = || {
-        format!(
-            "the running service cannot be reached at {}",
-            socket.display()
-        )
-    };
-    let stream = UnixStream::connect(socket)
+) -> Result<T, ControlError> {
+    let connected = seckill_service::connect_control(socket).await;
+    let stream = connected.map_err(|error| ControlError::Unreachable {
+        path: socket.to_owned(),
+        error,
+    })?;
+    let unsent =
+        |error: String| ControlError::Refused(format!("no request could be made: {error}"));
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
-        .with_context(unreachable)?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        .map_err(|error| unsent(error.to_string()))?;
     tokio::spawn(connection);
     let body = match body {
-        Some(body) => Full::new(Bytes::from(serde_json::to_vec(body)?)),
-        None => Full::default(),
+        Some(body) => serde_json::to_vec(body).map_err(|error| unsent(error.to_string()))?,
+        None => Vec::new(),
     };
     let request = Request::builder()
         .method(method)
         .uri(path)
         .header("host", "seckill")
         .header("content-type", "application/json")
-        .body(body)?;
-    let answer = sender
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|error| unsent(error.to_string()))?;
+    let lost = |what: String| ControlError::Unknown(format!("the response was lost: {what}"));
+    let response = sender
         .send_request(request)
         .await
-        .with_context(unreachable)?;
-    let status = answer.status();
-    let body = Limited::new(answer.into_body(), ANSWER_MAX_BYTES)
-        .collect()
-        .await;
-    let body = body
-        .map_err(|error| anyhow!("the answer broke off: {error}"))?
-        .to_bytes();
-    if !status.is_success() {
-        let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-        match problem["detail"].as_str() {
-            Some(detail) => bail!("{detail}"),
-            None => bail!("the running service answered {status}"),
-        }
+        .map_err(|error| lost(error.to_string()))?;
+    let status = response.status();
+    let body = read(response).await.map_err(lost)?;
+    if status.is_success() {
+        return serde_json::from_slice(&body)
+            .map_err(|error| lost(format!("it cannot be read: {error}")));
     }
-    serde_json::from_slice(&body).context("the running service gave an answer that cannot be read")
+    let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    let detail = match problem["detail"].as_str() {
+        Some(detail) => detail.to_owned(),
+        None => format!("the running service answered {status}"),
+    };
+    Err(match problem["effect"].as_str() {
+        Some("unknown") => ControlError::Unknown(detail),
+        _ => ControlError::Refused(detail),
+    })
+}
+
+async fn read(response: Response<hyper::body::Incoming>) -> Result<Bytes, String> {
+    let limited = Limited::new(response.into_body(), RESPONSE_MAX_BYTES);
+    let body = limited.collect().await.map_err(|error| error.to_string())?;
+    Ok(body.to_bytes())
 }

@@ -1,21 +1,24 @@
-//! The binary `seckill`: reads the command line, wires the parts together, and turns failures into a message and an exit
-//! code. What a command does stands in `commands`, a file each.
+//! The binary `seckill`: reads the command line, wires the components together, and turns failures
+//! into a message and an exit code. What a command does is in `commands`, one file each.
 
 mod bootstrap;
 mod cli;
 mod commands;
 mod configuration;
 mod control_client;
+mod output;
 mod table;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Parser;
 
 use crate::cli::{Cli, Command};
 
-/// An attempt's pieces are made on one thread and freed on another, which the system's allocator does slowly.
+/// An attempt is allocated on one thread and freed on another, which the system's allocator does
+/// slowly.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -23,8 +26,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const BROKEN: u8 = 1;
 /// Exit code of a command that could not do its work.
 const FAILED: u8 = 2;
+/// What is logged.
+pub(crate) const LOG_VARIABLE: &str = "SECKILL_LOG";
 
-/// How a command ended that did its work.
+/// The result of a command that did its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CommandOutcome {
     Ok,
@@ -34,10 +39,10 @@ pub(crate) enum CommandOutcome {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    // A demo speaks through its table.
+    // The demo reports through its table.
     let quiet = matches!(cli.command, Command::Demo(_));
-    log_to_stderr(if quiet { "warn" } else { "info" });
-    match run(cli) {
+    let logged = log_to_stderr(if quiet { "warn" } else { "info" });
+    match logged.and_then(|()| run(cli)) {
         Ok(CommandOutcome::Ok) => ExitCode::SUCCESS,
         Ok(CommandOutcome::Failed) => ExitCode::from(BROKEN),
         Err(error) => {
@@ -57,18 +62,39 @@ fn run(cli: Cli) -> anyhow::Result<CommandOutcome> {
         Command::Load(args) => commands::load::run(&args),
         Command::Audit(args) => commands::audit::run(&args),
         Command::Sale(args) => commands::sale::run(&args),
+        Command::Backup(args) => commands::backup::backup(&args),
+        Command::Restore(args) => commands::backup::restore(&args),
         Command::Config(args) => commands::config::run(&args),
     }
 }
 
 /// Logs go to standard error, results to standard output. `SECKILL_LOG=debug` shows more.
-fn log_to_stderr(default: &str) {
+fn log_to_stderr(default: &str) -> anyhow::Result<()> {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("SECKILL_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let wanted = std::env::var(LOG_VARIABLE).unwrap_or_default();
+    let filter = if wanted.is_empty() {
+        EnvFilter::new(default)
+    } else {
+        // A bare word would name a module, and switch everything else off.
+        let is_level = wanted
+            .parse::<tracing::level_filters::LevelFilter>()
+            .is_ok();
+        let parsed = EnvFilter::builder().parse(&wanted);
+        parsed
+            .ok()
+            .filter(|_| is_level || wanted.contains('='))
+            .with_context(|| {
+                format!(
+                    "{LOG_VARIABLE} = {wanted:?}: it must be off, error, warn, info, debug or trace, \
+                     or directives such as info,seckill_embedded=debug"
+                )
+            })?
+    };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
+    Ok(())
 }

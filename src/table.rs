@@ -1,10 +1,10 @@
-//! Tables for people: a name, a value, aligned. Machines get JSON.
+//! Tables for people: a name and a value, aligned. Programs get JSON.
 
-/// Two columns, the values right-aligned where they are numbers.
-pub(crate) fn pairs(rows: &[(&str, String)]) -> String {
+/// Two columns. Numbers are aligned to the right.
+pub(crate) fn pairs<N: AsRef<str>>(rows: &[(N, String)]) -> String {
     let name_width = rows
         .iter()
-        .map(|(name, _)| name.chars().count())
+        .map(|(name, _)| name.as_ref().chars().count())
         .max()
         .unwrap_or(0);
     let is_number = |value: &str| value.starts_with(|c: char| c.is_ascii_digit());
@@ -15,6 +15,7 @@ pub(crate) fn pairs(rows: &[(&str, String)]) -> String {
         .unwrap_or(0);
     let mut table = String::new();
     for (name, value) in rows {
+        let name = name.as_ref();
         let line = if is_number(value) {
             format!("  {name:<name_width$}  {value:>value_width$}")
         } else {
@@ -26,7 +27,7 @@ pub(crate) fn pairs(rows: &[(&str, String)]) -> String {
     table
 }
 
-/// Any number of columns under their heads.
+/// Any number of columns with headings.
 pub(crate) fn columns<const N: usize>(heads: [&str; N], rows: &[[String; N]]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());

@@ -15,7 +15,7 @@ fn seckill(dir: &TempDir) -> Command {
     command
 }
 
-fn said(command: &mut Command) -> (i32, String, String) {
+fn output_of(command: &mut Command) -> (i32, String, String) {
     let done = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (
@@ -26,7 +26,7 @@ fn said(command: &mut Command) -> (i32, String, String) {
 }
 
 fn json(command: &mut Command) -> Value {
-    let (code, out, error) = said(command);
+    let (code, out, error) = output_of(command);
     assert_eq!(code, 0, "{out}{error}");
     serde_json::from_str(&out).unwrap()
 }
@@ -80,7 +80,7 @@ fn the_demo_sells_each_unit_once() {
         .query_row("SELECT count(*) FROM seckill", (), |row| row.get(0))
         .unwrap();
     assert_eq!(rows, 100);
-    let audit = said(seckill(&dir).args(["audit", "--data", "seckill-demo"]));
+    let audit = output_of(seckill(&dir).args(["audit", "--data", "seckill-demo"]));
     assert_eq!(audit.0, 0, "{}{}", audit.1, audit.2);
 }
 
@@ -119,10 +119,10 @@ fn the_demo_leaves_other_folders_alone() {
     let dir = TempDir::new().unwrap();
     std::fs::create_dir(dir.path().join("shop")).unwrap();
     std::fs::write(dir.path().join("shop/orders"), "precious").unwrap();
-    let (code, _, error) = said(seckill(&dir).args(["demo", "--data", "shop"]));
+    let (code, _, error) = output_of(seckill(&dir).args(["demo", "--data", "shop"]));
     assert_eq!(code, 2);
     assert!(
-        error.contains("not made by the demo") && error.contains("--data"),
+        error.contains("not the demo's own") && error.contains("--data"),
         "{error}"
     );
     assert_eq!(
@@ -132,7 +132,7 @@ fn the_demo_leaves_other_folders_alone() {
 }
 
 #[test]
-fn the_demo_leaves_alone_what_somebody_made_of_its_folder() {
+fn the_demo_leaves_its_folder_alone_once_other_commands_use_it() {
     let dir = TempDir::new().unwrap();
     let demo = [
         "demo",
@@ -152,11 +152,11 @@ fn the_demo_leaves_alone_what_somebody_made_of_its_folder() {
     std::fs::remove_file(dir.path().join("seckill.toml")).unwrap();
     std::fs::write(dir.path().join("seckill-demo/notes"), "mine").unwrap();
     let refused = |part: &str| {
-        let (code, _, error) = said(seckill(&dir).args(demo));
+        let (code, _, error) = output_of(seckill(&dir).args(demo));
         assert_eq!(code, 2, "{error}");
         assert!(error.contains(part), "{error}");
     };
-    refused("not made by the demo");
+    refused("not the demo's own");
     std::fs::remove_file(dir.path().join("seckill-demo/notes")).unwrap();
     json(seckill(&dir).args(demo));
     let create = [
@@ -168,14 +168,14 @@ fn the_demo_leaves_alone_what_somebody_made_of_its_folder() {
         "--data",
         "seckill-demo",
     ];
-    assert_eq!(said(seckill(&dir).args(create)).0, 0);
-    refused("not made by the demo");
+    assert_eq!(output_of(seckill(&dir).args(create)).0, 0);
+    refused("not the demo's own");
 }
 
 #[test]
 fn sales_are_made_and_changed_with_and_without_a_service() {
     let dir = TempDir::new().unwrap();
-    let (code, _, error) = said(seckill(&dir).args(["sale", "list"]));
+    let (code, _, error) = output_of(seckill(&dir).args(["sale", "list"]));
     assert_eq!(code, 2);
     assert!(
         error.contains("there is no seckill-data/seckill.db"),
@@ -190,7 +190,7 @@ fn sales_are_made_and_changed_with_and_without_a_service() {
         (&sale["id"], &sale["remaining"], &sale["version"]),
         (&"phone".into(), &5.into(), &1.into())
     );
-    let (code, _, error) = said(seckill(&dir).args(create));
+    let (code, _, error) = output_of(seckill(&dir).args(create));
     assert_eq!(code, 2);
     assert!(
         error.contains("sale phone exists already, with 5 units"),
@@ -213,13 +213,13 @@ fn sales_are_made_and_changed_with_and_without_a_service() {
         (&sale["total"], &sale["buyer_limit"], &sale["version"]),
         (&7.into(), &Value::Null, &2.into())
     );
-    let (code, table, _) = said(seckill(&dir).args(["sale", "list"]));
+    let (code, table, _) = output_of(seckill(&dir).args(["sale", "list"]));
     assert_eq!(code, 0);
     for part in ["SALE", "counter", "phone", "手机"] {
         assert!(table.contains(part), "{part} is not in {table}");
     }
     let refusals: [(&[&str], &str); 5] = [
-        (&["sale", "show", "nothing"], "sale list"),
+        (&["sale", "show", "nothing"], "there is no sale nothing"),
         (&["sale", "change", "phone"], "nothing to change"),
         (&["sale", "change", "phone", "--limit", "65"], "1 to 64"),
         (&["sale", "create", "a b", "--units", "1"], "sale id"),
@@ -237,7 +237,7 @@ fn sales_are_made_and_changed_with_and_without_a_service() {
         ),
     ];
     for (words, part) in refusals {
-        let (code, out, error) = said(seckill(&dir).args(words));
+        let (code, out, error) = output_of(seckill(&dir).args(words));
         assert_eq!(code, 2, "{words:?}: {out}{error}");
         assert!(error.contains(part), "{words:?}: {error}");
     }
@@ -263,7 +263,7 @@ fn load_counts_outcomes_and_keeps_a_history_that_the_audit_checks() {
         "--keys",
         "5",
         "--history",
-        "yes.jsonl",
+        "won.jsonl",
         "--json",
     ];
     let report = json(seckill(&dir).args(load));
@@ -275,30 +275,30 @@ fn load_counts_outcomes_and_keeps_a_history_that_the_audit_checks() {
         "{report:#}"
     );
     assert_eq!(report["latency_from"], "sent");
-    let audit = ["audit", "--history", "yes.jsonl", "--json"];
+    let audit = ["audit", "--history", "won.jsonl", "--json"];
     let audited = json(seckill(&dir).args(audit));
     assert_eq!(
-        (&audited["promises_checked"], &audited["verdict"]),
+        (&audited["confirmations_checked"], &audited["verdict"]),
         (&180.into(), &"clean".into())
     );
 
-    // A yes that no order keeps breaks the audit, by name.
+    // A confirmation without an order breaks the audit, which names it.
     let lost = r#"{"order_id":"0123456789abcdef0123456789abcdef","sale":"counter","unit":3}"#;
     std::fs::write(dir.path().join("lost.jsonl"), lost).unwrap();
-    let (code, out, _) = said(seckill(&dir).args(["audit", "--history", "lost.jsonl"]));
+    let (code, out, _) = output_of(seckill(&dir).args(["audit", "--history", "lost.jsonl"]));
     assert_eq!(code, 1);
     assert!(
-        out.contains("a yes is kept") && out.contains("0123456789abcdef"),
+        out.contains("a confirmation is kept") && out.contains("0123456789abcdef"),
         "{out}"
     );
     std::fs::write(dir.path().join("bad.jsonl"), "{}").unwrap();
-    let (code, _, error) = said(seckill(&dir).args(["audit", "--history", "bad.jsonl"]));
+    let (code, _, error) = output_of(seckill(&dir).args(["audit", "--history", "bad.jsonl"]));
     assert_eq!(code, 2);
     assert!(error.contains("line 1 of the history bad.jsonl"), "{error}");
 }
 
 #[test]
-fn load_on_a_rate_counts_from_the_intended_moment() {
+fn load_on_a_rate_counts_from_the_intended_time() {
     let dir = TempDir::new().unwrap();
     let served = serve(&dir, "10");
     let url = served.url("/seckill");
@@ -323,7 +323,7 @@ fn load_on_a_rate_counts_from_the_intended_moment() {
 }
 
 #[test]
-fn load_says_when_nobody_answers() {
+fn load_reports_a_target_that_does_not_answer() {
     let dir = TempDir::new().unwrap();
     let nobody = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -331,10 +331,10 @@ fn load_says_when_nobody_answers() {
         .unwrap();
     let url = format!("http://{nobody}/seckill");
     let (code, out, error) =
-        said(seckill(&dir).args(["load", &url, "--requests", "5", "--ramp", "0"]));
+        output_of(seckill(&dir).args(["load", &url, "--requests", "5", "--ramp", "0"]));
     assert_eq!(code, 1, "{out}{error}");
     assert!(error.contains("5 of 5 requests got no answer"), "{error}");
-    let (code, _, error) = said(seckill(&dir).args(["load", "https://127.0.0.1/"]));
+    let (code, _, error) = output_of(seckill(&dir).args(["load", "https://127.0.0.1/"]));
     assert_eq!(code, 2);
     assert!(error.contains("http://127.0.0.1:3000/seckill"), "{error}");
 }
@@ -342,7 +342,7 @@ fn load_says_when_nobody_answers() {
 #[test]
 fn the_configuration_is_shown_with_its_origins() {
     let dir = TempDir::new().unwrap();
-    let (code, default, _) = said(seckill(&dir).args(["config", "--default"]));
+    let (code, default, _) = output_of(seckill(&dir).args(["config", "--default"]));
     assert_eq!(code, 0);
     // The printed default is itself a valid configuration file, found by its usual name.
     std::fs::write(
@@ -354,7 +354,7 @@ fn the_configuration_is_shown_with_its_origins() {
     config
         .env("SECKILL_SERVICE__LISTEN", "127.0.0.1:8080")
         .args(["config", "--data", "elsewhere"]);
-    let (code, table, error) = said(&mut config);
+    let (code, table, error) = output_of(&mut config);
     assert_eq!(code, 0, "{error}");
     let line = |key: &str| {
         let line = table.lines().find(|line| line.starts_with(key)).unwrap();
@@ -369,7 +369,7 @@ fn the_configuration_is_shown_with_its_origins() {
         line("embedded.data"),
         "embedded.data \"elsewhere\" flag --data"
     );
-    let (code, _, error) = said(seckill(&dir).args(["serve", "--units", "-3"]));
+    let (code, _, error) = output_of(seckill(&dir).args(["serve", "--units", "-3"]));
     assert_eq!(code, 2);
     assert!(
         error.contains("sale.units = \"-3\"") && error.contains("flag --units"),
@@ -380,8 +380,10 @@ fn the_configuration_is_shown_with_its_origins() {
 #[test]
 fn help_has_examples_and_wrong_words_are_refused() {
     let dir = TempDir::new().unwrap();
-    for command in ["demo", "serve", "load", "audit", "sale", "config"] {
-        let (code, help, _) = said(seckill(&dir).args([command, "--help"]));
+    for command in [
+        "demo", "serve", "load", "audit", "sale", "config", "backup", "restore", "relay", "record",
+    ] {
+        let (code, help, _) = output_of(seckill(&dir).args([command, "--help"]));
         assert_eq!(code, 0);
         assert!(help.contains("Examples:\n  "), "{command}: {help}");
         assert!(
@@ -389,15 +391,15 @@ fn help_has_examples_and_wrong_words_are_refused() {
             "{command}: {help}"
         );
     }
-    let (code, _, error) = said(seckill(&dir).args(["serve", "--prot", "1"]));
+    let (code, _, error) = output_of(seckill(&dir).args(["serve", "--prot", "1"]));
     assert_eq!(code, 2);
     assert!(error.contains("--prot"), "{error}");
-    let (_, help, _) = said(seckill(&dir).arg("--help"));
+    let (_, help, _) = output_of(seckill(&dir).arg("--help"));
     insta::assert_snapshot!(help);
 }
 
 #[test]
-fn units_that_have_no_effect_are_said() {
+fn units_that_have_no_effect_are_logged() {
     let dir = TempDir::new().unwrap();
     drop(serve(&dir, "5"));
     let served = serve(&dir, "9");

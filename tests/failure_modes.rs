@@ -1,4 +1,5 @@
-//! What bad days get: a message that names the cause and the next step, and no loss.
+//! Failures of files, disks and processes: each gets a message that names the cause and the next
+//! step, and nothing is lost.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
@@ -208,13 +209,13 @@ fn a_flipped_byte_in_an_order() {
 }
 
 #[test]
-fn an_order_that_somebody_sold_twice_by_hand() {
+fn an_order_that_was_copied_by_hand() {
     let dir = sold_folder();
     let file = rusqlite::Connection::open(database(&dir)).unwrap();
     file.execute_batch(
         "DROP INDEX seckill_active_unit; DROP INDEX seckill_generation; DROP INDEX seckill_order_id;
          INSERT INTO seckill SELECT 1000, date, order_id, sale, unit, generation, buyer, state, slot, idem_key,
-         fingerprint, version, checksum FROM seckill WHERE id = 7",
+         fingerprint, version, checksum, state_checksum, ended_at FROM seckill WHERE id = 7",
     )
     .unwrap();
     drop(file);
@@ -231,16 +232,16 @@ fn an_order_that_somebody_sold_twice_by_hand() {
 }
 
 #[test]
-fn somebody_elses_write_is_noticed_while_it_runs() {
+fn a_state_that_was_set_by_hand_is_taken_over_while_the_service_runs() {
     let dir = TempDir::new().unwrap();
     let served = serve(&dir);
     let won = post(served.address, "/seckill", "").unwrap().json();
     let order_id = won["order_id"].as_str().unwrap();
     let other = rusqlite::Connection::open(database(&dir)).unwrap();
-    let cancel = "UPDATE seckill SET state = 'cancelled' WHERE order_id = ?1";
+    let cancel = "UPDATE seckill SET state = 'cancelled', state_checksum = 0 WHERE order_id = ?1";
     assert_eq!(other.execute(cancel, [order_id]).unwrap(), 1);
     drop(other);
-    // The first attempts may meet the rebuild and are asked to come again; none is told a no.
+    // The first attempts may meet the rebuild, and are told to retry; none is rejected.
     let again = loop {
         let answer = post(served.address, "/v1/sales/counter/orders", "").unwrap();
         match answer.status {
@@ -257,14 +258,14 @@ fn somebody_elses_write_is_noticed_while_it_runs() {
 }
 
 #[test]
-fn a_sold_out_sale_notices_that_somebody_gave_a_unit_back() {
+fn a_sold_out_sale_notices_that_a_unit_was_released_by_hand() {
     let dir = TempDir::new().unwrap();
     let served = ServerProcess::start(binary(), &data(&dir), &[], &["--units", "1"]).unwrap();
     let won = post(served.address, "/seckill", "").unwrap().json();
     let sold_out = post(served.address, "/seckill", "").unwrap().json();
     assert_eq!(sold_out["result"], "sold_out");
     let other = rusqlite::Connection::open(database(&dir)).unwrap();
-    let cancel = "UPDATE seckill SET state = 'cancelled' WHERE order_id = ?1";
+    let cancel = "UPDATE seckill SET state = 'cancelled', state_checksum = 0 WHERE order_id = ?1";
     let order_id = won["order_id"].as_str().unwrap();
     assert_eq!(other.execute(cancel, [order_id]).unwrap(), 1);
     let asked = std::time::Instant::now();
@@ -272,47 +273,6 @@ fn a_sold_out_sale_notices_that_somebody_gave_a_unit_back() {
         assert!(asked.elapsed().as_secs() < 60, "it never noticed");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-}
-
-#[test]
-fn a_file_that_was_taken_away_is_no_shop_without_sales() {
-    let dir = TempDir::new().unwrap();
-    let served = serve(&dir);
-    let won = post(served.address, "/seckill", "").unwrap().json();
-    // A write that is no order makes the service read the file again, and then it is gone.
-    let other = rusqlite::Connection::open(database(&dir)).unwrap();
-    other
-        .execute("UPDATE seckill SET state = 'nonsense' WHERE 1 = 0", ())
-        .unwrap();
-    other.pragma_update(None, "user_version", 1).unwrap();
-    let away = dir.path().join("away");
-    std::fs::create_dir(&away).unwrap();
-    for name in ["seckill.db", "seckill.db-wal", "seckill.db-shm"] {
-        std::fs::rename(data(&dir).join(name), away.join(name)).unwrap();
-    }
-    let asked = std::time::Instant::now();
-    while get(served.address, "/readyz").unwrap().status != 503 {
-        assert!(asked.elapsed().as_secs() < 60, "it never noticed");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    let refused = post(served.address, "/seckill", "").unwrap();
-    assert_eq!(
-        (refused.status, refused.problem()),
-        (503, "rebuilding".into())
-    );
-    assert!(!database(&dir).exists());
-    for name in ["seckill.db-wal", "seckill.db-shm", "seckill.db"] {
-        std::fs::rename(away.join(name), data(&dir).join(name)).unwrap();
-    }
-    while get(served.address, "/readyz").unwrap().status != 200 {
-        assert!(asked.elapsed().as_secs() < 60, "it never came back");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    let order = format!("/v1/orders/{}", won["order_id"].as_str().unwrap());
-    assert_eq!(
-        get(served.address, &order).unwrap().json()["unit"],
-        won["unit"]
-    );
 }
 
 #[test]
@@ -361,8 +321,26 @@ fn full_disk() {
         }
         assert!(won < 100_000, "the disk never filled up");
     };
-    // Not a no: whether the last one was stored may be unknown, and then its address is given.
+    // Not a rejection: whether the last one was stored may be unknown, and then its address is given.
     assert!([202, 503].contains(&refused.status), "{refused:?}");
+    let mut pending = u64::from(refused.status == 202);
+    for _ in 0..20 {
+        let full = post(served.address, "/v1/sales/counter/orders", "").unwrap();
+        match full.status {
+            201 => won += 1,
+            202 => pending += 1,
+            _ => {
+                assert_eq!(
+                    (full.status, full.problem()),
+                    (503, "store-unavailable".into())
+                );
+                assert!(
+                    !full.body.contains("seckill.db"),
+                    "a path is told: {full:?}"
+                );
+            }
+        }
+    }
     let ready = get(served.address, "/readyz").unwrap();
     if ready.status == 503 {
         let part = &ready.json()["components"][0];
@@ -397,9 +375,9 @@ fn full_disk() {
     assert_eq!(code, 0, "{report}");
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
     let rows = report["store_rows"].as_u64().unwrap();
-    // Every yes is a row; the one that was undecided may be one more.
+    // Every confirmation is a row. The attempts that were pending may have become more.
     assert!(
-        rows == won || rows == won + 1,
-        "{rows} rows, {won} confirmations"
+        (won..=won + pending).contains(&rows),
+        "{rows} rows, {won} confirmations, {pending} pending"
     );
 }

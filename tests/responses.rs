@@ -1,4 +1,4 @@
-//! What the service answers, over real HTTP, endpoint by endpoint.
+//! The responses of the service over real HTTP, endpoint by endpoint.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
@@ -39,7 +39,7 @@ fn keyed(address: SocketAddr, path: &str, key: &str, body: &str) -> Response {
 }
 
 #[test]
-fn the_tutorials_endpoint_sells_and_then_says_sold_out_with_200() {
+fn the_tutorials_endpoint_sells_and_then_returns_sold_out_with_200() {
     let dir = TempDir::new().unwrap();
     let served = serve(&dir, "3");
     for remaining in [2, 1, 0] {
@@ -71,7 +71,7 @@ fn the_tutorials_endpoint_sells_and_then_says_sold_out_with_200() {
             (200, r#"{"result":"sold_out"}"#)
         );
     }
-    // A form, as load tools send it, is no JSON and no hindrance; JSON may name the buyer.
+    // A form, as load tools send it, is ignored; JSON may name the buyer.
     let form = [("Content-Type", "application/x-www-form-urlencoded")];
     let answer = exchange(served.address, "POST", "/seckill", &form, "a=b").unwrap();
     assert_eq!(answer.body, r#"{"result":"sold_out"}"#);
@@ -119,9 +119,9 @@ fn v1_tells_each_verdict_by_its_status() {
         (limit.status, limit.problem(), &limit.json()["limit"]),
         (409, "limit-reached".into(), &1.into())
     );
-    let nobody = post(served.address, orders, "").unwrap();
+    let anonymous = post(served.address, orders, "").unwrap();
     assert_eq!(
-        (nobody.status, nobody.problem()),
+        (anonymous.status, anonymous.problem()),
         (400, "buyer-required".into())
     );
     let many = post(served.address, orders, r#"{"buyer":"bob","quantity":2}"#).unwrap();
@@ -166,6 +166,103 @@ fn v1_tells_each_verdict_by_its_status() {
     );
     let late = post(served.address, orders, r#"{"buyer":"bob"}"#).unwrap();
     assert_eq!((late.status, late.problem()), (410, "closed".into()));
+}
+
+/// The unit of a cancelled order may be another buyer's. Its key must never look like a confirmation.
+#[test]
+fn the_key_of_a_cancelled_order_is_answered_with_its_state() {
+    let dir = TempDir::new().unwrap();
+    let served = serve(&dir, "1");
+    for path in ["/seckill", "/v1/sales/counter/orders"] {
+        let buyer = format!(r#"{{"buyer":"of {path}"}}"#);
+        let won = keyed(served.address, path, "k", &buyer);
+        let units = &won.json()["units"];
+        let generation = &won.json()["generation"];
+        assert_eq!(won.json()["state"], "reserved", "{won:?}");
+        assert_eq!(
+            (&units[0]["unit"], &units[0]["generation"]),
+            (&1.into(), generation)
+        );
+        let again = keyed(served.address, path, "k", &buyer);
+        assert_eq!((again.status, again.json()), (won.status, won.json()));
+        assert_eq!(again.header("idempotent-replayed"), Some("true"));
+
+        let order_id = won.json()["order_id"].as_str().unwrap().to_owned();
+        let cancel = format!("/v1/orders/{order_id}/cancel");
+        let cancelled = post(served.address, &cancel, "").unwrap().json();
+        assert!(cancelled["cancelled_at"].is_string(), "{cancelled}");
+        let other = format!(r#"{{"buyer":"other than {path}"}}"#);
+        let other = keyed(served.address, path, "k", &other);
+        assert_eq!(other.json()["result"], "won", "{other:?}");
+
+        let ended = keyed(served.address, path, "k", &buyer);
+        assert_eq!((ended.status, ended.problem()), (409, "order-ended".into()));
+        let body = ended.json();
+        assert_eq!(
+            (
+                &body["state"],
+                &body["order_id"],
+                &body["unit"],
+                &body["generation"]
+            ),
+            (&"cancelled".into(), &order_id.into(), &1.into(), generation)
+        );
+        assert_eq!(body["units"], *units);
+        assert!(!ended.body.contains("won"), "{ended:?}");
+        let order_id = other.json()["order_id"].as_str().unwrap().to_owned();
+        let cancel = format!("/v1/orders/{order_id}/cancel");
+        post(served.address, &cancel, "").unwrap();
+    }
+}
+
+/// Strangers without names share a sale's keys, so one must not be able to guess another's.
+#[test]
+fn a_key_without_a_buyer_must_be_unguessable() {
+    let dir = TempDir::new().unwrap();
+    let served = serve(&dir, "9");
+    for path in ["/seckill", "/v1/sales/counter/orders"] {
+        for key in ["1", "my-order", "8e03978e40d543e8bc936894a57f932"] {
+            let refused = keyed(served.address, path, key, "{}");
+            assert_eq!(
+                (refused.status, refused.problem()),
+                (400, "key-needs-buyer".into()),
+                "{key}"
+            );
+        }
+    }
+    let uuid = "8e03978e-40d5-43e8-bc93-6894a57f9324";
+    let won = keyed(served.address, "/seckill", uuid, "");
+    assert_eq!(won.json()["result"], "won", "{won:?}");
+    let named = keyed(served.address, "/seckill", "1", r#"{"buyer":"ann"}"#);
+    assert_eq!(named.json()["result"], "won", "{named:?}");
+}
+
+#[test]
+fn an_anonymous_buyer_is_null_and_a_quantity_is_a_whole_number() {
+    let dir = TempDir::new().unwrap();
+    let served = serve(&dir, "9");
+    let won = post(served.address, "/seckill", "").unwrap().json();
+    let order = format!("/v1/orders/{}", won["order_id"].as_str().unwrap());
+    let order = get(served.address, &order).unwrap().json();
+    assert!(
+        order["buyer"].is_null() && order["cancelled_at"].is_null(),
+        "{order}"
+    );
+    for quantity in ["-1", "0", "2", "1.0", "1e0", "99999999999999999999"] {
+        let body = format!(r#"{{"quantity":{quantity}}}"#);
+        let refused = post(served.address, "/v1/sales/counter/orders", &body).unwrap();
+        assert_eq!(
+            (refused.status, refused.problem()),
+            (400, "quantity-not-sold".into()),
+            "{quantity}"
+        );
+    }
+    // A buyer in a body that is not declared as JSON must not be lost.
+    let form = [("Content-Type", "application/x-www-form-urlencoded")];
+    let body = r#"{"buyer":"ann"}"#;
+    let lost = exchange(served.address, "POST", "/seckill", &form, body).unwrap();
+    assert_eq!((lost.status, lost.problem()), (415, "not-json".into()));
+    assert!(lost.body.contains("Content-Type"), "{lost:?}");
 }
 
 #[test]
@@ -236,9 +333,12 @@ fn probes_and_metrics_tell_the_state() {
     assert_eq!(ready.json()["components"][0]["component"], "store");
     let metrics = get(served.address, "/metrics").unwrap();
     for line in [
-        "seckill_answers_total{answer=\"won\"} 1",
-        "seckill_answers_total{answer=\"sold_out\"} 1",
-        "seckill_failed_batches_total 0",
+        "seckill_responses_total{result=\"won\"} 1",
+        "seckill_responses_total{result=\"sold_out\"} 1",
+        "seckill_writer_failed_batches_total 0",
+        "seckill_writer_batch_seconds_total",
+        "seckill_orders_stored 1",
+        "seckill_clock_lag_seconds",
     ] {
         assert!(
             metrics.body.contains(line),

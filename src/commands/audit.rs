@@ -1,20 +1,28 @@
-//! `seckill audit`: everything that is stored against the invariants, with what breaks them.
+//! `seckill audit`: checks everything that is stored against the invariants.
 
 use std::io::BufRead;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
+use hyper::Method;
+use seckill_embedded::CONTROL_SOCKET_FILE;
 use seckill_sale::{AuditReport, HistoryEntry};
+use seckill_service::CONTROL_AUDIT_PATH;
 use serde_json::{Value, json};
 
 use crate::CommandOutcome;
 use crate::bootstrap;
 use crate::cli::AuditArgs;
-use crate::configuration::EngineKind;
+use crate::configuration::{Configuration, EngineKind};
+use crate::control_client::{self, ControlError};
+use crate::output;
 use crate::table::{self, grouped};
 
-/// How many broken invariants the table names; JSON names up to a thousand.
+/// How many violations the table names; JSON names up to a thousand.
 const SHOWN_MAX: usize = 20;
+/// The longest wait for the audit of a running service: reading millions of orders takes time.
+const AUDIT_WAIT: Duration = Duration::from_secs(600);
 
 pub(crate) fn run(args: &AuditArgs) -> anyhow::Result<CommandOutcome> {
     let configuration = args.common.load([])?.configuration;
@@ -23,13 +31,11 @@ pub(crate) fn run(args: &AuditArgs) -> anyhow::Result<CommandOutcome> {
         None => Vec::new(),
     };
     let report = match configuration.engine {
-        EngineKind::Embedded => {
-            seckill_embedded::audit_file(&configuration.embedded.data, &history)?
-        }
+        EngineKind::Embedded => embedded(&configuration, &history)?,
         EngineKind::Cluster => {
             let runtime = bootstrap::runtime(configuration.service.threads.get())?;
             runtime.block_on(async {
-                let engine = bootstrap::engine(&configuration, "audit".into(), None)?;
+                let engine = bootstrap::engine(&configuration, "audit")?;
                 let report = engine.audit(history).await;
                 engine.close().await;
                 anyhow::Ok(report?)
@@ -37,20 +43,46 @@ pub(crate) fn run(args: &AuditArgs) -> anyhow::Result<CommandOutcome> {
         }
     };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&to_json(&report)?)?);
+        output::print(serde_json::to_string_pretty(&to_json(&report)?)? + "\n")?;
     } else {
-        print!("{}", table::pairs(&rows(&report)));
-        print!("{}", broken(&report));
-        report
-            .notes
-            .iter()
-            .for_each(|note| println!("note: {note}"));
+        let mut text = table::pairs(&rows(&report)) + &broken(&report);
+        for note in &report.notes {
+            text.push_str(&format!("note: {note}\n"));
+        }
+        output::print(text)?;
     }
     Ok(if report.is_clean() {
         CommandOutcome::Ok
     } else {
         CommandOutcome::Failed
     })
+}
+
+/// A running service is asked, since only it knows what it offers. Otherwise the file is read.
+fn embedded(
+    configuration: &Configuration,
+    history: &[HistoryEntry],
+) -> anyhow::Result<AuditReport> {
+    let data = &configuration.embedded.data;
+    let is_served = seckill_embedded::lock_owner(data).is_some_and(|owner| owner.takes_commands);
+    if is_served {
+        let socket = data.join(CONTROL_SOCKET_FILE);
+        let runtime = bootstrap::runtime(configuration.service.threads.get())?;
+        let asked = control_client::ask(
+            &socket,
+            Method::POST,
+            CONTROL_AUDIT_PATH,
+            Some(&history),
+            AUDIT_WAIT,
+        );
+        match runtime.block_on(asked) {
+            Err(ControlError::Unreachable { error, .. }) => eprintln!(
+                "seckill: the running service cannot be asked ({error}), so its file alone is audited"
+            ),
+            answered => return Ok(answered?),
+        }
+    }
+    Ok(seckill_embedded::audit_file(data, history)?)
 }
 
 fn read_history(path: &Path) -> anyhow::Result<Vec<HistoryEntry>> {
@@ -78,7 +110,7 @@ fn rows(report: &AuditReport) -> Vec<(&'static str, String)> {
     ];
     if let Some(records) = report.log_records {
         rows.push(("messages in the order log", grouped(records)));
-        rows.push(("claims on their way", grouped(report.in_flight)));
+        rows.push(("claims in flight", grouped(report.in_flight)));
     }
     rows.extend([
         ("units left", grouped(report.gate_left)),
@@ -86,10 +118,10 @@ fn rows(report: &AuditReport) -> Vec<(&'static str, String)> {
         ("undersold", grouped(report.undersold)),
         ("duplicates", grouped(report.duplicates)),
     ]);
-    if report.promises_checked > 0 {
+    if report.confirmations_checked > 0 {
         rows.push((
-            "confirmations of clients checked",
-            grouped(report.promises_checked),
+            "confirmations checked",
+            grouped(report.confirmations_checked),
         ));
     }
     rows.push(("broken invariants", grouped(report.violation_count)));
@@ -97,7 +129,7 @@ fn rows(report: &AuditReport) -> Vec<(&'static str, String)> {
     rows
 }
 
-/// The first broken invariants, a line each.
+/// The first violations, a line each.
 pub(crate) fn broken(report: &AuditReport) -> String {
     let mut text = String::new();
     for violation in report.violations.iter().take(SHOWN_MAX) {

@@ -1,4 +1,5 @@
-//! `seckill relay` and `seckill record`: a part of the cluster as a process of its own, until Ctrl-C or SIGTERM.
+//! `seckill relay` and `seckill record`: a component of the cluster as a process of its own, until
+//! Ctrl-C or SIGTERM.
 
 use anyhow::bail;
 use seckill_cluster::{ClusterEngine, RecorderProcess};
@@ -9,6 +10,7 @@ use crate::CommandOutcome;
 use crate::bootstrap;
 use crate::cli::ComponentArgs;
 use crate::configuration::{Configuration, EngineKind};
+use crate::output;
 
 pub(crate) fn relay(args: &ComponentArgs) -> anyhow::Result<CommandOutcome> {
     run(args, "relay", async |configuration| {
@@ -25,7 +27,7 @@ pub(crate) fn record(args: &ComponentArgs) -> anyhow::Result<CommandOutcome> {
         until_signal("record", || vec![recorder.part()]).await?;
         tracing::info!(
             orders = recorder.orders(),
-            "stopping: storing what is in hand"
+            "stopping: storing what was read"
         );
         recorder.stop().await;
         Ok(())
@@ -39,14 +41,14 @@ fn run(
 ) -> anyhow::Result<CommandOutcome> {
     let configuration = args.common.load([])?.configuration;
     if configuration.engine != EngineKind::Cluster {
-        bail!("`seckill {name}` is a part of the cluster; run it with --engine cluster");
+        bail!("`seckill {name}` is a component of the cluster; run it with --engine cluster");
     }
     let runtime = bootstrap::runtime(configuration.service.threads.get())?;
     runtime.block_on(part(&configuration))?;
     Ok(CommandOutcome::Ok)
 }
 
-/// Says what becomes of the components until somebody asks this process to end.
+/// Logs changes of the components until a signal asks this process to stop.
 async fn until_signal(
     name: &str,
     components_now: impl Fn() -> Vec<Component>,
@@ -55,7 +57,7 @@ async fn until_signal(
         signal(SignalKind::interrupt())?,
         signal(SignalKind::terminate())?,
     );
-    println!("seckill {name} is running");
+    output::announce(&format!("seckill {name} is running"));
     let mut known = Vec::new();
     loop {
         tokio::select! {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use seckill_embedded::DATABASE_FILE;
-use seckill_loadgen::{Outcome, Pacing, Plan, Report, Target};
+use seckill_embedded::{DATA_FILES, DATABASE_FILE};
+use seckill_loadgen::{Confirmation, Outcome, Pacing, Plan, Progress, Report, Target};
 use seckill_sale::{AuditReport, DEFAULT_SALE_ID};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -16,21 +16,13 @@ use crate::bootstrap::{self, Roles};
 use crate::cli::DemoArgs;
 use crate::commands::{audit, demo_cluster, load};
 use crate::configuration::{Configuration, EngineKind, Flag};
+use crate::output;
 use crate::table::{self, grouped};
 
-/// Where the demo keeps its sale unless told otherwise; made anew each time.
+/// The default folder of the demo's sale, which is made anew each time.
 const DEMO_FOLDER: &str = "seckill-demo";
-/// Tells a folder that the demo made from one with somebody's sales in it.
+/// Tells a folder that the demo made from one with a merchant's sales.
 const MARK: &str = "made-by-seckill-demo";
-/// Everything that a demo leaves in its folder.
-const OURS: [&str; 6] = [
-    MARK,
-    DATABASE_FILE,
-    "seckill.db-wal",
-    "seckill.db-shm",
-    "seckill.lock",
-    "seckill.sock",
-];
 /// As many connections as the tutorial's load tool had threads, within reason.
 const CONNECTIONS_MAX: u64 = 2_000;
 
@@ -62,7 +54,8 @@ fn flags(args: &DemoArgs, dir: &Path) -> Vec<Flag> {
     ]
 }
 
-/// Makes the folder fresh. Only what the demo made is taken away, and only while nobody else has used it.
+/// Empties the folder. Only a folder that the demo made is emptied, and only while nothing else has
+/// used it.
 fn clear(dir: &Path) -> anyhow::Result<()> {
     let failed = || format!("the demo's folder {} cannot be made", dir.display());
     if let Some(owner) = seckill_embedded::lock_owner(dir) {
@@ -76,11 +69,12 @@ fn clear(dir: &Path) -> anyhow::Result<()> {
     for entry in std::fs::read_dir(dir).with_context(failed)? {
         found.push(entry.with_context(failed)?.file_name());
     }
-    let is_ours = |name: &std::ffi::OsString| OURS.iter().any(|ours| name == ours);
+    let is_ours =
+        |name: &std::ffi::OsString| name == MARK || DATA_FILES.iter().any(|ours| name == ours);
     let is_demo = found.iter().any(|name| name == MARK) && found.iter().all(is_ours);
     if !found.is_empty() && !is_demo {
         bail!(
-            "{} is not empty and was not made by the demo, which starts afresh each time; give another folder with --data",
+            "{} is not empty, and not the demo's own: the demo starts over each time, and leaves a folder alone that other commands have used; give another folder with --data",
             dir.display()
         );
     }
@@ -94,7 +88,7 @@ fn clear(dir: &Path) -> anyhow::Result<()> {
     .with_context(failed)
 }
 
-/// Makes the folder somebody's own: no later demo will empty it.
+/// Keeps later demos from emptying the folder.
 pub(crate) fn keep(dir: &Path) -> anyhow::Result<()> {
     match std::fs::remove_file(dir.join(MARK)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -120,12 +114,16 @@ async fn demo(
     }
     let url = format!("http://{}/seckill", running.address);
     if !args.json {
-        println!(
-            "{} units, {} requests in {:?}, {url}",
+        let within = if args.ramp.is_zero() {
+            "as fast as they are answered".to_owned()
+        } else {
+            format!("in {:?}", args.ramp)
+        };
+        output::print(format!(
+            "{} units, {} requests {within}, {url}\n",
             grouped(args.units.into()),
             grouped(args.requests),
-            args.ramp
-        );
+        ))?;
     }
     let pacing = if args.ramp.is_zero() {
         Pacing::Closed
@@ -138,19 +136,24 @@ async fn demo(
         keep_confirmations: true,
         ..Plan::new(Target::parse(&url)?, args.requests)
     };
-    let report = tokio::task::block_in_place(|| load::send(&plan))?;
-    let history = serde_json::from_value(serde_json::to_value(&report.confirmations)?)?;
+    let mut confirmations = Vec::new();
+    let keep = |arrived: &[Confirmation]| {
+        confirmations.extend_from_slice(arrived);
+        Ok(())
+    };
+    let progress = Progress::default();
+    let report = tokio::task::block_in_place(|| load::send(&plan, &progress, keep))?;
+    let history = serde_json::from_value(serde_json::to_value(&confirmations)?)?;
     let audited = running.engine.audit(history).await?;
     let clean = is_clean(args, &report, &audited);
     if args.json {
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&to_json(args, &report, &audited, clean)?)?
-        );
+        let json = to_json(args, &report, &audited, clean)?;
+        output::print(serde_json::to_string_pretty(&json)? + "\n")?;
     } else {
-        print!("{}", table::pairs(&rows(&report, &audited, clean)));
-        print!("{}", audit::broken(&audited));
-        print!("{}", next_steps(configuration, &running, dir, args.keep));
+        let mut text = table::pairs(&rows(&report, &audited, clean));
+        text.push_str(&audit::broken(&audited));
+        text.push_str(&next_steps(configuration, &running, dir, args.keep));
+        output::print(text)?;
     }
     if args.keep {
         tokio::signal::ctrl_c()
@@ -165,7 +168,7 @@ async fn demo(
     })
 }
 
-/// The address asked for; the usual one where it is free, else any.
+/// The address that was given, else the configured one if it is free, else any.
 fn listen(args: &DemoArgs, configuration: &Configuration) -> anyhow::Result<TcpListener> {
     let backlog = configuration.backlog();
     if let Some(address) = args.listen {
@@ -176,7 +179,8 @@ fn listen(args: &DemoArgs, configuration: &Configuration) -> anyhow::Result<TcpL
         .or_else(|_| bootstrap::listen(any, backlog))
 }
 
-/// Clean means more than the audit: every request was answered, with a yes or sold out, and the numbers add up.
+/// Clean means more than the audit: every request was answered, won or sold out, and the numbers add
+/// up.
 fn is_clean(args: &DemoArgs, report: &Report, audited: &AuditReport) -> bool {
     let sold = u64::from(args.units).min(args.requests);
     audited.is_clean()

@@ -7,6 +7,7 @@ use crate::CommandOutcome;
 use crate::bootstrap;
 use crate::cli::InitArgs;
 use crate::configuration::{Configuration, EngineKind};
+use crate::output;
 
 pub(crate) fn run(args: &InitArgs) -> anyhow::Result<CommandOutcome> {
     let configuration = args.common.load(args.flags())?.configuration;
@@ -27,15 +28,18 @@ async fn init(configuration: &Configuration, reset: bool) -> anyhow::Result<()> 
     if reset {
         seckill_cluster::reset(&options)
             .await
-            .context("not everything was forgotten; run it again")?;
-        println!("every sale and order is forgotten");
+            .context("not everything was deleted; run it again")?;
+        output::print("all sales and orders are deleted\n")?;
     }
     let topic = if made.topic_made { "made" } else { "is there" };
-    println!("tables   are there\ntopic    {} {topic}", options.topic);
-    let engine = bootstrap::engine(configuration, "init".into(), None)?;
+    output::print(format!(
+        "tables   are there\ntopic    {} {topic}\n",
+        options.topic
+    ))?;
+    let engine = bootstrap::engine(configuration, "init")?;
     let sale = default_sale(engine.as_ref(), configuration).await;
     engine.close().await;
-    println!("{}", sale?);
+    output::print(sale? + "\n")?;
     seckill_cluster::mark_as_demo(&options, false).await?;
     Ok(())
 }

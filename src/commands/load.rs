@@ -1,21 +1,25 @@
-//! `seckill load`: the crowd against any HTTP target, with a live line and percentiles.
+//! `seckill load`: sends load to any HTTP target, with a live line and percentiles.
 
-use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, ErrorKind, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use seckill_loadgen::{Confirmation, Latency, Pacing, Plan, Progress, Report, Target};
+use seckill_loadgen::{Confirmation, Latency, Outcome, Pacing, Plan, Progress, Report, Target};
 
 use crate::CommandOutcome;
 use crate::bootstrap;
 use crate::cli::LoadArgs;
+use crate::output;
 use crate::table::{self, grouped, milliseconds};
 
-/// How often the live line changes, in milliseconds.
+/// The interval of the live line and of writing the history, in milliseconds.
 const LIVE_MS: u64 = 100;
+/// The exit code of a process that a second Ctrl-C ended, as shells have it.
+const INTERRUPTED: i32 = 130;
 
 pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<CommandOutcome> {
     bootstrap::raise_file_limit();
@@ -36,14 +40,17 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<CommandOutcome> {
         keep_confirmations: args.history.is_some(),
         ..Plan::new(Target::parse(&args.url)?, args.requests)
     };
-    let report = send(&plan)?;
-    if let Some(path) = &args.history {
-        write_history(path, &report.confirmations)?;
-    }
+    let mut history = args.history.as_deref().map(History::create).transpose()?;
+    let progress = Arc::new(Progress::default());
+    stop_on_interrupt(&progress)?;
+    let report = send(&plan, &progress, |confirmations| match &mut history {
+        Some(history) => history.write(confirmations),
+        None => Ok(()),
+    })?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        output::print(serde_json::to_string_pretty(&report)? + "\n")?;
     } else {
-        print!("{}", table::pairs(&rows(&report)));
+        output::print(table::pairs(&rows(&report)))?;
     }
     if report.failed > 0 {
         eprintln!(
@@ -52,27 +59,73 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<CommandOutcome> {
         );
         return Ok(CommandOutcome::Failed);
     }
+    if report.answered > 0 && report.count(Outcome::Refused) == report.answered {
+        eprintln!(
+            "seckill: every answer of {} was an error; is the path right?",
+            args.url
+        );
+        return Ok(CommandOutcome::Failed);
+    }
     Ok(CommandOutcome::Ok)
 }
 
-/// Runs the plan with a live line on standard error.
-pub(crate) fn send(plan: &Plan) -> anyhow::Result<Report> {
-    let progress = Arc::new(Progress::default());
+/// Stops the load in order at the first Ctrl-C, and the process at the second.
+fn stop_on_interrupt(progress: &Arc<Progress>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("waiting for Ctrl-C")?;
+    let progress = Arc::clone(progress);
+    let wait = move || {
+        runtime.block_on(async {
+            if tokio::signal::ctrl_c().await.is_err() {
+                return;
+            }
+            progress.stop();
+            eprintln!("seckill: stopping; once more to stop at once");
+            if tokio::signal::ctrl_c().await.is_ok() {
+                std::process::exit(INTERRUPTED);
+            }
+        });
+    };
+    std::thread::Builder::new()
+        .name("interrupt".into())
+        .spawn(wait)
+        .context("waiting for Ctrl-C")?;
+    Ok(())
+}
+
+/// Runs the plan with a live line on standard error. `keep` gets the confirmations as they arrive.
+pub(crate) fn send(
+    plan: &Plan,
+    progress: &Progress,
+    mut keep: impl FnMut(&[Confirmation]) -> anyhow::Result<()>,
+) -> anyhow::Result<Report> {
     let line = ProgressBar::with_draw_target(Some(plan.requests), ProgressDrawTarget::stderr());
     let style = "{bar:30} {pos}/{len} answered, {msg} {elapsed}";
     line.set_style(ProgressStyle::with_template(style).context("the live line's template")?);
+    let mut kept = Ok(());
     let report = std::thread::scope(|scope| {
-        let running = scope.spawn(|| seckill_loadgen::run(plan, &progress));
+        let running = scope.spawn(|| seckill_loadgen::run(plan, progress));
         while !running.is_finished() {
-            show(&line, &progress);
+            show(&line, progress);
+            if kept.is_ok() && plan.keep_confirmations {
+                kept = keep(&progress.take_confirmations());
+                if kept.is_err() {
+                    progress.stop();
+                }
+            }
             std::thread::park_timeout(Duration::from_millis(LIVE_MS));
         }
-        show(&line, &progress);
+        show(&line, progress);
         running.join()
     });
     line.finish_and_clear();
-    let ended = report.map_err(|_| anyhow::anyhow!("the load stopped in a panic"))?;
-    ended.context("the load could not be sent")
+    let ended = report.map_err(|_| anyhow!("the load panicked"))?;
+    let report = ended.context("the load could not be sent")?;
+    kept?;
+    keep(&report.confirmations)?;
+    Ok(report)
 }
 
 fn show(line: &ProgressBar, progress: &Progress) {
@@ -86,49 +139,65 @@ fn show(line: &ProgressBar, progress: &Progress) {
     ));
 }
 
-fn write_history(path: &Path, confirmations: &[Confirmation]) -> anyhow::Result<()> {
-    let write = || -> std::io::Result<()> {
-        let mut file = BufWriter::new(std::fs::File::create(path)?);
-        for yes in confirmations {
-            serde_json::to_writer(&mut file, yes)?;
-            file.write_all(b"\n")?;
-        }
-        file.flush()
-    };
-    write().with_context(|| format!("the history could not be written to {}", path.display()))
+/// The confirmations of a run, one JSON line each.
+struct History {
+    path: PathBuf,
+    file: BufWriter<File>,
 }
 
-fn rows(report: &Report) -> Vec<(&str, String)> {
-    let mut rows = vec![
-        ("asked", grouped(report.asked)),
-        ("answered", grouped(report.answered)),
-    ];
-    rows.extend(
-        report
-            .outcomes
-            .iter()
-            .map(|(outcome, count)| (*outcome, grouped(*count))),
-    );
-    rows.push(("failed", grouped(report.failed)));
-    rows.extend(
-        report
-            .failures
-            .iter()
-            .map(|(failure, count)| (*failure, grouped(*count))),
-    );
-    rows.push(("time", format!("{:.2} s", report.elapsed_s)));
-    rows.push(("answers a second", grouped(report.answers_per_s as u64)));
-    rows.extend(report.latency.iter().flat_map(latency_rows));
-    rows.push((
-        "latency counts from",
-        format!(
-            "the {} moment of sending",
-            match report.latency_from {
-                "sent" => "actual",
-                other => other,
+impl History {
+    /// Before anything is sent. An older history is not overwritten.
+    fn create(path: &Path) -> anyhow::Result<Self> {
+        let created = OpenOptions::new().write(true).create_new(true).open(path);
+        let file = match created {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => bail!(
+                "the history {} exists already; give another file",
+                path.display()
+            ),
+            created => created
+                .with_context(|| format!("the history {} cannot be created", path.display()))?,
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            file: BufWriter::new(file),
+        })
+    }
+
+    fn write(&mut self, confirmations: &[Confirmation]) -> anyhow::Result<()> {
+        let mut write = || -> std::io::Result<()> {
+            for confirmation in confirmations {
+                serde_json::to_writer(&mut self.file, confirmation)?;
+                self.file.write_all(b"\n")?;
             }
-        ),
-    ));
+            self.file.flush()
+        };
+        write().with_context(|| format!("the history {} cannot be written", self.path.display()))
+    }
+}
+
+fn rows(report: &Report) -> Vec<(String, String)> {
+    let row = |name: &str, value: String| (name.replace('_', " "), value);
+    let count = |name: &str, count: u64| row(name, grouped(count));
+    let mut rows = vec![
+        count("asked", report.asked),
+        count("answered", report.answered),
+    ];
+    rows.extend(report.outcomes.iter().map(|(name, n)| count(name, *n)));
+    if report.count(Outcome::Refused) > 0 {
+        let errors = report.statuses.iter().filter(|(status, _)| **status >= 400);
+        rows.extend(errors.map(|(status, n)| count(&format!("status {status}"), *n)));
+    }
+    rows.push(count("failed", report.failed));
+    rows.extend(report.failures.iter().map(|(name, n)| count(name, *n)));
+    rows.push(row("time", format!("{:.2} s", report.elapsed_s)));
+    rows.push(count("answers a second", report.answers_per_s as u64));
+    let latency = report.latency.iter().flat_map(latency_rows);
+    rows.extend(latency.map(|(name, value)| row(name, value)));
+    let from = match report.latency_from {
+        "sent" => "when a request was sent",
+        _ => "when a request was due",
+    };
+    rows.push(row("latency counts from", from.into()));
     rows
 }
 

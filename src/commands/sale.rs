@@ -1,32 +1,40 @@
-//! `seckill sale`: makes, shows and changes sales; through the running service where there is one, else in the file.
+//! `seckill sale`: makes, shows and changes sales, in a running service or in a stopped one's engine.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use hyper::Method;
-use seckill_embedded::DATABASE_FILE;
-use seckill_engine::{Engine, SaleStock};
+use seckill_embedded::{CONTROL_SOCKET_FILE, DATABASE_FILE};
+use seckill_engine::{Effect, Engine, SaleStock};
 use seckill_sale::{NewSale, SaleChange, SaleId};
 use seckill_service::{CONTROL_SALES_PATH, SaleView};
 
 use crate::CommandOutcome;
-use crate::cli::{SaleAction, SaleArgs};
+use crate::bootstrap;
+use crate::cli::{ChangeArgs, SaleAction, SaleArgs};
 use crate::commands::demo;
 use crate::configuration::{Configuration, EngineKind};
+use crate::control_client::{self, ControlError};
+use crate::output;
 use crate::table::{self, grouped};
-use crate::{bootstrap, control_client};
 
-/// Where sales are kept now.
+/// The longest wait for a running service.
+const CONTROL_WAIT: Duration = Duration::from_secs(30);
+
+/// Where the sales are.
 enum Sales {
-    /// In a service that runs.
+    /// In a running service with this control socket.
     Service(PathBuf),
     /// In the engine that this process has opened.
-    Here(std::sync::Arc<dyn Engine>),
+    Here(Arc<dyn Engine>),
 }
 
 pub(crate) fn run(args: &SaleArgs) -> anyhow::Result<CommandOutcome> {
     let configuration = args.common.load([])?.configuration;
     let action = Action::new(&args.action)?;
+    action.warn_of_a_past_closing();
     let runtime = bootstrap::runtime(configuration.service.threads.get())?;
     let views = runtime.block_on(async {
         let sales = find(&configuration, &action)?;
@@ -39,16 +47,17 @@ pub(crate) fn run(args: &SaleArgs) -> anyhow::Result<CommandOutcome> {
         }
         views
     })?;
-    if args.json {
+    let text = if args.json {
         let is_list = matches!(action, Action::List);
         let json = match views.first() {
             Some(view) if !is_list => serde_json::to_string_pretty(view)?,
             _ => serde_json::to_string_pretty(&views)?,
         };
-        println!("{json}");
+        json + "\n"
     } else {
-        print!("{}", table_of(&views));
-    }
+        table_of(&views)
+    };
+    output::print(text)?;
     Ok(CommandOutcome::Ok)
 }
 
@@ -57,7 +66,13 @@ enum Action {
     Create(NewSale),
     List,
     Show(SaleId),
-    Change(SaleId, SaleChange),
+    Change(SaleId, Box<Change>),
+}
+
+/// A change whose total may depend on what is there.
+struct Change {
+    terms: SaleChange,
+    add_units: u32,
 }
 
 impl Action {
@@ -74,66 +89,91 @@ impl Action {
                 id: SaleId::new(id)?,
                 title: title.clone().unwrap_or_default(),
                 total: *units,
-                buyer_limit: *limit,
+                buyer_limit: limit.and_then(|limit| limit.0),
                 opens_at_ms: *opens_at,
                 closes_at_ms: *closes_at,
             }),
             SaleAction::List => Self::List,
             SaleAction::Show { id } => Self::Show(SaleId::new(id)?),
-            SaleAction::Change {
-                id,
-                title,
-                add_units,
-                limit,
-                opens_at,
-                closes_at,
-            } => Self::Change(
-                SaleId::new(id)?,
-                SaleChange {
-                    title: title.clone(),
-                    add_units: *add_units,
-                    buyer_limit: limit.map(|change| change.0),
-                    opens_at_ms: opens_at.map(|change| change.0),
-                    closes_at_ms: closes_at.map(|change| change.0),
-                },
-            ),
+            SaleAction::Change(args) => {
+                Self::Change(SaleId::new(&args.id)?, Box::new(Change::new(args)))
+            }
         })
+    }
+
+    fn warn_of_a_past_closing(&self) {
+        let closes_at_ms = match self {
+            Self::Create(new) => new.closes_at_ms,
+            Self::Change(_, change) => change.terms.closes_at_ms.flatten(),
+            Self::List | Self::Show(_) => None,
+        };
+        // A second of tolerance for `--closes-at now`, which means it.
+        let a_second_ago_ms = jiff::Timestamp::now().as_millisecond() - 1_000;
+        if closes_at_ms.is_some_and(|at_ms| at_ms < a_second_ago_ms) {
+            eprintln!("seckill: --closes-at lies in the past, so the sale is closed");
+        }
     }
 }
 
-fn find(configuration: &Configuration, action: &Action) -> anyhow::Result<Sales> {
-    match configuration.engine {
-        EngineKind::Embedded => {
-            let data: &Path = &configuration.embedded.data;
-            if let Some(owner) = seckill_embedded::lock_owner(data) {
-                return match owner.control_socket {
-                    Some(socket) => Ok(Sales::Service(socket)),
-                    None => bail!(
-                        "{} is in use by {owner}; try again when it has ended",
-                        data.display()
-                    ),
-                };
-            }
-            let database = data.join(DATABASE_FILE);
-            // Only making a sale may make a database; a mistyped folder must not become one.
-            if !matches!(action, Action::Create(_)) && !database.exists() {
-                bail!(
-                    "there is no {}; `seckill serve` or `seckill sale create` makes one",
-                    database.display()
-                );
-            }
-            Ok(Sales::Here(bootstrap::engine(
-                configuration,
-                "sale".into(),
-                None,
-            )?))
+impl Change {
+    fn new(args: &ChangeArgs) -> Self {
+        Self {
+            add_units: args.add_units,
+            terms: SaleChange {
+                if_version: args.if_version,
+                title: args.title.clone(),
+                total: args.units,
+                buyer_limit: args.limit.map(|change| change.0),
+                opens_at_ms: args.opens_at.map(|change| change.0),
+                closes_at_ms: args.closes_at.map(|change| change.0),
+            },
         }
-        EngineKind::Cluster => Ok(Sales::Here(bootstrap::engine(
-            configuration,
-            "sale".into(),
-            None,
-        )?)),
     }
+
+    /// The change for the sale as it was read, so that another change in between is noticed.
+    fn of(&self, read: &SaleView) -> anyhow::Result<SaleChange> {
+        let mut terms = self.terms.clone();
+        terms.if_version = terms.if_version.or(Some(read.version));
+        if self.add_units > 0 {
+            let total = read.total.checked_add(self.add_units);
+            let too_many = || format!("--add-units {}: too many units", self.add_units);
+            terms.total = Some(total.with_context(too_many)?);
+        }
+        Ok(terms)
+    }
+}
+
+/// After a change whose effect is unknown: how to repeat it safely.
+fn unknown(id: &SaleId, terms: &SaleChange, detail: &str) -> anyhow::Error {
+    let version = terms.if_version.unwrap_or_default();
+    anyhow!(
+        "{detail}. Look with `seckill sale show {id}`: version {version} means that the change was not made. \
+         Repeated with --if-version {version}, it is made at most once"
+    )
+}
+
+fn find(configuration: &Configuration, action: &Action) -> anyhow::Result<Sales> {
+    if configuration.engine == EngineKind::Embedded {
+        let data: &Path = &configuration.embedded.data;
+        if let Some(owner) = seckill_embedded::lock_owner(data) {
+            if owner.takes_commands {
+                return Ok(Sales::Service(data.join(CONTROL_SOCKET_FILE)));
+            }
+            bail!(
+                "{} is in use by {owner}; try again when it has ended",
+                data.display()
+            );
+        }
+        let database = data.join(DATABASE_FILE);
+        // Only making a sale may make a database; a mistyped folder must not become one.
+        if !matches!(action, Action::Create(_)) && !database.exists() {
+            bail!(
+                "there is no {}; `seckill serve` or `seckill sale create` makes one",
+                database.display()
+            );
+        }
+    }
+    Ok(Sales::Here(bootstrap::engine(configuration, "sale")?))
 }
 
 impl Sales {
@@ -147,18 +187,27 @@ impl Sales {
 
 async fn through_service(socket: &Path, action: &Action) -> anyhow::Result<Vec<SaleView>> {
     let of = |id: &SaleId| format!("{CONTROL_SALES_PATH}/{id}");
-    let nothing = None::<&()>;
+    let show = async |id: &SaleId| {
+        let nothing = None::<&()>;
+        control_client::ask::<SaleView>(socket, Method::GET, &of(id), nothing, CONTROL_WAIT).await
+    };
     let one = match action {
         Action::List => return list_through_service(socket).await,
-        Action::Show(id) => control_client::ask(socket, Method::GET, &of(id), nothing).await,
+        Action::Show(id) => show(id).await?,
         Action::Create(new) => {
-            control_client::ask(socket, Method::POST, CONTROL_SALES_PATH, Some(new)).await
+            let (path, body) = (CONTROL_SALES_PATH, Some(new));
+            control_client::ask(socket, Method::POST, path, body, CONTROL_WAIT).await?
         }
         Action::Change(id, change) => {
-            control_client::ask(socket, Method::PATCH, &of(id), Some(change)).await
+            let terms = change.of(&show(id).await?)?;
+            let (path, body) = (of(id), Some(&terms));
+            match control_client::ask(socket, Method::PATCH, &path, body, CONTROL_WAIT).await {
+                Err(ControlError::Unknown(detail)) => return Err(unknown(id, &terms, &detail)),
+                changed => changed?,
+            }
         }
     };
-    one.map(|view| vec![view])
+    Ok(vec![one])
 }
 
 /// All pages of the list.
@@ -169,8 +218,9 @@ async fn list_through_service(socket: &Path) -> anyhow::Result<Vec<SaleView>> {
             Some(last) => format!("{CONTROL_SALES_PATH}?after={}", last.id),
             None => CONTROL_SALES_PATH.to_owned(),
         };
+        let nothing = None::<&()>;
         let page: Vec<SaleView> =
-            control_client::ask(socket, Method::GET, &path, None::<&()>).await?;
+            control_client::ask(socket, Method::GET, &path, nothing, CONTROL_WAIT).await?;
         if page.is_empty() {
             return Ok(all);
         }
@@ -181,6 +231,12 @@ async fn list_through_service(socket: &Path) -> anyhow::Result<Vec<SaleView>> {
 async fn in_engine(engine: &dyn Engine, action: &Action) -> anyhow::Result<Vec<SaleView>> {
     let now_ms = jiff::Timestamp::now().as_millisecond();
     let view = |stock: &SaleStock| SaleView::new(stock, now_ms);
+    let show = async |id: &SaleId| {
+        let stock = engine.sale(id).await?;
+        let missing =
+            || anyhow!("there is no sale {id}; `seckill sale list` shows those there are");
+        Ok::<_, anyhow::Error>(view(&stock.with_context(missing)?))
+    };
     let id = match action {
         Action::List => {
             let mut all: Vec<SaleStock> = Vec::new();
@@ -195,18 +251,22 @@ async fn in_engine(engine: &dyn Engine, action: &Action) -> anyhow::Result<Vec<S
         }
         Action::Show(id) => id.clone(),
         Action::Create(new) => engine.create_sale(new.clone()).await??.id,
-        Action::Change(id, change) => engine.change_sale(id, change.clone()).await??.id,
+        Action::Change(id, change) => {
+            let terms = change.of(&show(id).await?)?;
+            match engine.change_sale(id, terms.clone()).await {
+                Err(fault) if fault.effect == Effect::Unknown => {
+                    return Err(unknown(id, &terms, &fault.to_string()));
+                }
+                changed => changed??.id,
+            }
+        }
     };
-    let stock = engine.sale(&id).await?;
-    let stock = stock.with_context(|| {
-        format!("there is no sale {id}; `seckill sale list` shows those there are")
-    })?;
-    Ok(vec![view(&stock)])
+    Ok(vec![show(&id).await?])
 }
 
 fn table_of(views: &[SaleView]) -> String {
     let none = || "-".to_owned();
-    let rows: Vec<[String; 8]> = views
+    let rows: Vec<[String; 9]> = views
         .iter()
         .map(|view| {
             let status = serde_json::to_value(view.status);
@@ -214,10 +274,11 @@ fn table_of(views: &[SaleView]) -> String {
                 view.id.clone(),
                 status
                     .ok()
-                    .and_then(|word| word.as_str().map(str::to_owned))
+                    .and_then(|name| name.as_str().map(str::to_owned))
                     .unwrap_or_else(none),
                 grouped(view.total.into()),
                 grouped(view.remaining.into()),
+                view.version.to_string(),
                 view.buyer_limit
                     .map_or_else(none, |limit| limit.to_string()),
                 view.opens_at.clone().unwrap_or_else(none),
@@ -227,7 +288,7 @@ fn table_of(views: &[SaleView]) -> String {
         })
         .collect();
     let heads = [
-        "SALE", "STATUS", "UNITS", "LEFT", "LIMIT", "OPENS", "CLOSES", "TITLE",
+        "SALE", "STATUS", "UNITS", "LEFT", "VERSION", "LIMIT", "OPENS", "CLOSES", "TITLE",
     ];
     table::columns(heads, &rows)
 }

@@ -7,6 +7,7 @@ use crate::bootstrap::{self, Roles};
 use crate::cli::ServeArgs;
 use crate::commands::demo;
 use crate::configuration::{Configuration, EngineKind};
+use crate::output;
 
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<CommandOutcome> {
     let configuration = args.common.load(args.flags())?.configuration;
@@ -25,7 +26,7 @@ async fn serve(
     roles: Roles,
     names_units: bool,
 ) -> anyhow::Result<()> {
-    // Before anything is opened: a signal in between must end the process in order, too.
+    // Before anything is opened: from here on a signal stops the process in order.
     let (mut interrupt, mut terminate) = (
         signal(SignalKind::interrupt())?,
         signal(SignalKind::terminate())?,
@@ -36,17 +37,21 @@ async fn serve(
         demo::keep(&configuration.embedded.data)?;
         warn_of_other_units(&running, configuration, names_units).await?;
     }
-    println!("seckill is listening on http://{}", running.address);
+    output::announce(&format!(
+        "seckill is listening on http://{}",
+        running.address
+    ));
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
     tracing::info!("stopping: answering what is in flight");
     running.end().await;
+    tracing::info!("stopped");
     Ok(())
 }
 
-/// A number of units that was asked for and has no effect must not go unnoticed.
+/// Units that were given on the command line and have no effect must not go unnoticed.
 async fn warn_of_other_units(
     running: &bootstrap::Running,
     configuration: &Configuration,
@@ -59,7 +64,7 @@ async fn warn_of_other_units(
         && stock.sale.total != units
     {
         tracing::warn!(
-            "sale {id} exists with {} units, so --units {units} has no effect; `seckill sale change {id} --add-units N` adds some",
+            "sale {id} exists with {} units, so --units {units} has no effect; `seckill sale change {id} --units {units}` sets it",
             stock.sale.total
         );
     }

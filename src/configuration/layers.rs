@@ -1,5 +1,5 @@
-//! The layers, lowest first: defaults, file, environment, flags. The `config` crate merges them; who set a key is
-//! found by asking the layers from the top.
+//! The layers, lowest first: defaults, file, environment, flags. The `config` crate merges them. The
+//! origin of a key is found by asking the layers from the top.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use super::{Configuration, DEFAULT_FILE};
 const OTHER_VARIABLES: [&str; 3] = ["SECKILL_CONFIG", "SECKILL_LOG", "SECKILL_ENGINES_DIR"];
 /// Keys whose values may hold a password.
 const SECRET_KEYS: [&str; 3] = ["cluster.redis", "cluster.mysql", "cluster.kafka_properties"];
-/// Read where no file is named.
+/// Read if no file is named.
 const USUAL_FILE: &str = "seckill.toml";
 
 /// A command-line flag that sets a key.
@@ -23,9 +23,13 @@ pub(crate) struct Flag {
     pub(crate) value: String,
 }
 
-/// What a configuration could not be made of.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InvalidConfiguration {
+    #[error("configuration file {} cannot be read: {error}", path.display())]
+    Unreadable {
+        path: PathBuf,
+        error: std::io::Error,
+    },
     #[error("configuration file {}: {error}", path.display())]
     File {
         path: PathBuf,
@@ -67,7 +71,8 @@ pub(crate) fn load(
         origin: Box::new(|_| "default".into()),
     }];
     let named = file.map(Path::to_owned);
-    let named = named.or_else(|| environment.get("SECKILL_CONFIG").map(PathBuf::from));
+    let variable = environment.get("SECKILL_CONFIG");
+    let named = named.or_else(|| variable.filter(|path| !path.is_empty()).map(PathBuf::from));
     let path = named.or_else(|| Some(PathBuf::from(USUAL_FILE)).filter(|path| path.exists()));
     if let Some(path) = path {
         layers.push(file_layer(path)?);
@@ -89,7 +94,11 @@ pub(crate) fn load(
 }
 
 fn file_layer(path: PathBuf) -> Result<Layer, InvalidConfiguration> {
-    let source = File::from(path.clone()).format(FileFormat::Toml);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) => return Err(InvalidConfiguration::Unreadable { path, error }),
+    };
+    let source = File::from_str(&text, FileFormat::Toml);
     match Config::builder().add_source(source).build() {
         Ok(config) => Ok(Layer {
             config,
@@ -103,6 +112,7 @@ fn environment_layer(environment: HashMap<String, String>) -> Result<Layer, Inva
     let ours: Map<String, String> = environment
         .into_iter()
         .filter(|(name, _)| !OTHER_VARIABLES.contains(&name.as_str()))
+        .filter(|(name, value)| !is_service_link(name, value))
         .collect();
     let source = Environment::with_prefix("SECKILL")
         .prefix_separator("_")
@@ -112,6 +122,40 @@ fn environment_layer(environment: HashMap<String, String>) -> Result<Layer, Inva
         config: Config::builder().add_source(source).build()?,
         origin: Box::new(|key| format!("environment {}", variable(key))),
     })
+}
+
+/// Whether Kubernetes made the variable for a Service whose name begins with `seckill`: it gives every
+/// container the addresses of the Services beside it, under names such as `SECKILL_SERVICE_HOST`,
+/// `SECKILL_PORT` and `SECKILL_PORT_3000_TCP_ADDR`.
+fn is_service_link(name: &str, value: &str) -> bool {
+    const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
+    // Keys of a section have two underscores.
+    if name.contains("__") {
+        return false;
+    }
+    let is_link = |value: &str| {
+        let scheme = value.split_once("://").map(|(scheme, _)| scheme);
+        scheme.is_some_and(|scheme| PROTOCOLS.contains(&scheme.to_uppercase().as_str()))
+    };
+    if name.ends_with("_SERVICE_HOST")
+        || name.ends_with("_SERVICE_PORT")
+        || name.contains("_SERVICE_PORT_")
+    {
+        return true;
+    }
+    let Some((_, port)) = name.split_once("_PORT") else {
+        return false;
+    };
+    let mut parts = port.split('_').skip(1);
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (None, ..) => port.is_empty() && is_link(value),
+        (Some(number), Some(protocol), rest, None) => {
+            number.parse::<u16>().is_ok()
+                && PROTOCOLS.contains(&protocol)
+                && rest.is_none_or(|rest| ["PROTO", "PORT", "ADDR"].contains(&rest))
+        }
+        _ => false,
+    }
 }
 
 fn flag_layer(flags: Vec<Flag>) -> Result<Layer, InvalidConfiguration> {
@@ -150,10 +194,20 @@ fn explain(
     layers: &[Layer],
 ) -> InvalidConfiguration {
     let (key, mut text) = (error.path().to_string(), cause(error.inner()));
-    // The text of an unknown key says what it might have been.
+    // The text of an unknown key lists the known ones.
     let unknown = text.strip_prefix("unknown field `");
     if let Some((_, known)) = unknown.and_then(|rest| rest.split_once('`')) {
         text = format!("there is no such key{known}");
+        let sections = ["service", "sale", "embedded", "cluster"];
+        let joined = sections.iter().find_map(|section| {
+            let name = key.strip_prefix(section)?.strip_prefix('_')?;
+            Some(variable(&format!("{section}.{name}")))
+        });
+        if let Some(variable) = joined {
+            text.push_str(&format!(
+                "; two underscores separate section and key: {variable}"
+            ));
+        }
     }
     let value = merged
         .get::<Value>(&key)
@@ -166,7 +220,7 @@ fn explain(
     }
 }
 
-/// The innermost text: the crate wraps it in the key and the origin, which are told better here.
+/// The innermost text: the crate wraps it in the key and the origin, which we report ourselves.
 fn cause(error: &config::ConfigError) -> String {
     match error {
         config::ConfigError::At { error, .. } => cause(error),
@@ -182,7 +236,8 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// What may be shown of a value: of an address what stands behind the password, of Kafka's settings the names.
+/// What may be shown of a value: of an address the part after the password, of Kafka's settings the
+/// names.
 fn without_secrets(key: &str, shown: String) -> String {
     if !SECRET_KEYS.contains(&key) {
         return shown;
@@ -205,21 +260,38 @@ fn without_secrets(key: &str, shown: String) -> String {
     shown
 }
 
-/// One line of `seckill config`.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+/// The value as JSON, of the type that the defaults have: a variable or a flag brings every value as
+/// text.
+fn typed(key: &str, value: &Value) -> serde_json::Value {
+    let is_number = default_of(key).is_some_and(|default| matches!(default, ValueKind::I64(_)));
+    if is_number && let Ok(number) = value.clone().into_int() {
+        return number.into();
+    }
+    let text = value.clone().into_string();
+    without_secrets(key, text.unwrap_or_else(|_| value.to_string())).into()
+}
+
+fn default_of(key: &str) -> Option<ValueKind> {
+    let source = File::from_str(DEFAULT_FILE, FileFormat::Toml);
+    let defaults = Config::builder().add_source(source).build().ok()?;
+    defaults.get::<Value>(key).ok().map(|value| value.kind)
+}
+
+/// One line of `seckill config`. The value has the type that the key has.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub(crate) struct Setting {
     pub(crate) key: String,
-    pub(crate) value: String,
+    pub(crate) value: serde_json::Value,
     pub(crate) origin: String,
 }
 
 impl Loaded {
-    /// Whether any layer above the defaults has set this key.
+    /// Whether a layer above the defaults has set this key.
     pub(crate) fn is_set(&self, key: &str) -> bool {
         origin_of(key, &self.layers) != "default"
     }
 
-    /// Every key in effect, sections together, in the order of names.
+    /// Every key in effect, by section and name.
     pub(crate) fn settings(&self) -> Vec<Setting> {
         let mut settings = Vec::new();
         self.collect("", &self.merged.cache, &mut settings);
@@ -231,7 +303,7 @@ impl Loaded {
         let ValueKind::Table(members) = &value.kind else {
             into.push(Setting {
                 key: path.to_owned(),
-                value: without_secrets(path, shown(value)),
+                value: typed(path, value),
                 origin: origin_of(path, &self.layers),
             });
             return;
@@ -311,12 +383,13 @@ mod tests {
             setting("sale.units").origin,
             format!("file {}", path.display())
         );
-        assert_eq!(setting("service.listen").value, "\"127.0.0.1:2\"");
+        assert_eq!(setting("service.listen").value, "127.0.0.1:2");
+        assert_eq!(setting("sale.units").value, 7);
         assert_eq!(
             setting("service.listen").origin,
             "environment SECKILL_SERVICE__LISTEN"
         );
-        assert_eq!(setting("embedded.data").value, "\"from-flag\"");
+        assert_eq!(setting("embedded.data").value, "from-flag");
         assert_eq!(setting("embedded.data").origin, "flag --data");
         assert_eq!(setting("embedded.batch_max").origin, "default");
     }
@@ -339,6 +412,38 @@ mod tests {
         assert!(unknown.contains("key service.listenn = \"x\""), "{unknown}");
         assert!(unknown.contains("SECKILL_SERVICE__LISTENN") && unknown.contains("`listen`"));
         assert!(refused(&[("SECKILL_LISTEN", "x")]).contains("key listen = \"x\""));
+    }
+
+    #[test]
+    fn variables_that_kubernetes_injects_are_no_configuration() {
+        let injected = environment(&[
+            ("SECKILL_PORT", "tcp://10.0.0.1:3000"),
+            ("SECKILL_PORT_3000_TCP", "tcp://10.0.0.1:3000"),
+            ("SECKILL_PORT_3000_TCP_ADDR", "10.0.0.1"),
+            ("SECKILL_PORT_3000_TCP_PORT", "3000"),
+            ("SECKILL_PORT_3000_TCP_PROTO", "tcp"),
+            ("SECKILL_SERVICE_HOST", "10.0.0.1"),
+            ("SECKILL_SERVICE_PORT", "3000"),
+            ("SECKILL_SERVICE_PORT_HTTP", "3000"),
+            ("SECKILL_MYSQL_SERVICE_HOST", "10.0.0.2"),
+            ("SECKILL_MYSQL_PORT", "tcp://10.0.0.2:3306"),
+        ]);
+        let loaded = load(None, injected, Vec::new());
+        assert!(loaded.is_ok(), "{:?}", loaded.map(|_| ()).unwrap_err());
+        let text = refused(&[("SECKILL_SERVICE_LISTEN", "127.0.0.1:1")]);
+        assert!(text.contains("SECKILL_SERVICE__LISTEN"), "{text}");
+        assert!(refused(&[("SECKILL_PORT", "3000")]).contains("key port"));
+    }
+
+    #[test]
+    fn an_empty_name_of_a_file_names_none() {
+        assert!(load(None, environment(&[("SECKILL_CONFIG", "")]), Vec::new()).is_ok());
+        let folder = load(Some(Path::new("/tmp")), HashMap::new(), Vec::new());
+        let text = folder.map(|_| ()).unwrap_err().to_string();
+        assert!(
+            text.contains("/tmp") && text.contains("directory"),
+            "{text}"
+        );
     }
 
     #[test]

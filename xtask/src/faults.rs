@@ -1,4 +1,4 @@
-//! `cargo xtask faults`: the runs under faults, longer than the tests have them.
+//! `cargo xtask faults`: fault runs that are longer than those of the tests.
 
 use anyhow::Context;
 use clap::Subcommand;
@@ -10,46 +10,46 @@ use seckill_testkit::{
 use crate::build;
 use crate::engines::Lease;
 
-/// The faults.
+/// Run the fault tests for longer than `cargo xtask test` does
 #[derive(Debug, Subcommand)]
 pub(crate) enum Fault {
-    /// SIGKILL under load at random moments: each yes stays, nobody gets two, the rest sells
+    /// Kill the service at random times under load and check that every confirmation survives
     Kill {
-        /// How many times
+        /// Number of rounds
         #[arg(long, default_value_t = 200)]
         rounds: u32,
         /// Units of each round's sale
         #[arg(long, default_value_t = 10_000)]
         units: u32,
-        /// The latest moment of a kill after the first answer, in milliseconds
+        /// Latest time of a kill after the first answer, in milliseconds
         #[arg(long, default_value_t = 300)]
         within_ms: u64,
-        /// Where the random moments begin
+        /// Seed of the random kill times
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
-    /// The same on a cluster: of 3 servers, 2 relays and 2 recorders, one of each is killed in every round
+    /// Kill a server, a relay and a recorder of a cluster in each round, with the same checks
     ClusterKill {
-        /// How many times
+        /// Number of rounds
         #[arg(long, default_value_t = 50)]
         rounds: u32,
         /// Units of each round's sale
         #[arg(long, default_value_t = 2_000)]
         units: u64,
-        /// The latest moment of a kill after the first answer, in milliseconds
+        /// Latest time of a kill after the first answer, in milliseconds
         #[arg(long, default_value_t = 500)]
         within_ms: u64,
-        /// Where the random moments begin
+        /// Seed of the random kill times
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
-    /// Each server of a cluster lost in its own way under load: Redis wiped, rolled back, failed over; MySQL and Kafka
-    /// killed; the topic made again
+    /// Break the servers of a cluster under load: Redis wiped, rolled back or failed over; MySQL or
+    /// Kafka killed; the topic deleted; replies lost
     Servers {
-        /// Only the scenarios whose name contains this
+        /// Run only scenarios whose name contains this
         #[arg(long, default_value = "")]
         scenario: String,
-        /// How often each
+        /// Number of runs of each scenario
         #[arg(long, default_value_t = 1)]
         rounds: u32,
     },
@@ -87,9 +87,9 @@ fn cluster_kill(rounds: u32, units: u64, within_ms: u64, seed: u64) -> anyhow::R
     let mut cluster = Cluster::start(&binary, dir.path(), &urls, &settings, shape)?;
     let summary = cluster_kill_rounds(&mut cluster, rounds, units, within_ms, seed)?;
     println!(
-        "{} rounds, in each a server, a relay and a recorder killed while {units} units were being sold\n\
-         {} confirmations that clients read, each of them one row\n\
-         {} answers that told an address, {} attempts cut off\nall units sold, all audits clean",
+        "{} rounds: a server, a relay and a recorder killed in each while {units} units were on sale\n\
+         {} confirmations read by clients, each stored as exactly one row\n\
+         {} pending answers, {} attempts without an answer\nall units sold, all audits clean",
         summary.rounds, summary.confirmations, summary.pending, summary.failed
     );
     Ok(())
@@ -111,7 +111,7 @@ fn servers(wanted: &str, rounds: u32) -> anyhow::Result<()> {
                 survive(scenario, &binary, dir.path(), &database).with_context(|| name)?;
             let crowd = survived.crowd;
             println!(
-                "{name}: yes {}, told an address {}, 503 {}, false sold out {}; rebuilt in {} ms, no order for {} ms; all sold, audit clean",
+                "{name}: {} confirmed, {} pending, {} unavailable (503), {} false sold out; rebuilt in {} ms, no order for {} ms; all sold, audit clean",
                 crowd.won,
                 crowd.pending,
                 crowd.unavailable,
@@ -138,9 +138,9 @@ fn kill(rounds: u32, units: u32, within_ms: u64, seed: u64) -> anyhow::Result<()
         seed,
     })?;
     println!(
-        "{} rounds of SIGKILL, {} of them while units were being sold\n\
-         {} confirmations read before the kills, each of them one order afterwards\n\
-         {} attempts cut off by a kill\nall audits clean",
+        "{} rounds with a SIGKILL, {} of them while units were on sale\n\
+         {} confirmations read before a kill, each of them exactly one order afterwards\n\
+         {} attempts without an answer because of a kill\nall audits clean",
         summary.rounds,
         summary.killed_while_selling,
         summary.confirmations_before_kills,
@@ -148,7 +148,7 @@ fn kill(rounds: u32, units: u32, within_ms: u64, seed: u64) -> anyhow::Result<()
     );
     anyhow::ensure!(
         summary.killed_while_selling > 0,
-        "no kill came while units were being sold, so nothing was shown; try more units or a shorter time"
+        "no kill happened while units were on sale, so the run proves nothing; use more units or a shorter time"
     );
     Ok(())
 }

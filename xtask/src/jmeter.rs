@@ -1,5 +1,5 @@
-//! `cargo xtask jmeter`: the tutorial's JMeter plan against a service, without JMeter installed: its jars come from Maven
-//! Central, in the folder layout that it wants.
+//! `cargo xtask jmeter`: runs the tutorial's JMeter plan against a service. Needs no installed
+//! JMeter: downloads its jars from Maven Central and lays them out as JMeter expects.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,7 +12,7 @@ use crate::build::{root, succeed, target};
 use crate::engines::fetch;
 
 const VERSION: &str = "5.6.3";
-/// What JMeter finds its parts in beside its library folder.
+/// JMeter's own components, which it loads from `lib/ext`.
 const EXTENSIONS: [&str; 4] = [
     "ApacheJMeter_core",
     "ApacheJMeter_components",
@@ -20,19 +20,19 @@ const EXTENSIONS: [&str; 4] = [
     "ApacheJMeter_functions",
 ];
 
-/// What the plan is run against.
+/// Run the tutorial's JMeter plan against a service
 #[derive(Debug, Args)]
 pub(crate) struct JmeterArgs {
-    /// Where the service is
+    /// Host of the service
     #[arg(long, default_value = "127.0.0.1")]
     host: String,
-    /// Its port
+    /// Port of the service
     #[arg(long, default_value_t = 3000)]
     port: u16,
-    /// Buyers, a thread each
+    /// Number of buyers, with one thread each
     #[arg(long, default_value_t = 2_000)]
     threads: u32,
-    /// The time over which they come, in seconds
+    /// Time over which the buyers start, in seconds
     #[arg(long, default_value_t = 5)]
     ramp_s: u32,
     /// Print JSON
@@ -40,7 +40,7 @@ pub(crate) struct JmeterArgs {
     json: bool,
 }
 
-/// What came of a run.
+/// The results of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Samples {
     pub(crate) count: u64,
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &JmeterArgs) -> anyhow::Result<()> {
     let samples = run_plan(&args.host, args.port, args.threads, args.ramp_s)?;
     ensure!(
         samples.count == u64::from(args.threads),
-        "JMeter took {} samples, not {}",
+        "JMeter recorded {} samples instead of {}",
         samples.count,
         args.threads
     );
@@ -63,15 +63,11 @@ pub(crate) fn run(args: &JmeterArgs) -> anyhow::Result<()> {
     } else {
         println!("{} samples, {} errors", samples.count, samples.errors);
     }
-    ensure!(
-        samples.errors == 0,
-        "{} samples were errors",
-        samples.errors
-    );
+    ensure!(samples.errors == 0, "{} samples failed", samples.errors);
     Ok(())
 }
 
-/// Runs the plan headless and counts its samples.
+/// Runs the plan without a GUI and counts its samples.
 pub(crate) fn run_plan(
     host: &str,
     port: u16,
@@ -107,13 +103,13 @@ pub(crate) fn run_plan(
     count(&results)
 }
 
-/// Reads JMeter's table of samples.
+/// Counts the samples in JMeter's results file.
 fn count(results: &Path) -> anyhow::Result<Samples> {
     let text = std::fs::read_to_string(results).with_context(|| results.display().to_string())?;
     let mut lines = text.lines();
     let heads: Vec<&str> = lines.next().unwrap_or_default().split(',').collect();
     let Some(code) = heads.iter().position(|head| *head == "responseCode") else {
-        bail!("JMeter's results have no column responseCode: {heads:?}");
+        bail!("JMeter's results have no responseCode column: {heads:?}");
     };
     let mut samples = Samples {
         count: 0,
@@ -121,13 +117,13 @@ fn count(results: &Path) -> anyhow::Result<Samples> {
     };
     for line in lines {
         samples.count += 1;
-        // The columns before it hold numbers and the sampler's name, none with a comma.
+        // The columns before it hold numbers and the sampler's name, none of which has a comma.
         samples.errors += u64::from(line.split(',').nth(code) != Some("200"));
     }
     Ok(samples)
 }
 
-/// JMeter's folder, made from its jars where it is missing.
+/// JMeter's home folder, assembled from its jars if missing.
 fn home() -> anyhow::Result<PathBuf> {
     let dir = target().join("engines").join(format!("jmeter-{VERSION}"));
     let home = dir.join("home");
@@ -166,7 +162,7 @@ fn home() -> anyhow::Result<PathBuf> {
         };
         std::fs::copy(&path, place)?;
     }
-    // The settings lie in a jar of their own.
+    // The settings are in a separate jar.
     let config = dir
         .join("libs")
         .join(format!("ApacheJMeter_config-{VERSION}.jar"));

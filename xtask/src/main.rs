@@ -1,4 +1,5 @@
-//! The project's own tasks, as `cargo xtask …`. They build and drive the product; nothing here ships with it.
+//! The project's own tasks, run as `cargo xtask …`. They build and drive the product; nothing here
+//! ships with it.
 
 mod bench;
 mod build;
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// The project's own tasks.
+/// Tasks for developing Seckill
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask")]
 struct Cli {
@@ -22,23 +23,23 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Run every test, the documents' commands included
+    /// Run every test and the commands in the READMEs
     Test,
     /// Measure the product against its baselines, interleaved in one run
     Bench(bench::BenchArgs),
-    /// Real servers for the cluster engine: Redis, Kafka, MySQL or MariaDB
+    /// Manage real servers for the cluster engine: Redis, Kafka, and MySQL or MariaDB
     Engines {
         #[command(subcommand)]
         engines: engines::Engines,
     },
     /// Run the tutorial's JMeter plan against a service
     Jmeter(jmeter::JmeterArgs),
-    /// Longer runs under faults than the tests have
+    /// Run the fault tests for longer than `test` does
     Faults {
         #[command(subcommand)]
         fault: faults::Fault,
     },
-    /// A part of the bench in a process of its own
+    /// Run a component of the bench in its own process
     #[command(hide = true)]
     BenchPart {
         #[command(subcommand)]

@@ -1,5 +1,5 @@
-//! Runs the commands that the READMEs show, as they stand there, in the workspace's root.
-//! Every `sh` block is one script; a block whose first line is `# not run: REASON` is left out, by name.
+//! Runs the commands in the READMEs as written, in the workspace root. Every `sh` block is one
+//! script; a block whose first line is `# not run: REASON` is skipped.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use crate::build::{root, succeed};
 
 const DOCUMENTS: [&str; 2] = ["README.md", "README.zh-CN.md"];
-/// Ends whatever a script left running, and fails at the first command that fails.
+/// Stops what a script leaves running, and makes the script fail at its first failing command.
 const PRELUDE: &str = "set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT\n";
 
 pub(crate) fn run() -> anyhow::Result<()> {
@@ -19,12 +19,12 @@ pub(crate) fn run() -> anyhow::Result<()> {
     for name in DOCUMENTS {
         let text = std::fs::read_to_string(root().join(name)).with_context(|| name.to_owned())?;
         let scripts = scripts(&text);
-        ensure!(!scripts.is_empty(), "{name} shows no command");
+        ensure!(!scripts.is_empty(), "{name} has no sh block to run");
         match &first {
-            // The same commands in both languages: running them once is running both.
+            // Both languages have the same commands, so running them once covers both.
             Some(first) => ensure!(
                 *first == scripts,
-                "the commands of {name} differ from {}",
+                "the commands in {name} differ from those in {}",
                 DOCUMENTS[0]
             ),
             None => {
@@ -38,7 +38,6 @@ pub(crate) fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The `sh` blocks to run.
 fn scripts(text: &str) -> Vec<String> {
     let mut scripts = Vec::new();
     let mut rest = text;
@@ -62,12 +61,12 @@ fn run_script(name: &str, script: &str) -> anyhow::Result<()> {
         .context("bash cannot be started")?;
     ensure!(
         status.success(),
-        "a block of {name} ended with {status}:\n{script}"
+        "a block of {name} failed with {status}:\n{script}"
     );
     Ok(())
 }
 
-/// A tool that the READMEs use: there already, or installed on Debian as root.
+/// Fails unless a tool that the READMEs use is available. On Debian, installs it if missing.
 fn require(tool: &str) -> anyhow::Result<()> {
     let is_there = || {
         let found = Command::new("sh")
@@ -89,7 +88,7 @@ fn require(tool: &str) -> anyhow::Result<()> {
     }
     ensure!(
         is_there(),
-        "the READMEs use {tool}, which is not installed here; install it"
+        "the READMEs use {tool}, which is not installed; install it"
     );
     Ok(())
 }

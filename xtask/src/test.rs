@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every test there is. What is missing on the machine fails; nothing is skipped.
+//! `cargo xtask test`: runs every test. A missing program is a failure; no test is skipped.
 
 use seckill_testkit::servers::ENGINES_DIR_VARIABLE;
 
@@ -7,7 +7,7 @@ use crate::engines::Lease;
 use crate::readme;
 
 pub(crate) fn run() -> anyhow::Result<()> {
-    // Built first, so that the servers are not up meanwhile.
+    // Build first, so that the servers do not run meanwhile.
     succeed(cargo().args(["test", "--workspace", "--no-run"]))?;
     let dir = target().join("engines-test");
     let (_lease, _) = Lease::up(&dir)?;
@@ -16,7 +16,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         "--workspace",
         "--no-fail-fast",
     ]))?;
-    // The READMEs bring servers up, too, and end them; so does this where they could not.
+    // The READMEs start servers as well and stop them; this stops them if a script fails.
     let _guarded = Lease::over(&target().join("engines"))?;
     readme::run()
 }

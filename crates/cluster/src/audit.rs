@@ -1,5 +1,5 @@
-//! The audit of a cluster: gate, log and store compared unit by unit against the invariants, also while the sale runs.
-//! The store is read at one moment, the log after it; what was on its way meanwhile is told apart from what is wrong.
+//! Audits a cluster, also during a sale: compares gate, log and store unit by unit. Reads the
+//! store, then the log, and must not mistake claims in flight for violations.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 use seckill_engine::{Cause, Fault};
 use seckill_sale::{
-    AuditReport, Auditor, HistoryEntry, Invariant, OrderFacts, OrderState, Violation,
+    AuditReport, Auditor, HistoryEntry, Invariant, OrderFacts, OrderState, RowIntegrity, Violation,
 };
 
 use crate::codec::message::ClaimMessage;
@@ -20,26 +20,26 @@ use crate::serve::Core;
 use crate::store::orders::{self, Stored};
 use crate::store::sales::{self, SaleRow};
 
-/// Orders in one page.
+/// Orders per page.
 const PAGE: usize = 5_000;
-/// How often a gate that moves is looked at again, for a moment in which it stands still.
+/// How many times the audit reads the store while gates keep changing during the read.
 const STILL_TRIES: u32 = 20;
 const STILL_PAUSE: Duration = Duration::from_millis(50);
 const LOG_WAIT: Duration = Duration::from_secs(10);
 const OUTBOX_PAGE: usize = 256;
 
-/// A sale as its gate had it while the store was read.
+/// The state of a sale's gate while the store was read.
 struct GateView {
     row: SaleRow,
-    /// None where the gate could not be asked.
+    /// `None` if the gate was closed or unreachable.
     before: Option<Head>,
-    /// The gate stood still, with nothing in its outbox.
+    /// The gate did not change during the read, and its outbox was empty.
     is_still: bool,
     outbox: Vec<String>,
     offered: Option<(Vec<u32>, u32)>,
 }
 
-/// What the store had, for the comparison with the log.
+/// The store's contents, for the comparison with the log.
 #[derive(Default)]
 struct Orders {
     contents: HashMap<String, (String, Stored)>,
@@ -47,7 +47,6 @@ struct Orders {
     offsets: HashMap<i32, (u32, i64)>,
 }
 
-/// Audits everything.
 pub(crate) async fn audit(core: &Core, history: &[HistoryEntry]) -> Result<AuditReport, Fault> {
     let mut outside = Vec::new();
     let mut notes = Vec::new();
@@ -68,7 +67,7 @@ pub(crate) async fn audit(core: &Core, history: &[HistoryEntry]) -> Result<Audit
     };
     let mut auditor = Auditor::new(gates.iter().map(|gate| gate.row.sale.clone()));
     for yes in history {
-        auditor.promise(yes.order_id.as_str(), yes.sale.as_deref(), yes.unit);
+        auditor.confirmed(yes.order_id.as_str(), yes.sale.as_deref(), yes.unit);
     }
     for (sale, order) in stored.contents.values() {
         auditor.order(&facts(sale, order));
@@ -82,8 +81,8 @@ pub(crate) async fn audit(core: &Core, history: &[HistoryEntry]) -> Result<Audit
                 auditor.gate_left(sale, head.free);
                 outside.extend(offered_and_sold(gate, &stored));
             }
-            Some(_) => notes.push(format!("sale {sale}: its gate was moving, so that its units could not be counted against the store's")),
-            None => notes.push(format!("sale {sale}: its gate is closed or cannot be asked, so that only log and store were compared")),
+            Some(_) => notes.push(format!("sale {sale}: its gate kept changing, so its units could not be compared with the store")),
+            None => notes.push(format!("sale {sale}: its gate is closed or unreachable, so only the log and the store were compared")),
         }
     }
     let log = read_log(&core.options).await?;
@@ -133,7 +132,7 @@ async fn peek(core: &Core, row: &SaleRow) -> Option<Head> {
     }
 }
 
-/// Whether each gate stood still while the store was read, and what is on its way.
+/// Records whether each gate changed while the store was read, and which claims are in flight.
 async fn look_again(core: &Core, gates: &mut [GateView]) {
     for gate in gates {
         gate.outbox.clear();
@@ -198,11 +197,11 @@ fn facts<'a>(sale: &'a str, order: &'a Stored) -> OrderFacts<'a> {
         buyer: &order.buyer,
         key: order.key.as_deref(),
         state: order.state,
-        intact: true,
+        integrity: RowIntegrity::Intact,
     }
 }
 
-/// Units that the gate offers though an order holds them.
+/// Violations for units that the gate offers although an order holds them.
 fn offered_and_sold(gate: &GateView, stored: &Orders) -> Vec<Violation> {
     let Some((returned, next)) = &gate.offered else {
         return Vec::new();
@@ -225,7 +224,7 @@ fn offered_and_sold(gate: &GateView, stored: &Orders) -> Vec<Violation> {
     .collect()
 }
 
-/// The log from its beginning to where it ended when the audit came to it.
+/// The log from its beginning to where it ended when the audit read it.
 #[derive(Default)]
 struct LogView {
     records: u64,
@@ -236,10 +235,7 @@ async fn read_log(options: &ClusterOptions) -> Result<LogView, Fault> {
     let options = options.clone();
     let read = tokio::task::spawn_blocking(move || read_log_blocking(&options));
     read.await.map_err(|error| {
-        Fault::without_effect(
-            Cause::Store,
-            format!("the log's reader ended badly: {error}"),
-        )
+        Fault::without_effect(Cause::Store, format!("the log reader task failed: {error}"))
     })?
 }
 
@@ -282,7 +278,7 @@ fn read_log_blocking(options: &ClusterOptions) -> Result<LogView, Fault> {
         loop {
             let Some(record) = consumer.poll(LOG_WAIT) else {
                 let detail =
-                    format!("the log's partition {part} gave no record within {LOG_WAIT:?}");
+                    format!("the log's partition {part} returned no record within {LOG_WAIT:?}");
                 return Err(Fault::without_effect(Cause::Deadline, detail));
             };
             let record = record.map_err(failed)?;
@@ -314,12 +310,12 @@ fn compare_log(
                 outside.push(violation(
                     Invariant::NoPhantoms,
                     claim,
-                    "the log has the order with other content",
+                    "the log has the order with different content",
                 ));
             }
             continue;
         }
-        // The store was read before the log; what the recorder has not passed by then is on its way.
+        // The store was read before the log: records past the recorder's position are in flight.
         let next = stored.offsets.get(part).map_or(0, |(_, next)| *next);
         if stored.voids.contains(id) {
             continue;
@@ -328,7 +324,7 @@ fn compare_log(
             in_flight.insert(id.to_owned());
         } else {
             let detail =
-                "the recorder has passed a claim of the log that is neither order nor void";
+                "the recorder has passed a claim in the log that is neither an order nor a void";
             outside.push(violation(Invariant::NoUndersell, claim, detail));
         }
     }
@@ -339,7 +335,9 @@ fn compare_log(
         .map(|(part, _)| part)
         .collect();
     if !replaced.is_empty() {
-        notes.push(format!("the log was replaced (partitions {replaced:?}), so that older orders are not in it any more"));
+        notes.push(format!(
+            "the log was replaced (partitions {replaced:?}), so older orders are no longer in it"
+        ));
         return;
     }
     for (id, (sale, order)) in &stored.contents {

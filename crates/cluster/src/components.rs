@@ -1,4 +1,5 @@
-//! Starts the parts that a process runs and tells how they are. What a part does stands in its own file.
+//! Starts the components that a process runs and reports their condition. Their own logic does not
+//! belong here.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,28 +23,28 @@ use crate::stop::stopped;
 use crate::store::Store;
 use crate::{ClusterOptions, InvalidOptions, hints, rebuild};
 
-/// Attempts between the front and the queues of the sales.
+/// Attempts buffered between dispatch and the queues of the sales.
 const ATTEMPTS_MAX: usize = 4_096;
-/// Outbox entries between the gate and the relay.
+/// Outbox entries buffered between the gate and the relay.
 const OFFERS_MAX: usize = 4_096;
 const SETTLED_MAX: usize = 4_096;
 
-/// What a process is for.
+/// Which components a process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Serve,
     Relay,
 }
 
-/// The parts whose state is shown.
+/// The components whose condition is reported.
 pub(crate) struct Components {
     relay: Option<Arc<RelayState>>,
     recorder: Option<(Arc<RecorderState>, LogCondition)>,
-    /// Each runs as long as the process, by the name of the part that it belongs to.
+    /// Each task runs as long as the process, under the name of its component.
     tasks: Vec<(&'static str, AbortHandle)>,
 }
 
-/// A process's parts at work.
+/// The running components of a process.
 pub(crate) struct Started {
     pub(crate) core: Arc<Core>,
     pub(crate) parts: Components,
@@ -51,7 +52,7 @@ pub(crate) struct Started {
     pub(crate) tasks: Vec<JoinHandle<()>>,
 }
 
-/// The store of these options; nothing is connected yet.
+/// Creates the store without connecting to it.
 pub(crate) fn store(options: &ClusterOptions) -> Result<Store, InvalidOptions> {
     let wait = Duration::from_millis(options.store_wait_ms);
     Ok(Store::new(
@@ -63,7 +64,7 @@ pub(crate) fn store(options: &ClusterOptions) -> Result<Store, InvalidOptions> {
     )?)
 }
 
-/// The gate of these options; nothing is connected yet.
+/// Creates the gate without connecting to it.
 pub(crate) fn gate(options: &ClusterOptions) -> Result<Gate, InvalidOptions> {
     let read = |path: &Path| {
         std::fs::read(path).map_err(|error| InvalidOptions::File {
@@ -193,7 +194,6 @@ pub(crate) fn start(
 
 type Recording = (Arc<RecorderState>, LogCondition, JoinHandle<()>);
 
-/// Starts a recorder.
 pub(crate) fn record(
     options: &Arc<ClusterOptions>,
     store: Arc<Store>,
@@ -215,7 +215,7 @@ pub(crate) fn record(
     ))
 }
 
-/// Runs until it ends or `stop` says so.
+/// Runs the future until it completes or `stop` is set.
 fn until(
     stop: &watch::Receiver<bool>,
     run: impl Future<Output = ()> + Send + 'static,
@@ -241,7 +241,7 @@ impl Components {
     pub(crate) fn all(&self, core: &Core, is_stopping: bool) -> Vec<Component> {
         let store = core.store_condition.trouble().or_else(|| {
             (!core.sale_cache.is_fresh())
-                .then(|| "the sales have not been read from MySQL lately".to_owned())
+                .then(|| "the sales have not been read from MySQL recently".to_owned())
         });
         let stopping = || is_stopping.then(|| "the engine is stopping".to_owned());
         let mut parts = vec![
@@ -268,7 +268,9 @@ impl Components {
             if ended(each.name) {
                 *each = part(
                     each.name,
-                    Some("it has ended, which it never should: see the log, and restart this process".into()),
+                    Some(
+                        "a task stopped unexpectedly: see the log, and restart this process".into(),
+                    ),
                 );
             }
         }
@@ -293,38 +295,38 @@ impl Components {
         let mut samples = vec![
             gauge(
                 "gate_waiting",
-                "Attempts that wait for the gate",
+                "Attempts waiting for the gate",
                 deciding.waiting.load(Ordering::Relaxed),
             ),
             counter("gate_calls", "Calls to the gate", load(&deciding.calls)),
             counter(
                 "gate_attempts",
-                "Attempts that the gate decided",
+                "Attempts decided by the gate",
                 load(&deciding.attempts),
             ),
             counter(
                 "gate_call_us",
-                "Time that calls to the gate took, in microseconds",
+                "Total duration of calls to the gate, in microseconds",
                 load(&deciding.call_us),
             ),
             counter(
                 "gate_failed_calls",
-                "Calls to the gate without a reply",
+                "Calls to the gate that got no reply",
                 load(&deciding.failed_calls),
             ),
             gauge(
                 "confirm_waiting",
-                "Claims that wait for the order store",
+                "Claims waiting for the order store",
                 confirming.waiting.load(Ordering::Relaxed),
             ),
             counter(
                 "confirm_looks",
-                "Questions to the order store",
+                "Queries to the order store for waiting claims",
                 load(&confirming.looks),
             ),
             counter(
                 "confirm_settled",
-                "Claims that the order store decided",
+                "Claims decided by the order store",
                 load(&confirming.settled),
             ),
         ];
@@ -332,27 +334,27 @@ impl Components {
             samples.extend([
                 counter(
                     "relay_entries",
-                    "Outbox entries carried",
+                    "Outbox entries picked up by the relay",
                     load(&relay.entries),
                 ),
                 counter(
                     "relay_produced",
-                    "Records handed to the log",
+                    "Records sent to the log",
                     load(&relay.produced),
                 ),
                 counter(
                     "relay_produced_again",
-                    "Records handed to the log once more",
+                    "Records sent to the log again",
                     load(&relay.produced_again),
                 ),
                 counter(
                     "relay_trimmed",
-                    "Outbox entries taken out",
+                    "Outbox entries removed",
                     load(&relay.trimmed),
                 ),
                 gauge(
                     "relay_claims_in_view",
-                    "CommitUnknown claims that the relay carries",
+                    "Undecided claims tracked by the relay",
                     load(&relay.in_view) as usize,
                 ),
             ]);
@@ -367,18 +369,22 @@ impl Components {
                 counter("record_orders", "Orders stored", load(&recorder.orders)),
                 counter(
                     "record_voids",
-                    "Claims that could not be stored",
+                    "Claims voided by the recorder",
                     load(&recorder.voids),
                 ),
                 counter(
                     "record_dead",
-                    "Records that are no claims",
+                    "Records that are not valid claims",
                     load(&recorder.dead),
                 ),
-                counter("record_batches", "Transactions", load(&recorder.batches)),
+                counter(
+                    "record_batches",
+                    "Transactions committed",
+                    load(&recorder.batches),
+                ),
                 counter(
                     "record_failed_batches",
-                    "Transactions that failed and were tried again",
+                    "Failures after which the recorder tried again",
                     load(&recorder.failed_batches),
                 ),
             ]);

@@ -1,5 +1,5 @@
-//! The cluster behind the port: starts the parts that this process runs, and answers by them.
-//! Each part's own work stands in its own file; here is only who asks whom.
+//! Implements the engine port for the cluster: starts this process's components and delegates to
+//! them. Their own logic does not belong here.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -23,9 +23,9 @@ use crate::serve::{Core, addresses, terms};
 use crate::store::{orders, sales};
 use crate::{ClusterOptions, InvalidOptions, audit};
 
-/// How long `close` waits for each part.
+/// How long `close` waits for each task.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
-/// Conflicts with other changes of the same order that are tried through.
+/// How many times an order change is tried while concurrent changes conflict with it.
 const CHANGE_TRIES: u32 = 8;
 
 /// The cluster engine of one process.
@@ -39,12 +39,13 @@ pub struct ClusterEngine {
 }
 
 impl ClusterEngine {
-    /// Starts the parts of a server. No server needs to be up: the parts are ready when theirs are.
+    /// Starts the components of a server. Redis, Kafka and MySQL may be down: each component
+    /// becomes ready when the servers that it needs are.
     pub fn start(options: ClusterOptions) -> Result<Self, InvalidOptions> {
         Self::start_as(options, Role::Serve)
     }
 
-    /// Starts the relay alone, fed by hints and sweeps.
+    /// Starts only a relay, which finds its work through hints and sweeps.
     pub fn start_relay(options: ClusterOptions) -> Result<Self, InvalidOptions> {
         Self::start_as(
             ClusterOptions {
@@ -69,7 +70,7 @@ impl ClusterEngine {
         })
     }
 
-    /// Settings of the servers that are weaker than what the product promises needs, in words.
+    /// Describes the server settings that are too weak for the product's guarantees.
     pub async fn weaker_settings(&self) -> Result<Vec<String>, Fault> {
         let mut weaker = crate::log::weaker_settings(&self.core.options).await?;
         let mut session = self.core.store.ready().await?;
@@ -80,7 +81,7 @@ impl ClusterEngine {
     async fn decide_all(&self, attempts: Vec<Attempt>) -> Vec<Result<Verdict, Fault>> {
         if attempts.len() > DECIDE_MAX {
             let detail = format!(
-                "{} attempts in one call, at most {DECIDE_MAX} are taken",
+                "{} attempts in one call; the maximum is {DECIDE_MAX}",
                 attempts.len()
             );
             let refused = || Err(Fault::without_effect(Cause::Overloaded, detail.clone()));
@@ -101,7 +102,7 @@ impl ClusterEngine {
         verdicts
     }
 
-    /// Puts an attempt in line for the gate.
+    /// Queues an attempt for the gate.
     async fn ask(
         &self,
         attempt: Attempt,
@@ -116,10 +117,11 @@ impl ClusterEngine {
         if waiting.load(Ordering::Acquire) >= self.core.options.queue_max {
             return Err(Fault::without_effect(
                 Cause::Overloaded,
-                "too many attempts wait for the gate; try again shortly",
+                "too many attempts are waiting for the gate; try again shortly",
             ));
         }
-        // Counted only once there is room, so that one who goes away while waiting for it leaves no trace.
+        // Count the attempt only once it has a permit, so that a caller that goes away while
+        // waiting for one leaves the count unchanged.
         let Ok(room) = self.attempts.reserve().await else {
             return Err(Fault::without_effect(
                 Cause::Stopping,
@@ -132,7 +134,8 @@ impl ClusterEngine {
         Ok(answer)
     }
 
-    /// The moment by which every part has said its word; the parts bound their own waits, this is for one that has died.
+    /// The instant by which every component has answered. The components bound their own waits;
+    /// this covers one that has died.
     fn deadline(&self) -> tokio::time::Instant {
         let options = &self.core.options;
         let wait_ms = options.gate_retry_ms + options.confirm_wait_ms + 2 * options.store_wait_ms;
@@ -152,7 +155,7 @@ impl ClusterEngine {
             )),
             Err(_) => Err(Fault::unknown(
                 Cause::Deadline,
-                "no part of the engine answered in time",
+                "the engine did not answer in time",
             )),
         }
     }
@@ -179,25 +182,26 @@ impl ClusterEngine {
                 Ok(Some(next)) => next,
             };
             if orders::change(&mut session, &order, change).await? {
+                let changed = orders::order(&mut session, order_id).await?;
                 drop(session);
                 self.back_on_sale(&order).await;
-                return Ok(Ok(Order {
+                return Ok(Ok(changed.unwrap_or(Order {
                     state: next,
                     ..order
-                }));
+                })));
             }
-            // Another change came first; look again.
+            // A concurrent change came first; read the order again.
         }
         Err(Fault::without_effect(
             Cause::Store,
-            "other changes of the order came first each time; try again",
+            "concurrent changes to the order came first every time; try again",
         ))
     }
 
-    /// The unit goes on sale at once where that works; otherwise the refresh does it.
+    /// Tries to put the unit back on sale at once. If that fails, a later release round does it.
     async fn back_on_sale(&self, order: &Order) {
         if let Err(fault) = give_back(&self.core, &order.order_id, &order.sale).await {
-            tracing::debug!(%fault, "the unit goes back on sale a little later");
+            tracing::debug!(%fault, "the unit will go back on sale later");
         }
     }
 
@@ -215,7 +219,7 @@ impl ClusterEngine {
                 free: head.free,
             });
         }
-        // A gate that cannot be asked will offer what the store has free.
+        // The gate is unavailable. Once rebuilt, it offers what is free in the store.
         let mut session = self.core.store.ready().await?;
         let held = orders::active(&mut session, &cached.row.sale.id).await?;
         Ok(SaleStock {
@@ -227,7 +231,7 @@ impl ClusterEngine {
 
 impl Engine for ClusterEngine {
     fn answer_from_memory(&self, attempt: &Attempt) -> Option<Verdict> {
-        // A key may have a claim, which only the gate knows.
+        // A key may already have a claim, which only the gate knows.
         if attempt.key.is_some() || attempt.quantity != 1 || !self.core.sale_cache.is_fresh() {
             return None;
         }

@@ -1,5 +1,5 @@
-//! Hints from servers without a relay to relays elsewhere: a bounded list in Redis that each entry is taken from once.
-//! A lost hint costs a sweep's time, nothing else.
+//! Hints from servers without a relay to relays in other processes: a bounded list in Redis.
+//! Nothing may depend on a hint: losing one only delays its entry until a sweep.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +15,11 @@ use crate::gate::reply;
 use crate::serve::Core;
 use crate::stop::stopped;
 
-/// Hints that are kept where no relay takes them.
+/// Maximum number of hints kept while no relay takes them.
 const HINTS_MAX: i64 = 10_000;
-/// Hints taken at once.
+/// Maximum number of hints written or taken at once.
 const TAKE_MAX: usize = 64;
-/// How long Redis holds a question that it has no answer to, at most.
+/// Maximum time that Redis blocks a pop from an empty list.
 const BLOCK_MAX_MS: u64 = 300;
 const PAUSE: Duration = Duration::from_millis(300);
 
@@ -27,7 +27,7 @@ fn list(core: &Core) -> String {
     format!("{}seckill:hints", core.options.key_prefix)
 }
 
-/// Writes a hint for each offer, until their channel closes.
+/// Writes a hint for each offer, until the channel closes.
 pub(crate) async fn write(core: Arc<Core>, mut offers: mpsc::Receiver<Offer>) {
     let list = list(&core);
     let mut batch = Vec::new();
@@ -47,12 +47,12 @@ pub(crate) async fn write(core: Arc<Core>, mut offers: mpsc::Receiver<Offer>) {
             pushed => pushed,
         };
         if let Err(fault) = cut {
-            tracing::debug!(%fault, "no hint for the relay");
+            tracing::debug!(%fault, "could not write hints for the relay");
         }
     }
 }
 
-/// Takes hints and offers the entries that they name, until `stop` says so.
+/// Takes hints and offers the entries that they name, until `stop` is set.
 pub(crate) async fn read(
     core: Arc<Core>,
     offers: mpsc::Sender<Offer>,
@@ -73,7 +73,7 @@ pub(crate) async fn read(
                 }
             }
             Err(fault) => {
-                tracing::debug!(%fault, "no hints from Redis");
+                tracing::debug!(%fault, "could not read hints from Redis");
                 link = None;
                 tokio::time::sleep(PAUSE).await;
             }
@@ -81,14 +81,14 @@ pub(crate) async fn read(
     }
 }
 
-/// Waits on a connection of its own: whatever else went over it would wait as well.
+/// Uses a connection of its own, because the blocking pop would delay everything else on it.
 async fn take(core: &Core, link: &mut Option<MultiplexedConnection>) -> Result<Vec<Offer>, Fault> {
     let redis = &core.gate.redis;
     let link = match link {
         Some(link) => link,
         None => link.insert(redis.private(&list(core)).await?),
     };
-    // Well before the reply's deadline.
+    // Well within the deadline for a reply.
     let block_ms = (core.options.gate_wait_ms / 3).clamp(1, BLOCK_MAX_MS);
     let mut command = redis::cmd("BLMPOP");
     command

@@ -1,5 +1,5 @@
-//! Makes what a cluster needs before it sells: tables, topic. Safe to run any number of times, by any number of processes.
-//! And takes all of it back to the beginning, which nothing but an explicit word asks for.
+//! Creates what a cluster needs before it can sell: tables and topic. Idempotent, also when several
+//! processes run it at once. `reset` deletes all data and must run only on an explicit request.
 
 use seckill_engine::Fault;
 use seckill_sale::DEFAULT_SALE_ID;
@@ -7,34 +7,32 @@ use seckill_sale::DEFAULT_SALE_ID;
 use crate::store::{Store, orders, sales, schema};
 use crate::{ClusterOptions, InvalidOptions, components, log};
 
-/// Marks a store whose sales the demo made, and may forget.
+/// Marks a store whose sales were created by the demo, which may delete them.
 const DEMO_MARK: &str = "made_by_demo";
 
-/// What was made.
+/// What `init` created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Initialised {
-    /// Whether the topic is new.
+    /// False if the topic already existed.
     pub topic_made: bool,
 }
 
-/// Whose the sales in a store are.
+/// Who owns the sales in a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
-    /// Nothing was sold, and there is no sale but the default one.
+    /// Nothing was sold, and only the default sale exists.
     Nobody,
-    /// The demo made them, and nobody has used them since.
+    /// The demo created them and may delete them.
     Demo,
-    /// Somebody's.
+    /// A user created them; they must be kept.
     Somebody,
 }
 
-/// Why a cluster was not made ready.
+/// Why a cluster could not be initialised.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum NotInitialised {
-    /// The options cannot be used.
     #[error(transparent)]
     Options(#[from] InvalidOptions),
-    /// A server did not do its part.
     #[error("{}", .0.detail)]
     Server(Fault),
 }
@@ -45,7 +43,7 @@ impl From<Fault> for NotInitialised {
     }
 }
 
-/// Runs something on the store alone, and ends its connections.
+/// Runs `run` on the store, then closes the store's connections.
 async fn on_store<T>(
     options: &ClusterOptions,
     run: impl AsyncFnOnce(&Store) -> Result<T, Fault>,
@@ -56,16 +54,17 @@ async fn on_store<T>(
     Ok(done?)
 }
 
-/// Makes the database with its tables, and the topic.
+/// Creates the database with its tables, and the topic.
 pub async fn init(options: &ClusterOptions) -> Result<Initialised, NotInitialised> {
-    // First, so that nothing is made where the gate could not open.
+    // Reach Redis first, so that nothing is created where no gate could open.
     components::gate(options)?.redis.reach().await?;
     on_store(options, async |store| schema::migrate(store).await).await?;
     let topic_made = log::create_topic(options).await?;
     Ok(Initialised { topic_made })
 }
 
-/// Makes the lease of these options everybody's. Not while processes run with another: those that see it say no noes.
+/// Sets the lease that all processes of the cluster must use. Must not run while processes use
+/// another lease: once they see the new one, they stop sending rejections.
 pub async fn set_lease(options: &ClusterOptions) -> Result<(), NotInitialised> {
     on_store(options, async |store| {
         let mut session = store.session().await?;
@@ -74,8 +73,8 @@ pub async fn set_lease(options: &ClusterOptions) -> Result<(), NotInitialised> {
     .await
 }
 
-/// Forgets all sales, orders, the gates' keys and the topic's records, so that everything begins anew. Not while anything
-/// sells.
+/// Deletes all sales, orders, the gates' keys and the topic's records, so that the cluster starts
+/// over. Must not run while anything is being sold.
 pub async fn reset(options: &ClusterOptions) -> Result<(), NotInitialised> {
     let store = components::store(options)?;
     let forgotten = forget(options, &store).await;
@@ -89,7 +88,7 @@ async fn forget(options: &ClusterOptions, store: &Store) -> Result<(), NotInitia
         let mut session = store.ready().await?;
         sales::all(&mut session).await?
     };
-    // The store first: without a sale, nothing that is still on its way can be stored.
+    // The store first: without its sale, a claim still in flight cannot be stored.
     schema::forget(store).await?;
     for row in rows {
         gate.forget(&row.keys).await?;
@@ -99,14 +98,13 @@ async fn forget(options: &ClusterOptions, store: &Store) -> Result<(), NotInitia
     Ok(orders::begin_at(&mut session, &options.topic, &ends).await?)
 }
 
-/// Whose the sales are.
 pub async fn owner(options: &ClusterOptions) -> Result<Owner, NotInitialised> {
     on_store(options, async |store| {
         let mut session = store.ready().await?;
         let is_marked = schema::meta(&mut session, DEMO_MARK)
             .await?
             .is_some_and(|mark| mark == b"yes");
-        // The default sale alone, of which nothing was sold, is what `init` leaves.
+        // `init` leaves only the default sale, with nothing sold.
         let sales = sales::page(&mut session, None, 2).await?;
         let is_default = |row: &sales::SaleRow| row.sale.id.as_str() == DEFAULT_SALE_ID;
         let is_empty = sales.iter().all(is_default) && !orders::any(&mut session).await?;
@@ -119,7 +117,7 @@ pub async fn owner(options: &ClusterOptions) -> Result<Owner, NotInitialised> {
     .await
 }
 
-/// Says whether the demo may forget what is in the store.
+/// Records whether the demo may delete what is in the store.
 pub async fn mark_as_demo(options: &ClusterOptions, is_demo: bool) -> Result<(), NotInitialised> {
     let mark = if is_demo { b"yes".as_slice() } else { b"no" };
     on_store(options, async |store| {

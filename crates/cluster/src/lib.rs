@@ -1,5 +1,5 @@
-//! The cluster engine: Redis proposes, Kafka carries, MySQL decides. A decision on a claim is an order row or a void row,
-//! whichever came first under its sale's row lock. Users see only the port, and what starts its parts.
+//! The cluster engine: Redis proposes, Kafka transports, MySQL decides. The first row for a claim,
+//! order or void, is the decision on it. Exports only the port and what starts it.
 
 mod audit;
 mod codec;
@@ -27,34 +27,23 @@ pub use options::{ClusterOptions, Confirm, Strategy};
 pub use recorder_process::RecorderProcess;
 pub use store::InvalidMysqlUrl;
 
-/// Options that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidOptions {
-    /// Redis's address.
     #[error(transparent)]
     Redis(#[from] InvalidRedisUrl),
-    /// MySQL's address.
     #[error(transparent)]
     Mysql(#[from] InvalidMysqlUrl),
-    /// Kafka's settings.
     #[error("{0}")]
     Kafka(String),
-    /// A rebuild waits for the lease, so that its own must be longer.
+    /// A rebuild waits for one lease, so its own lease must be longer.
     #[error(
         "cluster.rebuild_lease_ms = {rebuild_lease_ms} must be at least twice cluster.lease_ms = {lease_ms}"
     )]
     Lease {
-        /// What is given.
         rebuild_lease_ms: u64,
-        /// What it must outlast.
         lease_ms: u64,
     },
-    /// A file of certificates.
+    /// A certificate file that cannot be read.
     #[error("{} cannot be read: {error}", path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        error: String,
-    },
+    File { path: PathBuf, error: String },
 }

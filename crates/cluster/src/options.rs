@@ -1,4 +1,4 @@
-//! Where the three servers are and the bounds of everything that is done with them.
+//! The options of a cluster: where its three servers are, and the limits on their use. No I/O.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,84 +6,84 @@ use std::path::PathBuf;
 /// How the gate decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strategy {
-    /// One Lua script a batch.
+    /// One Lua script per batch.
     Script,
-    /// The tutorial's way: WATCH, read, MULTI, write, EXEC, and again on a conflict.
+    /// The tutorial's method: WATCH, read, MULTI, write, EXEC, retried on a conflict.
     Watch,
 }
 
-/// What an answer waits for.
+/// What the answer to a claim waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Confirm {
-    /// The order's row in MySQL: final.
+    /// The order's committed row in MySQL; the answer is final.
     Store,
-    /// Nothing: 202 as soon as the gate has given a claim, which may still come to nothing.
+    /// The gate's claim only: 202 as soon as the gate grants it. The claim may still become void.
     Gate,
 }
 
-/// Everything that can be set. Each is named as in the configuration file.
+/// All options of the cluster engine, named as in the configuration file.
 #[derive(Debug, Clone)]
 pub struct ClusterOptions {
-    /// `redis://` or `rediss://`, with `,` between the nodes of a Cluster; `redis+sentinel://host:port,…/name` for Sentinel.
+    /// `redis://` or `rediss://`, with `,` between the nodes of a Cluster;
+    /// `redis+sentinel://host:port,…/name` for Sentinel.
     pub redis: String,
-    /// A file of PEM certificates that Redis's must come from; none takes the usual authorities.
+    /// PEM file of the authorities trusted for Redis; `None` trusts the usual ones.
     pub redis_ca: Option<PathBuf>,
     /// Brokers, as `host:port[,host:port]`.
     pub kafka: String,
-    /// Settings of librdkafka, for passwords and TLS.
+    /// librdkafka settings, such as passwords and TLS.
     pub kafka_properties: BTreeMap<String, String>,
     /// `mysql://user:password@host:port/database`.
     pub mysql: String,
-    /// A file of PEM certificates that MySQL's must come from; given, the connection uses TLS.
+    /// PEM file of the authorities trusted for MySQL. If set, the connection uses TLS.
     pub mysql_ca: Option<PathBuf>,
     /// The order log's topic.
     pub topic: String,
-    /// Its partitions and copies when it is made.
+    /// Number of partitions with which the topic is created.
     pub topic_partitions: i32,
-    /// Its copies when it is made.
+    /// Number of replicas with which the topic is created.
     pub topic_replicas: i32,
-    /// What stands before each sale's id in its stock key.
+    /// Prefix of each sale's stock key in Redis.
     pub key_prefix: String,
-    /// How the gate decides.
     pub gate: Strategy,
-    /// What a yes waits for.
+    /// What the answer to a claim waits for.
     pub confirm: Confirm,
     /// How long an answer waits for the store, in milliseconds; then 202 with the order's address.
     pub confirm_wait_ms: u64,
-    /// Attempts that wait for the gate; more get 503.
+    /// Maximum number of attempts waiting for the gate; further attempts get 503.
     pub queue_max: usize,
-    /// Redis: the longest wait for a reply, in milliseconds.
+    /// Maximum wait for a reply from Redis, in milliseconds.
     pub gate_wait_ms: u64,
-    /// How long an attempt is tried again when the gate does not reply, in milliseconds; then 202.
+    /// How long an attempt is retried if the gate does not reply, in milliseconds; then 202.
     pub gate_retry_ms: u64,
-    /// How long this server trusts what it read of a sale, in milliseconds.
+    /// How long a server trusts what it last read of a sale, in milliseconds.
     pub lease_ms: u64,
-    /// MySQL: connections.
+    /// Maximum number of connections to MySQL.
     pub store_connections: usize,
-    /// MySQL: the longest wait for an answer, in milliseconds.
+    /// Maximum wait for an answer from MySQL, in milliseconds.
     pub store_wait_ms: u64,
-    /// Kafka: the longest wait for a record to be taken, in milliseconds.
+    /// Maximum wait for Kafka to accept a record, in milliseconds.
     pub log_wait_ms: u64,
-    /// Claims in one transaction of the recorder.
+    /// Maximum number of log records in one recorder transaction.
     pub record_batch_max: usize,
-    /// CommitUnknown claims that a relay keeps in view.
+    /// Maximum number of undecided claims that a relay tracks.
     pub relay_claims_max: usize,
-    /// How often a relay looks for entries that nobody carries, in milliseconds.
+    /// Interval at which a relay looks for entries that no relay is forwarding, in milliseconds.
     pub relay_sweep_ms: u64,
-    /// How long one rebuild may take before another may begin, in milliseconds.
+    /// How long a rebuild may take before another process may start one, in milliseconds.
     pub rebuild_lease_ms: u64,
-    /// How long a rebuild waits for the outbox to empty, in milliseconds.
+    /// How long a rebuild waits for the outbox to drain, in milliseconds.
     pub drain_wait_ms: u64,
-    /// The age at which a claim that nobody knows of is given up, in milliseconds.
+    /// Age at which a claim that neither gate nor store knows is voided, in milliseconds.
     pub pending_age_ms: u64,
-    /// Whether this process carries the outbox to the log.
+    /// Whether this process forwards the outbox to the log.
     pub relays: bool,
-    /// Whether this process carries the log to the store.
+    /// Whether this process stores the log's records.
     pub records: bool,
 }
 
 impl ClusterOptions {
-    /// The defaults over these servers.
+    /// The default options for these servers.
     pub fn new(
         redis: impl Into<String>,
         kafka: impl Into<String>,

@@ -1,5 +1,5 @@
-//! Rebuilds a sale's gate from the store: one procedure for a new sale, a lost or restarted Redis, drift and suspicion.
-//! The epoch is the fence: what older gates gave can no longer be stored, and every step checks that it is still its own.
+//! Rebuilds a sale's gate from the store: for a new sale, a lost or restarted Redis, drift or
+//! suspicion. The epoch fences off the claims of older gates; each step checks its own epoch.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
@@ -11,7 +11,7 @@ use seckill_sale::{Buyer, IdempotencyKey, OrderState, SaleId, Slots, Unit};
 use tokio::sync::{mpsc, watch};
 
 use crate::codec::message::fingerprint_text;
-use crate::gate::reply::{Refusal, ResponseKind};
+use crate::gate::reply::{GateReply, Refusal};
 use crate::gate::stored::{slots_text, stored_claim};
 use crate::gate::{ITEMS_MAX, Into};
 use crate::serve::Core;
@@ -19,13 +19,13 @@ use crate::stop::stopped;
 use crate::store::orders::{self, Stored};
 use crate::store::sales::{self, SaleRow};
 
-/// Orders in one page of the snapshot.
+/// Orders per page of the snapshot.
 const PAGE: usize = 5_000;
 const DRAIN_POLL: Duration = Duration::from_millis(10);
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// Rebuilds the sales that it is asked for, each at most once at a time, until `stop` says so.
+/// Rebuilds the requested sales, with at most one rebuild per sale at a time, until `stop` is set.
 pub(crate) async fn run(
     core: Arc<Core>,
     mut asked: mpsc::UnboundedReceiver<SaleId>,
@@ -39,7 +39,7 @@ pub(crate) async fn run(
             Some(done) = tasks.join_next(), if !tasks.is_empty() => {
                 match done {
                     Ok(sale) => drop(under_way.remove(&sale)),
-                    // Which sale it was is not known; whoever needs it asks again.
+                    // The task panicked, so its sale is unknown; whoever needs it asks again.
                     Err(_) => under_way.clear(),
                 }
             }
@@ -58,7 +58,7 @@ pub(crate) async fn run(
     }
 }
 
-/// Tries until the sale's gate is open, by whoever's hand.
+/// Retries until the sale's gate is open, whether this process or another one opened it.
 async fn until_open(core: &Core, sale: &SaleId, mut stop: watch::Receiver<bool>) {
     let mut pause = PAUSE_MIN;
     loop {
@@ -74,7 +74,7 @@ async fn until_open(core: &Core, sale: &SaleId, mut stop: watch::Receiver<bool>)
     }
 }
 
-/// Brings a sale's gate into a sound state; done at once where it is in one.
+/// Brings a sale's gate into a sound state. Returns at once if it already is in one.
 pub(crate) async fn rebuild(core: &Core, id: &SaleId) -> Result<(), Fault> {
     let row = {
         let mut session = core.store.ready().await?;
@@ -93,7 +93,7 @@ pub(crate) async fn rebuild(core: &Core, id: &SaleId) -> Result<(), Fault> {
             Err(Refusal::Epoch(epoch)) if epoch > row.epoch => {
                 return Err(ahead(core, &row, epoch).await);
             }
-            Err(refusal) => tracing::warn!(sale = %id, "the sale closes: {refusal}"),
+            Err(refusal) => tracing::warn!(sale = %id, "closing the sale: {refusal}"),
         }
     }
     if !row.is_open && !row.lease_is_over {
@@ -101,7 +101,7 @@ pub(crate) async fn rebuild(core: &Core, id: &SaleId) -> Result<(), Fault> {
     }
     let began = Instant::now();
     drain(core, &row).await?;
-    // Loading takes two connections: not all sales at once may take them from those who sell.
+    // Loading uses two store connections; the limit leaves connections for sales that are open.
     let Ok(permit) = core.rebuilding.acquire().await else {
         return Err(not_yet("the engine is stopping"));
     };
@@ -118,7 +118,7 @@ pub(crate) async fn rebuild(core: &Core, id: &SaleId) -> Result<(), Fault> {
         let fenced_at = Instant::now();
         let loaded = fill(core, id, epoch, &leader).await?;
         drop(permit);
-        // By then no server can say a no of an epoch before; a new sale has none.
+        // After one lease, no server can reject in an earlier epoch. A new sale has none.
         if row.epoch > 0 {
             let lease = Duration::from_millis(core.options.lease_ms);
             tokio::time::sleep(lease.saturating_sub(fenced_at.elapsed())).await;
@@ -126,7 +126,8 @@ pub(crate) async fn rebuild(core: &Core, id: &SaleId) -> Result<(), Fault> {
         open(core, id, epoch, &leader, loaded).await
     };
     if let Err(fault) = built.await {
-        // Without this word the next try waits for the lease; also where the fence stands and its answer was lost.
+        // Give up the rebuild lease, or the next try waits for it to expire. This also covers a
+        // fence that was committed although its reply was lost.
         if let Ok(mut session) = core.store.ready().await {
             let _ = sales::abandoned(&mut session, id, epoch, &leader).await;
         }
@@ -137,9 +138,9 @@ pub(crate) async fn rebuild(core: &Core, id: &SaleId) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Closes what can be closed and waits, for a bounded time, until its outbox has been carried to the store. A Redis that
-/// restarted intact loses nothing that way. A gate of a later epoch than the store's is a fault: to go on would sell again
-/// what was sold in it.
+/// Closes the gate if possible and waits, for a bounded time, until its outbox has been stored.
+/// This way, a Redis that restarted intact loses nothing. A gate in a later epoch than the store's
+/// is a fault: continuing would sell again what was sold in that epoch.
 pub(crate) async fn drain(core: &Core, row: &SaleRow) -> Result<(), Fault> {
     let until = Instant::now() + Duration::from_millis(core.options.drain_wait_ms);
     loop {
@@ -154,8 +155,8 @@ pub(crate) async fn drain(core: &Core, row: &SaleRow) -> Result<(), Fault> {
     }
 }
 
-/// What it means that a gate is of a later epoch than a row: the row was read before somebody rebuilt it, or the store went
-/// back.
+/// Explains a gate in a later epoch than a row: either another process rebuilt the sale after the
+/// row was read, or the store's data is older than the gate's.
 async fn ahead(core: &Core, row: &SaleRow, epoch: u32) -> Fault {
     let now = async {
         let mut session = core.store.ready().await?;
@@ -170,35 +171,36 @@ async fn ahead(core: &Core, row: &SaleRow, epoch: u32) -> Fault {
 
 fn went_back(row: &SaleRow, epoch: u32) -> Fault {
     let detail = format!(
-        "the gate {} is of epoch {epoch}, and MySQL has its sale in epoch {}: MySQL's data is older than the gate's, or \
-         the keys are another cluster's. Bring MySQL's data up to date, or set cluster.key_prefix; delete the keys of \
-         that name only if nothing of them is wanted",
+        "the gate {} is in epoch {epoch}, but MySQL has its sale in epoch {}: MySQL's data is older than the gate's, or \
+         the keys belong to another cluster. Bring MySQL's data up to date, or set cluster.key_prefix; delete the keys \
+         with that name only if none of their data is needed",
         row.keys.terms(),
         row.epoch
     );
     Fault::without_effect(Cause::Rebuilding, detail)
 }
 
-/// What a snapshot of the store came to.
+/// Unit counts of a snapshot of the store.
 #[derive(Debug, Clone, Copy)]
 struct Loaded {
-    /// Units that were handed out.
+    /// The highest unit number handed out.
     handed_out: u32,
-    /// How many of these are free.
+    /// How many units up to that number are free.
     returned: usize,
 }
 
-/// Fills the gate of an epoch that this process leads.
+/// Loads the store into the gate, in an epoch that this process leads.
 async fn fill(core: &Core, id: &SaleId, epoch: u32, leader: &str) -> Result<Loaded, Fault> {
     let mut session = core.store.ready().await?;
     let row = sales::one(&mut session, id)
         .await?
-        .ok_or_else(|| not_yet("the sale is gone"))?;
+        .ok_or_else(|| not_yet("the sale no longer exists"))?;
     if row.epoch != epoch {
         return Err(not_yet("another process is rebuilding it"));
     }
     led(core.gate.reset(&row.keys, epoch, leader).await?)?;
-    // Not before the reset: what was stored by then is in the snapshot, and nothing can come after it but endings.
+    // Only after the reset: the snapshot then has every order stored so far, and the only changes
+    // that can follow it are orders that end.
     orders::begin_snapshot(&mut session).await?;
     let snapshot = load(core, &mut session, &row, leader).await;
     session.rollback().await?;
@@ -207,7 +209,7 @@ async fn fill(core: &Core, id: &SaleId, epoch: u32, leader: &str) -> Result<Load
     Ok(loaded)
 }
 
-/// Opens a gate that is filled.
+/// Opens a filled gate and marks its sale as open in the store.
 async fn open(
     core: &Core,
     id: &SaleId,
@@ -216,10 +218,10 @@ async fn open(
     loaded: Loaded,
 ) -> Result<(), Fault> {
     let mut session = core.store.ready().await?;
-    // The terms may have changed since; the gate takes the newest, and later ones come by `sync`.
+    // The terms may have changed since. The gate gets the latest; `sync` delivers later changes.
     let row = sales::one(&mut session, id)
         .await?
-        .ok_or_else(|| not_yet("the sale is gone"))?;
+        .ok_or_else(|| not_yet("the sale no longer exists"))?;
     let Loaded {
         handed_out,
         returned,
@@ -234,7 +236,8 @@ async fn open(
     Ok(())
 }
 
-/// Keeps the lease while there is something to do; on a connection of its own, since the snapshot's is in a transaction.
+/// Extends the rebuild lease. Uses a connection of its own, because the snapshot's is in a
+/// transaction.
 async fn extend(core: &Core, row: &SaleRow, leader: &str) -> Result<(), Fault> {
     let mut session = core.store.ready().await?;
     let lease_ms = core.options.rebuild_lease_ms;
@@ -253,7 +256,7 @@ async fn load(
 ) -> Result<Loaded, Fault> {
     let names = core
         .names()
-        .ok_or_else(|| not_yet("the store's secret is not known"))?;
+        .ok_or_else(|| not_yet("the store's secret has not been read yet"))?;
     let mut loading = Loading {
         core,
         row,
@@ -263,6 +266,7 @@ async fn load(
     let mut slots: HashMap<String, Slots> = HashMap::new();
     let mut latest: Option<(Unit, bool)> = None;
     let (mut handed_out, mut returned) = (0_u32, 0_usize);
+    let total = row.sale.total;
     let mut after = None;
     loop {
         extend(core, row, leader).await?;
@@ -275,24 +279,14 @@ async fn load(
                 && unit.number != order.unit.number
                 && !held
             {
-                returned += 1;
-                loading
-                    .add(Into::Returned, [free(unit.next_generation())])
-                    .await?;
+                returned += loading.release(unit.next_generation(), total).await?;
             }
-            // Units that no order ever had, below one that has: a claim of theirs was not stored.
+            // Units below this one that no order ever had: their claims were never stored.
             let unseen = handed_out + 1..order.unit.number;
             for number in unseen {
-                returned += 1;
-                loading
-                    .add(
-                        Into::Returned,
-                        [free(Unit {
-                            number,
-                            generation: 1,
-                        })],
-                    )
-                    .await?;
+                let generation = 1;
+                let unit = Unit { number, generation };
+                returned += loading.release(unit, total).await?;
             }
             handed_out = handed_out.max(order.unit.number);
             latest = Some((order.unit, is_active));
@@ -303,10 +297,7 @@ async fn load(
         }
     }
     if let Some((unit, false)) = latest {
-        returned += 1;
-        loading
-            .add(Into::Returned, [free(unit.next_generation())])
-            .await?;
+        returned += loading.release(unit.next_generation(), total).await?;
     }
     for (buyer, slots) in slots {
         loading
@@ -315,7 +306,7 @@ async fn load(
     }
     loading.flush_all().await?;
     Ok(Loaded {
-        handed_out,
+        handed_out: handed_out.min(total),
         returned,
     })
 }
@@ -344,11 +335,7 @@ async fn claim(
     loading.add(Into::Claims, [order.order_id, text]).await
 }
 
-fn free(unit: Unit) -> String {
-    format!("{}:{}", unit.number, unit.generation)
-}
-
-/// Items on their way into the gate, a call at a time.
+/// Collects items and loads them into the gate, at most `ITEMS_MAX` per call.
 struct Loading<'a> {
     core: &'a Core,
     row: &'a SaleRow,
@@ -357,6 +344,17 @@ struct Loading<'a> {
 }
 
 impl Loading<'_> {
+    /// Puts a unit on sale unless it lies above a total that was lowered. Returns how many units it
+    /// put on sale.
+    async fn release(&mut self, unit: Unit, total: u32) -> Result<usize, Fault> {
+        if unit.number > total {
+            return Ok(0);
+        }
+        let free = format!("{}:{}", unit.number, unit.generation);
+        self.add(Into::Returned, [free]).await?;
+        Ok(1)
+    }
+
     async fn add<const N: usize>(&mut self, into: Into, item: [String; N]) -> Result<(), Fault> {
         let items = self.items.entry(into).or_default();
         items.extend(item);
@@ -385,13 +383,13 @@ impl Loading<'_> {
     }
 }
 
-/// A name for one try: 64 random bits.
+/// Returns a new name for the leader of one rebuild: 64 random bits.
 pub(crate) fn leader() -> Result<String, Fault> {
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(|error| {
         Fault::without_effect(
             Cause::Store,
-            format!("the system gave no random bytes: {error}"),
+            format!("the operating system returned no random bytes: {error}"),
         )
     })?;
     let mut text = String::with_capacity(16);
@@ -401,7 +399,7 @@ pub(crate) fn leader() -> Result<String, Fault> {
     Ok(text)
 }
 
-fn led(said: ResponseKind<()>) -> Result<(), Fault> {
+fn led(said: GateReply<()>) -> Result<(), Fault> {
     said.map_err(|refusal| refused(&refusal))
 }
 

@@ -1,4 +1,4 @@
-//! A recorder as a process of its own. It touches the log and the store alone.
+//! A recorder in a process of its own. It connects only to the log and the store.
 
 use std::sync::Arc;
 
@@ -10,7 +10,6 @@ use crate::log::LogCondition;
 use crate::record::RecorderState;
 use crate::{ClusterOptions, InvalidOptions, components};
 
-/// A running recorder.
 pub struct RecorderProcess {
     state: Arc<RecorderState>,
     log: LogCondition,
@@ -19,7 +18,7 @@ pub struct RecorderProcess {
 }
 
 impl RecorderProcess {
-    /// Starts to record. No server needs to be up.
+    /// Starts recording. Kafka and MySQL may be down: it connects once they are reachable.
     pub fn start(options: ClusterOptions) -> Result<Self, InvalidOptions> {
         let (stop, stopped) = watch::channel(false);
         let store = Arc::new(components::store(&options)?);
@@ -32,7 +31,7 @@ impl RecorderProcess {
         })
     }
 
-    /// Whether it can do its work.
+    /// Readiness of the recorder and of its connection to the log.
     pub fn part(&self) -> Component {
         components::part(
             "recorder",
@@ -40,16 +39,16 @@ impl RecorderProcess {
         )
     }
 
-    /// Orders stored since the start.
+    /// Number of orders stored since the start.
     pub fn orders(&self) -> u64 {
         self.state.orders.load(std::sync::atomic::Ordering::Relaxed)
     }
 
-    /// Finishes what is under way and leaves the group of recorders.
+    /// Finishes the work in progress and leaves the consumer group.
     pub async fn stop(self) {
         self.stop.send_replace(true);
         if let Err(error) = self.task.await {
-            tracing::error!(%error, "the recorder ended badly");
+            tracing::error!(%error, "the recorder task failed");
         }
     }
 }

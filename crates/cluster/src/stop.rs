@@ -1,9 +1,9 @@
-//! How parts hear that their process is to end.
+//! Lets tasks wait for the shutdown of their process. Nothing here stops a task.
 
 use tokio::sync::watch;
 
-/// Ends when the process is to end, or whoever could say so is gone.
+/// Completes when shutdown is requested or the sender is dropped.
 pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
-    // Gone is as good as said.
+    // A dropped sender counts as a request to stop.
     drop(stop.wait_for(|stop| *stop).await);
 }

@@ -1,9 +1,9 @@
-//! The cluster engine, deciding by its script, passes the suite that every engine passes, on real servers.
+//! Runs the conformance suite against the cluster engine with the script strategy, on real servers.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(
     dead_code,
     unreachable_pub,
-    reason = "a module that several tests share, each a part of it"
+    reason = "tests share this module and each uses only part of it"
 )]
 
 mod factory;

@@ -1,9 +1,9 @@
-//! The cluster engine passes the suite that every engine passes, also where its gates are spread over a Redis Cluster.
+//! Runs the conformance suite against the cluster engine with its gates on a Redis Cluster.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(
     dead_code,
     unreachable_pub,
-    reason = "a module that several tests share, each a part of it"
+    reason = "tests share this module and each uses only part of it"
 )]
 
 mod factory;

@@ -1,5 +1,5 @@
-//! The audit of a file: its pages by SQLite's own check, its rows by the rules'.
-//! It only reads, and needs no engine: a stopped service's file can be audited, and a running one's.
+//! The audit of a file: its pages by SQLite's own check, its rows by the invariants.
+//! It only reads and needs no engine: it audits the file of a stopped service, and of a running one.
 
 use std::path::Path;
 
@@ -7,64 +7,88 @@ use rusqlite::Connection;
 use seckill_sale::{AuditReport, Auditor, HistoryEntry, Invariant, SaleId, Violation};
 
 use crate::file::schema::{self, Tuning};
-use crate::file::{DATABASE_FILE, FileError, rows};
-use crate::load::load;
+use crate::file::{DATABASE_FILE, FileError, meta, rows, sales};
+use crate::load::{self, RowIds};
 use crate::memory::Digester;
 
-/// Audits the file in a data folder. What the gate offers is taken to be what a restart would rebuild from it.
-pub fn audit_file(dir: &Path, history: &[HistoryEntry]) -> Result<AuditReport, FileError> {
-    let tuning = Tuning {
+/// For processes that only look at a file.
+pub(crate) fn tuning() -> Tuning {
+    Tuning {
         busy_wait_ms: 5_000,
         cache_kib: 65_536,
         checkpoint_pages: 0,
-    };
+        vfs: None,
+    }
+}
+
+/// Audits the file in a data folder. The gate is assumed to offer what a restart would rebuild.
+pub fn audit_file(dir: &Path, history: &[HistoryEntry]) -> Result<AuditReport, FileError> {
     let path = dir.join(DATABASE_FILE);
-    let conn = schema::open_reader(&path, tuning)?;
-    let sqlite = |error| FileError::from_sqlite(&path, error);
-    // One transaction: a running service goes on writing, the audit sees one moment.
+    let conn = schema::open_reader(&path, &tuning())?;
+    audit_connection(&conn, &path, history)
+}
+
+pub(crate) fn audit_connection(
+    conn: &Connection,
+    path: &Path,
+    history: &[HistoryEntry],
+) -> Result<AuditReport, FileError> {
+    let sqlite = |error| FileError::from_sqlite(path, error);
+    // One transaction: a running service goes on writing, and the audit sees one point in time.
     conn.execute_batch("BEGIN").map_err(sqlite)?;
-    // A file that cannot be rebuilt from offers nothing to compare; its rows say why.
+    // A file that cannot be loaded offers nothing to compare; its rows show why.
     let free = Digester::new()
         .ok()
-        .and_then(|digester| load(&conn, &path, digester).ok());
+        .and_then(|digester| load::load(conn, path, digester, 0).ok());
     let free: Vec<_> = free.map_or_else(Vec::new, |loaded| {
         let ledgers = loaded.ledgers.into_values();
         ledgers
             .map(|ledger| (ledger.sale.id, ledger.stock.free()))
             .collect()
     });
-    audit_view(&conn, &free, history).map_err(sqlite)
+    let report = audit_view(conn, &free, history).map_err(sqlite)?;
+    conn.execute_batch("COMMIT").map_err(sqlite)?;
+    Ok(report)
 }
 
-/// Audits what a reading transaction sees, against what the gate offered at the same moment.
+/// Audits what a read transaction sees, against what the gate offered at the same point.
 pub(crate) fn audit_view(
     conn: &Connection,
     free: &[(SaleId, u32)],
     history: &[HistoryEntry],
 ) -> rusqlite::Result<AuditReport> {
     let mut outside = Vec::new();
-    let mut sales = Vec::new();
-    for sale in rows::sales(conn)? {
+    let mut terms = Vec::new();
+    for sale in sales::all(conn)? {
         match sale {
-            Ok(sale) => sales.push(sale),
+            Ok(sale) => terms.push(sale),
             Err(detail) => outside.push(damage(detail)),
         }
     }
-    let mut auditor = Auditor::new(sales);
+    let mut auditor = Auditor::new(terms);
     for (sale, units) in free {
         auditor.gate_left(sale.as_str(), *units);
     }
-    for yes in history {
-        auditor.promise(yes.order_id.as_str(), yes.sale.as_deref(), yes.unit);
+    for entry in history {
+        auditor.confirmed(entry.order_id.as_str(), entry.sale.as_deref(), entry.unit);
     }
-    let read = rows::each_order(conn, None, |stored| {
+    let mut ids = RowIds::default();
+    let read = rows::each_order(conn, |stored| {
+        ids.see(stored.id);
         auditor.order(&stored.facts());
         Ok::<(), rusqlite::Error>(())
     });
-    if let Err(error) = read {
-        outside.push(damage(format!(
+    match read {
+        Ok(()) => {
+            let deleted = ids.damage(meta::read(conn)?.orders);
+            outside.extend(deleted.map(|detail| Violation {
+                invariant: Invariant::ConfirmationKept,
+                ..damage(detail)
+            }));
+        }
+        Err(error) => outside.push(damage(format!(
             "the orders cannot be read to their end: {error}"
-        )));
+        ))),
     }
     outside.extend(damaged_pages(conn)?.into_iter().map(damage));
     let mut report = auditor.finish();

@@ -1,21 +1,24 @@
-//! One batch being decided: an overlay over memory, and how to undo it.
-//! Nothing in here is visible to anybody until the batch has been committed.
+//! One batch being decided: an overlay over memory, and the steps that undo it.
+//! Nothing in here is visible to anyone until the batch has been committed.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use fail_parallel::FailPointRegistry;
 use rusqlite::Connection;
+use seckill_engine::{OrderRefused, SaleRefused};
 use seckill_sale::{
-    Attempt, Claim, Context, IdempotencyKey, Invalid, NewSale, Order, OrderChange, OrderId,
-    Rejection, Sale, SaleChange, SaleId, Slots, Stock, Taken, Verdict, decide,
+    Attempt, Claim, Context, Holding, IdempotencyKey, Invalid, NewSale, Order, OrderChange,
+    OrderId, OrderState, Rejection, Sale, SaleChange, SaleId, Stock, Taken, Verdict, decide,
 };
 
-use seckill_engine::{OrderRefused, SaleRefused};
-
-use crate::file::clock;
-use crate::file::rows::{self, InsertOrder, OrderRow};
-use crate::load::{self, SaleLedger, SaleLedgers};
+use crate::clock;
+use crate::failpoints;
+use crate::file::FileError;
+use crate::file::rows::{self, InsertOrder, OrderRow, StoredOrder};
+use crate::file::{meta, sales};
+use crate::ledger::{SaleLedger, SaleLedgers};
 use crate::memory::{ByDigest, Digest, Memory, StoredClaim, verdict_or_slot};
 use crate::order_id;
 
@@ -27,55 +30,62 @@ pub(crate) enum StepError {
     /// The file holds what this program cannot have written.
     #[error("{0}")]
     Damaged(String),
+    #[error("another program wrote to the file")]
+    ExternalWrite,
+    /// The file at the path is not the one that was opened.
+    #[error(transparent)]
+    File(#[from] FileError),
 }
 
 enum Undo {
     Taken(SaleId, Taken),
-    GivenBack(SaleId),
+    Released(SaleId),
+    Held { sale: SaleId, from: u32, to: u32 },
     Created(SaleId),
-    Terms(Box<Sale>),
+    Changed(Box<(Sale, Stock)>),
+}
+
+/// What a batch needs of the writer beside its ledgers.
+pub(crate) struct Store<'a> {
+    pub(crate) conn: &'a Connection,
+    pub(crate) failpoints: &'a Arc<FailPointRegistry>,
+    /// Checks that the file is the opened one and that no other program wrote to it.
+    pub(crate) check: &'a mut dyn FnMut(&Connection) -> Result<(), StepError>,
 }
 
 /// Decides over memory and the ledgers, and keeps what it decided apart until it is durable.
 pub(crate) struct Batch<'a> {
-    conn: &'a Connection,
+    store: Store<'a>,
     memory: &'a Memory,
     ledgers: &'a mut SaleLedgers,
     insert: InsertOrder<'a>,
     now_ms: i64,
     date: String,
     claims: HashMap<Digest, StoredClaim, ByDigest>,
-    slots: HashMap<Digest, Slots, ByDigest>,
+    holdings: HashMap<Digest, Holding, ByDigest>,
     undo: Vec<Undo>,
+    inserted: u64,
     in_transaction: bool,
-}
-
-/// Opens the batch's one transaction at its first write: a batch of noes touches no disk.
-fn begin(conn: &Connection, in_transaction: &mut bool) -> rusqlite::Result<()> {
-    if !*in_transaction {
-        conn.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
-        *in_transaction = true;
-    }
-    Ok(())
 }
 
 impl<'a> Batch<'a> {
     pub(crate) fn new(
-        conn: &'a Connection,
+        store: Store<'a>,
         memory: &'a Memory,
         ledgers: &'a mut SaleLedgers,
         now_ms: i64,
     ) -> rusqlite::Result<Self> {
         Ok(Self {
-            conn,
+            insert: InsertOrder::prepare(store.conn)?,
+            store,
             memory,
             ledgers,
-            insert: InsertOrder::prepare(conn)?,
             now_ms,
             date: clock::to_text(now_ms),
             claims: HashMap::default(),
-            slots: HashMap::default(),
+            holdings: HashMap::default(),
             undo: Vec::new(),
+            inserted: 0,
             in_transaction: false,
         })
     }
@@ -85,8 +95,46 @@ impl<'a> Batch<'a> {
         self.in_transaction
     }
 
+    /// The orders that the batch has inserted.
+    pub(crate) fn inserted(&self) -> u64 {
+        self.inserted
+    }
+
+    /// Begins the batch's one transaction at its first write: a batch of rejections touches no disk.
+    /// From here on no other program can write.
+    fn begin(&mut self) -> Result<(), StepError> {
+        if self.in_transaction {
+            return Ok(());
+        }
+        failpoints::check(self.store.failpoints, failpoints::BEGIN)?;
+        self.store
+            .conn
+            .prepare_cached("BEGIN IMMEDIATE")?
+            .execute(())?;
+        self.in_transaction = true;
+        self.check()
+    }
+
+    /// Whether the file is still the opened one, and no other program wrote to it.
+    pub(crate) fn check(&mut self) -> Result<(), StepError> {
+        (self.store.check)(self.store.conn)
+    }
+
+    /// The last step before the commit. `orders_before` is the number of orders before the batch.
+    pub(crate) fn finish(&mut self, orders_before: u64) -> Result<(), StepError> {
+        if !self.in_transaction {
+            // What was decided rests on memory alone, which must still be what the file has.
+            return self.check();
+        }
+        if self.inserted > 0 {
+            failpoints::check(self.store.failpoints, failpoints::COUNT_ORDERS)?;
+            meta::set_orders(self.store.conn, orders_before + self.inserted)?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn attempt(&mut self, order: u128, attempt: &Attempt) -> Result<Verdict, StepError> {
-        let Some(ledger) = self.ledgers.get_mut(&attempt.sale) else {
+        let Some(ledger) = self.ledgers.get(&attempt.sale) else {
             return Ok(Verdict::Invalid(Invalid::NoSuchSale));
         };
         let buyer = attempt.buyer.as_str();
@@ -97,16 +145,13 @@ impl<'a> Batch<'a> {
             let here = self.claims.get(&digest).copied();
             here.or_else(|| self.memory.claim(digest))
         });
-        let limited = ledger.sale.buyer_limit.is_some() && !attempt.buyer.is_anonymous();
-        let buyer_digest = limited.then(|| digester.buyer(&attempt.sale, buyer));
-        let slots = buyer_digest.map_or_else(Slots::default, |digest| {
-            let here = self.slots.get(&digest).copied();
-            here.unwrap_or_else(|| self.memory.slots_of(digest))
-        });
+        let buyer_digest =
+            (!attempt.buyer.is_anonymous()).then(|| digester.buyer(&attempt.sale, buyer));
+        let holding = buyer_digest.map_or_else(Holding::default, |digest| self.holding(digest));
         let free = ledger.stock.free();
         let context = Context {
             keyed: keyed.map(StoredClaim::keyed),
-            slots,
+            holding,
             free,
         };
         let decision = decide(&ledger.sale, attempt, &context, self.now_ms);
@@ -114,13 +159,13 @@ impl<'a> Batch<'a> {
             ControlFlow::Break(verdict) => return Ok(verdict),
             ControlFlow::Continue(slot) => slot,
         };
-        let Some(taken) = ledger.stock.take() else {
+        self.begin()?;
+        let Some((taken, remaining)) = self.take(&attempt.sale) else {
             return Ok(Verdict::Rejected(Rejection::SoldOut));
         };
-        self.undo.push(Undo::Taken(attempt.sale.clone(), taken));
-        begin(self.conn, &mut self.in_transaction)?;
         let (unit, order_id) = (taken.unit, order_id::to_text(order));
         let fingerprint = key.map(|_| attempt.fingerprint());
+        failpoints::check(self.store.failpoints, failpoints::INSERT)?;
         self.insert.insert(&OrderRow {
             date: &self.date,
             order_id: order_id.as_str(),
@@ -131,23 +176,51 @@ impl<'a> Batch<'a> {
             key: key.map(IdempotencyKey::as_str),
             fingerprint,
         })?;
+        self.inserted += 1;
         if let (Some(digest), Some(fingerprint)) = (key_digest, fingerprint) {
             let claim = StoredClaim {
                 order,
                 unit,
                 fingerprint,
+                state: OrderState::Reserved,
             };
             self.claims.insert(digest, claim);
         }
-        if let (Some(digest), Some(slots)) = (buyer_digest, slot.and_then(|slot| slots.with(slot)))
-        {
-            self.slots.insert(digest, slots);
+        if let Some(digest) = buyer_digest {
+            let slots = slot.and_then(|slot| holding.slots.with(slot));
+            let next = Holding {
+                held: holding.held + 1,
+                slots: slots.unwrap_or(holding.slots),
+            };
+            self.hold(&attempt.sale, digest, holding, next);
         }
         Ok(Verdict::Claimed(Claim {
             order_id,
             unit,
-            remaining: ledger.stock.free(),
+            remaining,
         }))
+    }
+
+    fn take(&mut self, sale: &SaleId) -> Option<(Taken, u32)> {
+        let stock = &mut self.ledgers.get_mut(sale)?.stock;
+        let taken = stock.take()?;
+        self.undo.push(Undo::Taken(sale.clone(), taken));
+        Some((taken, stock.free()))
+    }
+
+    fn holding(&self, digest: Digest) -> Holding {
+        let here = self.holdings.get(&digest).copied();
+        here.unwrap_or_else(|| self.memory.holding(digest))
+    }
+
+    fn hold(&mut self, sale: &SaleId, digest: Digest, before: Holding, next: Holding) {
+        self.holdings.insert(digest, next);
+        if let Some(ledger) = self.ledgers.get_mut(sale) {
+            let (from, to) = (before.held, next.held);
+            ledger.holding_changed(from, to);
+            let sale = sale.clone();
+            self.undo.push(Undo::Held { sale, from, to });
+        }
     }
 
     pub(crate) fn change_order(
@@ -155,38 +228,74 @@ impl<'a> Batch<'a> {
         order_id: &OrderId,
         change: OrderChange,
     ) -> Result<Result<Order, OrderRefused>, StepError> {
-        let Some(found) = rows::order_by_id(self.conn, order_id.as_str())? else {
+        // Before the row is read: no other program can change it between the two.
+        self.begin()?;
+        let Some(found) = rows::order_by_id(self.store.conn, order_id.as_str())? else {
             return Ok(Err(OrderRefused::NoSuchOrder));
         };
-        let (mut order, slot) = found.map_err(StepError::Damaged)?;
-        let next = match change.apply(order.state) {
+        let stored = found.map_err(StepError::Damaged)?;
+        let next = match change.apply(stored.order.state) {
             Ok(Some(next)) => next,
-            Ok(None) => return Ok(Ok(order)),
+            Ok(None) => return Ok(Ok(stored.order)),
             Err(refused) => return Ok(Err(OrderRefused::NotAllowed(refused))),
         };
-        begin(self.conn, &mut self.in_transaction)?;
-        rows::set_state(self.conn, order_id, next)?;
-        if order.state.is_active() && !next.is_active() {
-            self.give_back(&order, slot)?;
+        failpoints::check(self.store.failpoints, failpoints::SET_STATE)?;
+        if !rows::set_state(self.store.conn, &stored, next, &self.date)? {
+            let what = format!("order {order_id}: its row changed within the transaction");
+            return Err(StepError::Damaged(what));
         }
-        order.state = next;
-        Ok(Ok(order))
+        if stored.order.state.is_active() && !next.is_active() {
+            self.release(&stored)?;
+        }
+        self.set_claim_state(&stored, next);
+        let cancelled_at = (next == OrderState::Cancelled).then(|| self.date.clone());
+        Ok(Ok(Order {
+            state: next,
+            cancelled_at,
+            ..stored.order
+        }))
     }
 
-    fn give_back(&mut self, order: &Order, slot: Option<u8>) -> Result<(), StepError> {
-        let missing = || StepError::Damaged(format!("order {}: its sale is gone", order.order_id));
-        let ledger = self.ledgers.get_mut(&order.sale).ok_or_else(missing)?;
-        ledger.stock.give_back(order.unit);
-        self.undo.push(Undo::GivenBack(order.sale.clone()));
-        if let Some(slot) = slot {
-            let digest = self
-                .memory
-                .digester
-                .buyer(&order.sale, order.buyer.as_str());
-            let here = self.slots.get(&digest).copied();
-            let slots = here.unwrap_or_else(|| self.memory.slots_of(digest));
-            self.slots.insert(digest, slots.without(slot));
+    /// A repeat of the order's key is answered with its present state.
+    fn set_claim_state(&mut self, stored: &StoredOrder, state: OrderState) {
+        let order = &stored.order;
+        if let (Some(key), Some(number)) = (
+            &order.idempotency_key,
+            order_id::from_text(order.order_id.as_str()),
+        ) {
+            let digester = &self.memory.digester;
+            let digest = digester.key(&order.sale, order.buyer.as_str(), key.as_str());
+            let claim = StoredClaim {
+                order: number,
+                unit: order.unit,
+                fingerprint: stored.fingerprint,
+                state,
+            };
+            self.claims.insert(digest, claim);
         }
+    }
+
+    fn release(&mut self, stored: &StoredOrder) -> Result<(), StepError> {
+        let order = &stored.order;
+        let missing =
+            || StepError::Damaged(format!("order {}: its sale is missing", order.order_id));
+        let ledger = self.ledgers.get_mut(&order.sale).ok_or_else(missing)?;
+        ledger.stock.release(order.unit);
+        self.undo.push(Undo::Released(order.sale.clone()));
+        if order.buyer.is_anonymous() {
+            return Ok(());
+        }
+        let digester = &self.memory.digester;
+        let digest = digester.buyer(&order.sale, order.buyer.as_str());
+        let holding = self.holding(digest);
+        let Some(held) = holding.held.checked_sub(1) else {
+            let what = format!("order {}: its buyer held nothing", order.order_id);
+            return Err(StepError::Damaged(what));
+        };
+        let slots = stored
+            .slot
+            .map_or(holding.slots, |slot| holding.slots.without(slot));
+        self.hold(&order.sale, digest, holding, Holding { held, slots });
         Ok(())
     }
 
@@ -199,14 +308,13 @@ impl<'a> Batch<'a> {
         }
         let sale = match new.validate() {
             Ok(sale) => sale,
-            Err(bad) => return Ok(Err(bad.into())),
+            Err(invalid) => return Ok(Err(invalid.into())),
         };
-        begin(self.conn, &mut self.in_transaction)?;
-        rows::put_sale(self.conn, &sale)?;
+        self.put(&sale)?;
         let stock = Stock::new(sale.total);
         self.undo.push(Undo::Created(sale.id.clone()));
         self.ledgers
-            .insert(sale.id.clone(), SaleLedger::new(sale.clone(), stock));
+            .insert(sale.id.clone(), SaleLedger::new(sale.clone(), stock, []));
         Ok(Ok(sale))
     }
 
@@ -218,33 +326,27 @@ impl<'a> Batch<'a> {
         let Some(ledger) = self.ledgers.get(id) else {
             return Ok(Err(SaleRefused::NoSuchSale(id.clone())));
         };
-        let before = ledger.sale.clone();
-        // Counting reads every order of the sale, so not where a limit is only raised.
-        let most_held = match (before.buyer_limit, change.buyer_limit) {
-            (Some(old), Some(Some(new))) if new >= old => 0,
-            (_, Some(Some(_))) => rows::most_held(self.conn, id)?,
-            _ => 0,
-        };
-        let changed = match change.apply(&before, most_held) {
+        let changed = match change.apply(&ledger.sale, ledger.usage(change)) {
             Ok(changed) => changed,
             Err(refused) => return Ok(Err(refused.into())),
         };
-        begin(self.conn, &mut self.in_transaction)?;
-        rows::put_sale(self.conn, &changed)?;
-        if changed.buyer_limit.is_some() != before.buyer_limit.is_some() {
-            rows::renumber_slots(self.conn, id, changed.buyer_limit.is_some())?;
-            let renumbered = load::slots_of_sale(self.conn, self.memory.digester, id)?;
-            self.slots.extend(renumbered);
-        }
-        self.undo.push(Undo::Terms(Box::new(before)));
+        self.put(&changed)?;
         if let Some(ledger) = self.ledgers.get_mut(id) {
+            let before = std::mem::replace(&mut ledger.sale, changed.clone());
+            let stock = ledger.stock.clone();
+            self.undo.push(Undo::Changed(Box::new((before, stock))));
             ledger.stock.set_total(changed.total);
-            ledger.sale = changed.clone();
         }
         Ok(Ok(changed))
     }
 
-    /// Forgets everything: the ledgers are as they were before the batch.
+    fn put(&mut self, sale: &Sale) -> Result<(), StepError> {
+        self.begin()?;
+        failpoints::check(self.store.failpoints, failpoints::PUT_SALE)?;
+        Ok(sales::put(self.store.conn, sale)?)
+    }
+
+    /// Restores the ledgers to what they were before the batch.
     pub(crate) fn undo(self) {
         for step in self.undo.into_iter().rev() {
             match step {
@@ -253,45 +355,50 @@ impl<'a> Batch<'a> {
                         ledger.stock.undo_take(taken);
                     }
                 }
-                Undo::GivenBack(sale) => {
+                Undo::Released(sale) => {
                     if let Some(ledger) = self.ledgers.get_mut(&sale) {
-                        ledger.stock.undo_give_back();
+                        ledger.stock.undo_release();
+                    }
+                }
+                Undo::Held { sale, from, to } => {
+                    if let Some(ledger) = self.ledgers.get_mut(&sale) {
+                        ledger.holding_changed(to, from);
                     }
                 }
                 Undo::Created(sale) => {
                     self.ledgers.remove(&sale);
                 }
-                Undo::Terms(before) => {
-                    if let Some(ledger) = self.ledgers.get_mut(&before.id) {
-                        ledger.stock.set_total(before.total);
-                        ledger.sale = *before;
+                Undo::Changed(before) => {
+                    if let Some(ledger) = self.ledgers.get_mut(&before.0.id) {
+                        (ledger.sale, ledger.stock) = *before;
                     }
                 }
             }
         }
     }
 
-    /// Makes a committed batch visible: claims and slots first, free units last, so that whoever sees a sale sold out
-    /// also sees to whom.
+    /// Makes a committed batch visible: claims and holdings first, free units last, so that whoever
+    /// sees a sale sold out also sees to whom.
     pub(crate) fn publish(self) {
         let claims = self.memory.claims.pin();
         for (digest, claim) in self.claims {
             claims.insert(digest, claim);
         }
-        let all_slots = self.memory.slots.pin();
-        for (digest, slots) in self.slots {
-            if slots.is_empty() {
-                all_slots.remove(&digest);
+        let holdings = self.memory.holdings.pin();
+        for (digest, holding) in self.holdings {
+            if holding == Holding::default() {
+                holdings.remove(&digest);
             } else {
-                all_slots.insert(digest, slots);
+                holdings.insert(digest, holding);
             }
         }
         let mut published: Option<SaleId> = None;
         for step in self.undo {
             let (id, has_new_terms) = match step {
-                Undo::Taken(sale, _) | Undo::GivenBack(sale) => (sale, false),
+                Undo::Held { .. } => continue,
+                Undo::Taken(sale, _) | Undo::Released(sale) => (sale, false),
                 Undo::Created(sale) => (sale, true),
-                Undo::Terms(before) => (before.id, true),
+                Undo::Changed(before) => (before.0.id, true),
             };
             // A batch mostly touches one sale; publishing its last state once is enough.
             if !has_new_terms && published.as_ref() == Some(&id) {

@@ -1,8 +1,8 @@
-//! The port, as the embedded engine answers it: a no from memory, everything else through the writer's queue.
-//! No decision is made here.
+//! The port, as the embedded engine answers it: rejections from memory, everything else through the
+//! writer's queue. No decision is made here.
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -20,24 +20,24 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::audit::audit_view;
 use crate::file::lock::FolderLock;
-use crate::file::schema::{self, Tuning};
+use crate::file::schema::Tuning;
 use crate::file::{DATABASE_FILE, FileError, LockOwner, rows};
-use crate::load;
 use crate::memory::Digester;
+use crate::opened::Opened;
 use crate::order_id::{self, OrderIds};
 use crate::readers::Readers;
 use crate::shared::{Condition, Shared};
 use crate::writer::{self, Bounds, Op, Writer};
 
-/// How often the writer looks whether another program wrote to the file.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the writer checks the file, and the clock the system's, when nothing else asks.
+const CHECK_EVERY: Duration = Duration::from_millis(200);
 
-/// How an engine is set up. Each bound is named as in the configuration file.
+/// The settings of an engine. Each bound has the name that it has in the configuration file.
 #[derive(Debug, Clone)]
 pub struct EmbeddedOptions {
-    /// The data folder; made if need be.
+    /// The data folder. Made if it does not exist.
     pub dir: PathBuf,
-    /// Who opens it, for whoever is refused.
+    /// How this process describes itself to one that finds the folder in use.
     pub owner: LockOwner,
     /// The most calls that wait for the writer; more are answered 503.
     pub queue_max: usize,
@@ -53,12 +53,13 @@ pub struct EmbeddedOptions {
     pub cache_kib: u32,
     /// Pages in SQLite's write-ahead log at which they are moved to the main file.
     pub checkpoint_pages: u32,
-    /// The fail points `before-commit` and `after-commit`; without effect unless compiled in.
+    /// SQLite's file system by name, for tests that simulate one; `None` means the system's.
+    pub vfs: Option<String>,
+    /// Where a test can make writes fail. Without effect unless compiled in.
     pub failpoints: Arc<FailPointRegistry>,
 }
 
 impl EmbeddedOptions {
-    /// The defaults, on this folder.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),
@@ -70,12 +71,12 @@ impl EmbeddedOptions {
             rebuild_pause_max_ms: 2_000,
             cache_kib: 65_536,
             checkpoint_pages: 4_096,
+            vfs: None,
             failpoints: Arc::new(FailPointRegistry::new()),
         }
     }
 }
 
-/// The embedded engine.
 pub struct EmbeddedEngine {
     shared: Arc<Shared>,
     ids: OrderIds,
@@ -83,67 +84,72 @@ pub struct EmbeddedEngine {
     readers: Readers,
     answer_wait: Duration,
     queue: Mutex<Option<mpsc::Sender<Op>>>,
-    /// The same queue without the lock, for the way of an attempt; gone weak when the engine closes.
+    /// The same queue without the lock, for the path of an attempt.
     weak_queue: mpsc::WeakSender<Op>,
     writer: Mutex<Option<JoinHandle<()>>>,
     _lock: FolderLock,
 }
 
 impl EmbeddedEngine {
-    /// Takes the folder, opens or makes the file, and rebuilds memory from it. Inside a tokio runtime.
+    /// Locks the folder, opens or makes the file, and rebuilds memory from it. To be called inside a
+    /// tokio runtime.
     pub fn open(options: EmbeddedOptions) -> Result<Self, FileError> {
         let lock = FolderLock::take(&options.dir, &options.owner)?;
-        let path = options.dir.join(DATABASE_FILE);
-        let tuning = Tuning {
-            busy_wait_ms: options.busy_wait_ms,
-            cache_kib: options.cache_kib,
-            checkpoint_pages: options.checkpoint_pages,
-        };
+        // Absolute, so that the file is found also where the process changes its folder.
         let system = |error: std::io::Error| FileError::Folder {
             path: options.dir.clone(),
             error,
         };
+        let path = std::path::absolute(options.dir.join(DATABASE_FILE)).map_err(system)?;
+        let tuning = Tuning {
+            busy_wait_ms: options.busy_wait_ms,
+            cache_kib: options.cache_kib,
+            checkpoint_pages: options.checkpoint_pages,
+            vfs: options.vfs.as_deref().map(Into::into),
+        };
         let digester = Digester::new().map_err(|error| system(std::io::Error::other(error)))?;
-        let conn = schema::open_writer(&path, tuning)?;
-        let sqlite = |error| FileError::from_sqlite(&path, error);
-        let data_version = writer::data_version(&conn).map_err(sqlite)?;
-        let loaded = load::load(&conn, &path, digester)?;
+        let (opened, memory) = Opened::open(&path, &tuning, digester)?;
         let answer_wait = Duration::from_millis(options.answer_wait_ms);
-        let shared = Arc::new(Shared::new(loaded.memory));
+        let shared = Arc::new(Shared::new(memory));
+        shared.counts.orders.store(opened.orders, Ordering::Relaxed);
+        let readers = Readers::new(
+            path.clone(),
+            opened.files.clone(),
+            tuning.clone(),
+            answer_wait,
+        );
         let (queue, waiting) = mpsc::channel(options.queue_max);
-        let (answers, answered) = mpsc::unbounded_channel();
+        let (responses, to_send) = mpsc::unbounded_channel();
         let writer = Writer {
-            path: path.clone(),
+            path,
             bounds: Bounds {
                 batch_max: options.batch_max,
                 rebuild_pause_max_ms: options.rebuild_pause_max_ms,
                 tuning,
             },
-            conn,
-            ledgers: loaded.ledgers,
-            data_version,
+            opened,
             is_trusted: true,
             shared: Arc::clone(&shared),
             failpoints: options.failpoints,
-            answers,
+            responses,
         };
         let writer = std::thread::Builder::new()
             .name("seckill-writer".into())
             .spawn({
-                let end = WriterEnd(Arc::clone(&shared));
+                let guard = WriterGuard(Arc::clone(&shared));
                 move || {
-                    let _said_however_it_ends = end;
+                    let _reports_the_end = guard;
                     writer.run(waiting);
                 }
             })
             .map_err(system)?;
-        tokio::spawn(send_answers(answered));
-        tokio::spawn(look_regularly(queue.downgrade()));
+        tokio::spawn(send_responses(to_send));
+        tokio::spawn(check_regularly(Arc::clone(&shared), queue.downgrade()));
         Ok(Self {
             started_ms: shared.clock.now_ms(),
             shared,
             ids: OrderIds::new(),
-            readers: Readers::new(path, tuning, answer_wait),
+            readers,
             answer_wait,
             weak_queue: queue.downgrade(),
             queue: Mutex::new(Some(queue)),
@@ -152,13 +158,11 @@ impl EmbeddedEngine {
         })
     }
 
-    /// Why nothing can be asked of the writer now.
+    /// Why the writer cannot be asked now.
     fn unavailable(&self) -> Fault {
         match &*self.shared.condition() {
-            Condition::Rebuilding(reason) => {
-                let detail = format!("the sale's state is being rebuilt from the file: {reason}");
-                Fault::without_effect(Cause::Rebuilding, detail)
-            }
+            Condition::Unavailable(cause, reason) => Fault::without_effect(*cause, reason.clone()),
+            Condition::Dead(reason) => Fault::without_effect(Cause::Store, reason.clone()),
             Condition::Stopping | Condition::Ready => {
                 Fault::without_effect(Cause::Stopping, "the service is stopping")
             }
@@ -181,7 +185,8 @@ impl EmbeddedEngine {
         })
     }
 
-    /// Asks the writer and waits. `waited` is what is said when the deadline or the writer's end came first.
+    /// Asks the writer and waits. `waited` makes the answer if the deadline or the writer's end comes
+    /// first.
     async fn ask<T>(
         &self,
         op: impl FnOnce(oneshot::Sender<T>) -> Op,
@@ -200,16 +205,18 @@ impl EmbeddedEngine {
         })
     }
 
-    /// What the file says of an order, read beside the writer.
+    /// Reads an order from the file, beside the writer.
     async fn read_order(&self, text: &str) -> Result<Option<Order>, Fault> {
         let text = text.to_owned();
         let found = self
             .readers
-            .ask(move |conn| rows::order_by_id(conn, &text))
+            .query(move |conn| rows::order_by_id(conn, &text))
             .await?;
         let damaged = |detail| Fault::without_effect(Cause::Store, detail);
-        let order = found.transpose().map_err(damaged)?;
-        Ok(order.map(|(order, _)| order))
+        Ok(found
+            .transpose()
+            .map_err(damaged)?
+            .map(|stored| stored.order))
     }
 
     async fn outcome(&self, order_id: &OrderId) -> Result<Outcome, Fault> {
@@ -219,21 +226,48 @@ impl EmbeddedEngine {
         if let Some(order) = self.read_order(order_id.as_str()).await? {
             return Ok(Outcome::Order(order));
         }
-        // An attempt of an earlier run is in the file or nowhere. One of this run may still be on its way to the writer:
-        // absence counts only once everything that was asked before has been answered.
-        if order_id::made_at_ms(id) < self.started_ms {
+        let made_at_ms = order_id::made_at_ms(id);
+        // No engine made an id of the future. Asking the writer for it would only cost.
+        if made_at_ms > self.shared.clock.now_ms() {
             return Ok(Outcome::None);
         }
         if !self.shared.is_ready() {
             return Ok(Outcome::Pending);
         }
-        // Only a barrier that was passed proves anything: after a deadline or a failed batch nobody knows yet.
+        // An attempt of an earlier run is in the file or nowhere. One of this run may still be on its
+        // way to the writer: absence counts only once everything before it has been answered.
+        if made_at_ms < self.started_ms {
+            return Ok(Outcome::None);
+        }
+        // Only a barrier that was passed proves anything: after a deadline or a failed batch the
+        // order may still appear.
         if self.ask(Op::Barrier, Err).await?.is_err() {
             return Ok(Outcome::Pending);
         }
         match self.read_order(order_id.as_str()).await? {
             Some(order) => Ok(Outcome::Order(order)),
             None => Ok(Outcome::None),
+        }
+    }
+
+    /// Reads first: what is no order, or cannot be changed, costs the writer nothing.
+    async fn change(
+        &self,
+        order_id: &OrderId,
+        change: OrderChange,
+    ) -> Result<Result<Order, OrderRefused>, Fault> {
+        let order = match self.outcome(order_id).await? {
+            Outcome::Order(order) => order,
+            Outcome::Pending => return Ok(Err(OrderRefused::Pending)),
+            Outcome::None => return Ok(Err(OrderRefused::NoSuchOrder)),
+        };
+        match change.apply(order.state) {
+            Ok(Some(_)) => {
+                let ask = |to| Op::ChangeOrder(order_id.clone(), change, to);
+                self.ask(ask, Err).await?
+            }
+            Ok(None) => Ok(Ok(order)),
+            Err(refused) => Ok(Err(OrderRefused::NotAllowed(refused))),
         }
     }
 
@@ -252,13 +286,13 @@ impl EmbeddedEngine {
         if let Some(writer) = writer
             && writer.join().is_err()
         {
-            tracing::error!("the writer ended in a panic; the file holds what it had committed");
+            tracing::error!("the writer panicked; the file has what it had committed");
         }
     }
 }
 
 impl Drop for EmbeddedEngine {
-    /// The folder is let go of only after the writer has ended.
+    /// The folder is unlocked only after the writer has ended.
     fn drop(&mut self) {
         self.stop();
         self.join();
@@ -266,37 +300,43 @@ impl Drop for EmbeddedEngine {
 }
 
 fn no_random_bytes(error: &getrandom::Error) -> Fault {
-    let detail = format!("the system gives no random bytes: {error}");
+    let detail = format!("the system returned no random bytes: {error}");
     Fault::without_effect(Cause::Store, detail)
 }
 
-/// Says that the writer has ended, also where it panicked: nothing can be sold without it.
-struct WriterEnd(Arc<Shared>);
+/// Reports that the writer has ended, also by a panic: nothing can be sold without it.
+struct WriterGuard(Arc<Shared>);
 
-impl Drop for WriterEnd {
+impl Drop for WriterGuard {
     fn drop(&mut self) {
-        let reason = "the writer ended; restart the service".to_owned();
-        self.0.set_condition(Condition::Rebuilding(reason));
+        if *self.0.condition() == Condition::Stopping && !std::thread::panicking() {
+            return;
+        }
+        let reason = "the writer thread ended; restart the service";
+        tracing::error!("{reason}");
+        self.0.set_condition(Condition::Dead(reason.to_owned()));
     }
 }
 
-/// Has the writer look at the file when no attempt does: a sold-out sale is answered from memory, and must notice that
-/// somebody else gave a unit back.
-async fn look_regularly(queue: mpsc::WeakSender<Op>) {
-    let mut looks = tokio::time::interval(LOOK_EVERY);
+/// Has the writer check the file when no attempt does: a sold-out sale is answered from memory, and
+/// must notice that another program released a unit, or that the file is gone.
+async fn check_regularly(shared: Arc<Shared>, queue: mpsc::WeakSender<Op>) {
+    let mut checks = tokio::time::interval(CHECK_EVERY);
+    checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        looks.tick().await;
+        checks.tick().await;
+        shared.clock.follow_system();
         let Some(queue) = queue.upgrade() else { return };
-        let (to, _nobody_waits) = oneshot::channel();
-        // A full queue means that the writer is looking anyway.
+        let (to, _no_one_waits) = oneshot::channel();
+        // A full queue means that the writer checks anyway.
         let _ = queue.try_send(Op::Barrier(to));
     }
 }
 
-/// Sends answers from inside the runtime, where waking a request costs no system call.
-async fn send_answers(mut answered: mpsc::UnboundedReceiver<Vec<writer::Response>>) {
-    while let Some(answers) = answered.recv().await {
-        answers.into_iter().for_each(writer::Response::send);
+/// Sends responses from inside the runtime, where waking a request costs no system call.
+async fn send_responses(mut to_send: mpsc::UnboundedReceiver<Vec<writer::Response>>) {
+    while let Some(responses) = to_send.recv().await {
+        responses.into_iter().for_each(writer::Response::send);
     }
 }
 
@@ -316,8 +356,7 @@ impl Engine for EmbeddedEngine {
             let count = attempts.len();
             let all = |fault: &Fault| vec![Err(fault.clone()); count];
             if count > DECIDE_MAX {
-                let detail =
-                    format!("{count} attempts in one call, at most {DECIDE_MAX} are taken");
+                let detail = format!("{count} attempts in one call; the maximum is {DECIDE_MAX}");
                 return all(&Fault::without_effect(Cause::Overloaded, detail));
             }
             let now_ms = self.shared.clock.now_ms();
@@ -379,10 +418,7 @@ impl Engine for EmbeddedEngine {
         order_id: &'a OrderId,
         change: OrderChange,
     ) -> BoxFuture<'a, Result<Result<Order, OrderRefused>, Fault>> {
-        Box::pin(async move {
-            self.ask(|to| Op::ChangeOrder(order_id.clone(), change, to), Err)
-                .await?
-        })
+        Box::pin(self.change(order_id, change))
     }
 
     fn create_sale(&self, new: NewSale) -> BoxFuture<'_, Result<Result<Sale, SaleRefused>, Fault>> {
@@ -450,7 +486,7 @@ impl Engine for EmbeddedEngine {
     fn components(&self) -> Vec<Component> {
         let detail = match &*self.shared.condition() {
             Condition::Ready => String::new(),
-            Condition::Rebuilding(reason) => format!("being rebuilt from the file: {reason}"),
+            Condition::Unavailable(_, reason) | Condition::Dead(reason) => reason.clone(),
             Condition::Stopping => "stopping".into(),
         };
         vec![Component {
@@ -460,51 +496,74 @@ impl Engine for EmbeddedEngine {
         }]
     }
 
+    fn liveness(&self) -> Result<(), String> {
+        match &*self.shared.condition() {
+            Condition::Dead(reason) => Err(reason.clone()),
+            _ => Ok(()),
+        }
+    }
+
     fn samples(&self) -> Vec<Sample> {
         let counts = &self.shared.counts;
-        let waiting = self.weak_queue.upgrade().map_or(0, |queue| {
+        let queued = self.weak_queue.upgrade().map_or(0, |queue| {
             queue.max_capacity().saturating_sub(queue.capacity())
         });
-        let counter = |name, help, value: &std::sync::atomic::AtomicU64| Sample {
+        let counter = |name, help, value| Sample {
             name,
             help,
             is_counter: true,
-            value: value.load(Ordering::Relaxed) as f64,
+            value,
         };
+        let gauge = |name, help, value| Sample {
+            name,
+            help,
+            is_counter: false,
+            value,
+        };
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed) as f64;
         vec![
             counter(
-                "batches",
-                "Batches that the writer finished",
-                &counts.batches,
+                "writer_batches",
+                "Batches that the writer has finished",
+                load(&counts.batches),
             ),
             counter(
-                "batch_us",
-                "Time in those batches, in microseconds",
-                &counts.batch_us,
+                "writer_batch_seconds",
+                "Time that the writer has spent in these batches",
+                load(&counts.batch_nanos) / 1e9,
             ),
             counter(
-                "failed_batches",
+                "writer_failed_batches",
                 "Batches that could not be stored",
-                &counts.failed_batches,
+                load(&counts.failed_batches),
             ),
             counter(
                 "rebuilds",
-                "Times that memory was rebuilt from the file",
-                &counts.rebuilds,
+                "How often memory was rebuilt from the file",
+                load(&counts.rebuilds),
             ),
-            Sample {
-                name: "waiting_calls",
-                help: "Calls that wait for the writer",
-                is_counter: false,
-                value: waiting as f64,
-            },
+            gauge(
+                "writer_queue_length",
+                "Calls that wait for the writer",
+                queued as f64,
+            ),
+            gauge(
+                "orders_stored",
+                "Orders in the file, in any state",
+                load(&counts.orders),
+            ),
+            gauge(
+                "clock_lag_seconds",
+                "How far the engine's clock is ahead of the system's",
+                self.shared.clock.lag_ms() as f64 / 1e3,
+            ),
         ]
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             self.stop();
-            // What was taken before is still answered; waiting for it would block this runtime's thread.
+            // What was queued before is still answered, and waiting for it would block this thread.
             tokio::task::block_in_place(|| self.join());
         })
     }

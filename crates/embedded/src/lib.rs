@@ -1,18 +1,24 @@
-//! The embedded engine: memory decides, one SQLite file remembers, and a yes is a committed row.
-//! It needs nothing beside it, and knows nothing of HTTP.
+//! The embedded engine: memory decides, one SQLite file remembers, and a confirmation is a committed
+//! row. It needs nothing beside it, and knows nothing of HTTP.
 
 mod audit;
+mod backup;
 mod batch;
+mod clock;
 mod engine;
+mod failpoints;
 mod file;
+mod ledger;
 mod load;
 mod memory;
+mod opened;
 mod order_id;
 mod readers;
 mod shared;
 mod writer;
 
 pub use audit::audit_file;
+pub use backup::{BackupError, CopySummary, backup, restore};
 pub use engine::{EmbeddedEngine, EmbeddedOptions};
 pub use file::lock::lock_owner;
-pub use file::{DATABASE_FILE, FileError, LockOwner};
+pub use file::{CONTROL_SOCKET_FILE, DATA_FILES, DATABASE_FILE, FileError, LockOwner};

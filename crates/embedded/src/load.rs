@@ -1,4 +1,4 @@
-//! Rebuilds memory from the file: at start, and whenever memory and file may have parted.
+//! Rebuilds memory from the file: at start, and whenever memory and file may differ.
 //! It refuses a file that contradicts itself rather than guess.
 
 use std::collections::HashMap;
@@ -6,49 +6,38 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::Connection;
-use seckill_sale::{Sale, SaleId, Slots, Stock, StockRebuild};
+use seckill_sale::{Sale, StockRebuild};
 
 use crate::file::FileError;
+use crate::file::meta;
 use crate::file::rows::{self, StoredRow};
-use crate::memory::{Digester, Memory, SaleMemory, StoredClaim};
+use crate::file::sales;
+use crate::ledger::{SaleLedger, SaleLedgers};
+use crate::memory::{Digester, Memory, StoredClaim};
 use crate::order_id;
 
-/// The writer's own state of one sale, ahead of memory while a batch is being stored.
-#[derive(Debug)]
-pub(crate) struct SaleLedger {
-    pub(crate) sale: Sale,
-    pub(crate) stock: Stock,
-    pub(crate) memory: Arc<SaleMemory>,
-}
-
-impl SaleLedger {
-    pub(crate) fn new(sale: Sale, stock: Stock) -> Self {
-        let memory = Arc::new(SaleMemory::new(sale.clone(), stock.free()));
-        Self {
-            sale,
-            stock,
-            memory,
-        }
-    }
-}
-
-/// The ledgers of all sales.
-pub(crate) type SaleLedgers = HashMap<SaleId, SaleLedger>;
+/// How many missing rows an error names.
+const MISSING_NAMED_MAX: usize = 20;
 
 /// What a file holds.
 pub(crate) struct Loaded {
     pub(crate) memory: Memory,
     pub(crate) ledgers: SaleLedgers,
+    /// The number of orders.
+    pub(crate) orders: u64,
 }
 
 struct Rebuilding {
     sale: Sale,
     stock: StockRebuild,
+    /// Active orders of each named buyer, by digest.
+    held: HashMap<u128, u32>,
 }
 
 enum LoadError {
     Sqlite(rusqlite::Error),
     Damaged(String),
+    OrdersLost(String),
 }
 
 impl From<rusqlite::Error> for LoadError {
@@ -57,34 +46,40 @@ impl From<rusqlite::Error> for LoadError {
     }
 }
 
-/// Reads the whole file in one pass over its orders.
+/// Reads the whole file in one pass over its orders, which must be at least `orders_min`: those that
+/// this process has stored.
 pub(crate) fn load(
     conn: &Connection,
     path: &Path,
     digester: Digester,
+    orders_min: u64,
 ) -> Result<Loaded, FileError> {
-    read(conn, digester).map_err(|error| match error {
-        LoadError::Sqlite(error) => FileError::from_sqlite(path, error),
-        LoadError::Damaged(detail) => FileError::Damaged {
-            path: path.to_owned(),
-            detail,
-        },
+    let path = path.to_owned();
+    read(conn, digester, orders_min).map_err(|error| match error {
+        LoadError::Sqlite(error) => FileError::from_sqlite(&path, error),
+        LoadError::Damaged(detail) => FileError::Damaged { path, detail },
+        LoadError::OrdersLost(detail) => FileError::OrdersLost { path, detail },
     })
 }
 
-fn read(conn: &Connection, digester: Digester) -> Result<Loaded, LoadError> {
+fn read(conn: &Connection, digester: Digester, orders_min: u64) -> Result<Loaded, LoadError> {
     let memory = Memory::new(digester);
     let mut sales: Vec<Rebuilding> = Vec::new();
     let mut index: HashMap<String, usize> = HashMap::new();
-    for sale in rows::sales(conn)? {
+    for sale in sales::all(conn)? {
         let sale = sale.map_err(LoadError::Damaged)?;
         index.insert(sale.id.to_string(), sales.len());
-        let stock = StockRebuild::new(sale.total);
-        sales.push(Rebuilding { sale, stock });
+        sales.push(Rebuilding {
+            stock: StockRebuild::new(sale.total),
+            held: HashMap::new(),
+            sale,
+        });
     }
     // Rows of one sale mostly follow each other.
     let mut latest = 0;
-    rows::each_order(conn, None, |stored| {
+    let mut ids = RowIds::default();
+    rows::each_order(conn, |stored| {
+        ids.see(stored.id);
         let name = stored.row.sale;
         if sales
             .get(latest)
@@ -99,29 +94,98 @@ fn read(conn: &Connection, digester: Digester) -> Result<Loaded, LoadError> {
         }
         take_row(&memory, &mut sales[latest], stored)
     })?;
+    let orders = meta::read(conn)?.orders;
+    ids.compare(orders)?;
+    if orders < orders_min {
+        return Err(LoadError::OrdersLost(format!(
+            "it has {orders}, and this service has stored {orders_min}"
+        )));
+    }
     let mut ledgers = SaleLedgers::with_capacity(sales.len());
     let published = memory.sales.pin();
-    for Rebuilding { sale, stock } in sales {
+    for Rebuilding { sale, stock, held } in sales {
         let damaged = |fault| LoadError::Damaged(format!("sale {}: {fault}", sale.id));
         let stock = stock.finish().map_err(damaged)?;
-        let ledger = SaleLedger::new(sale, stock);
+        let ledger = SaleLedger::new(sale, stock, held.into_values());
         published.insert(ledger.sale.id.clone(), Arc::clone(&ledger.memory));
         ledgers.insert(ledger.sale.id.clone(), ledger);
     }
     drop(published);
-    Ok(Loaded { memory, ledgers })
+    Ok(Loaded {
+        memory,
+        ledgers,
+        orders,
+    })
+}
+
+/// The ids of the rows, which rise by one from 1 on unless rows were deleted.
+#[derive(Debug, Default)]
+pub(crate) struct RowIds {
+    rows: u64,
+    latest: i64,
+    missing: Vec<i64>,
+}
+
+impl RowIds {
+    /// Ids must come in rising order.
+    pub(crate) fn see(&mut self, id: i64) {
+        let named = MISSING_NAMED_MAX.saturating_sub(self.missing.len());
+        self.missing
+            .extend((self.latest.saturating_add(1)..id).take(named));
+        self.rows += 1;
+        self.latest = id;
+    }
+
+    /// What is wrong where the rows are not as many as were stored.
+    pub(crate) fn damage(&self, stored: u64) -> Option<String> {
+        let rows = self.rows;
+        if rows == stored {
+            return None;
+        }
+        if rows > stored {
+            return Some(format!(
+                "it has {rows} orders, and this program stored {stored}: another program added rows"
+            ));
+        }
+        let lost = stored - rows;
+        // What was deleted from the end left no gap.
+        let from_end = (self.latest + 1..).take(MISSING_NAMED_MAX);
+        let named = self.missing.iter().copied().chain(from_end);
+        let ids: Vec<String> = named
+            .take(MISSING_NAMED_MAX.min(lost as usize))
+            .map(|id| id.to_string())
+            .collect();
+        let more = if lost as usize > ids.len() {
+            ", …"
+        } else {
+            ""
+        };
+        Some(format!(
+            "{lost} of {stored} rows were deleted: row ids {}{more}",
+            ids.join(", ")
+        ))
+    }
+
+    fn compare(&self, stored: u64) -> Result<(), LoadError> {
+        match self.damage(stored) {
+            None => Ok(()),
+            Some(detail) if self.rows < stored => Err(LoadError::OrdersLost(detail)),
+            Some(detail) => Err(LoadError::Damaged(detail)),
+        }
+    }
 }
 
 fn take_row(memory: &Memory, of: &mut Rebuilding, stored: &StoredRow<'_>) -> Result<(), LoadError> {
     let damaged = |what: &str| LoadError::Damaged(format!("row {}: {what}", stored.id));
     let row = &stored.row;
-    if !stored.intact {
-        return Err(damaged("it is not what was written, its checksum differs"));
+    if let Some(damage) = stored.integrity.damage() {
+        return Err(damaged(damage));
     }
     let state = stored
         .state
-        .ok_or_else(|| damaged("its state is no state of an order"))?;
-    let order = order_id::from_text(row.order_id).ok_or_else(|| damaged("its order_id is none"))?;
+        .ok_or_else(|| damaged("its state is not a state of an order"))?;
+    let order =
+        order_id::from_text(row.order_id).ok_or_else(|| damaged("its order_id is not valid"))?;
     let seen = of.stock.see(row.unit, state.is_active());
     seen.map_err(|fault| damaged(&fault.to_string()))?;
     if let Some(key) = row.key {
@@ -129,30 +193,56 @@ fn take_row(memory: &Memory, of: &mut Rebuilding, stored: &StoredRow<'_>) -> Res
             order,
             unit: row.unit,
             fingerprint: row.fingerprint.unwrap_or(0),
+            state,
         };
         let digest = memory.digester.key(&of.sale.id, row.buyer, key);
         if memory.claims.pin().insert(digest, claim).is_some() {
             return Err(damaged("its buyer has another claim under the same key"));
         }
     }
-    if let Some(slot) = row.slot.filter(|_| state.is_active()) {
-        let digest = memory.digester.buyer(&of.sale.id, row.buyer);
-        let slots = memory.slots_of(digest).with(slot);
-        let slots = slots.ok_or_else(|| damaged("its buyer has another order in the same slot"))?;
-        memory.slots.pin().insert(digest, slots);
+    if !state.is_active() || row.buyer.is_empty() {
+        return Ok(());
     }
+    let digest = memory.digester.buyer(&of.sale.id, row.buyer);
+    let mut holding = memory.holding(digest);
+    holding.held += 1;
+    if let Some(slot) = row.slot {
+        holding.slots = holding
+            .slots
+            .with(slot)
+            .ok_or_else(|| damaged("its buyer has another order in the same slot"))?;
+    }
+    memory.holdings.pin().insert(digest, holding);
+    *of.held.entry(digest).or_default() += 1;
     Ok(())
 }
 
-/// The slots that the file gives each named buyer of a sale, by digest.
-pub(crate) fn slots_of_sale(
-    conn: &Connection,
-    digester: Digester,
-    sale: &SaleId,
-) -> rusqlite::Result<Vec<(u128, Slots)>> {
-    let mut found = Vec::new();
-    rows::each_buyer(conn, sale, |buyer, slots| {
-        found.push((digester.buyer(sale, buyer), slots));
-    })?;
-    Ok(found)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn damage(ids: &[i64], stored: u64) -> Option<String> {
+        let mut seen = RowIds::default();
+        ids.iter().for_each(|&id| seen.see(id));
+        seen.damage(stored)
+    }
+
+    #[test]
+    fn deleted_rows_are_named() {
+        assert_eq!(damage(&[1, 2, 3], 3), None);
+        assert_eq!(damage(&[], 0), None);
+        let middle = damage(&[1, 3, 4], 4).unwrap();
+        assert!(
+            middle.ends_with("1 of 4 rows were deleted: row ids 2"),
+            "{middle}"
+        );
+        let both = damage(&[1, 3], 4).unwrap();
+        assert!(both.ends_with("row ids 2, 4"), "{both}");
+        let all = damage(&[], 100).unwrap();
+        assert!(all.ends_with("19, 20, …"), "{all}");
+        let added = damage(&[1, 2], 1).unwrap();
+        assert!(added.contains("another program added rows"), "{added}");
+        // A gap that was accepted by setting the count is not reported again.
+        assert_eq!(damage(&[1, 3], 2), None);
+    }
 }

@@ -1,5 +1,5 @@
-//! What every request may read: terms, free units, and the claims and slots that are durable.
-//! Only the writer changes it, and only after a commit; no reader ever waits for it.
+//! What every request may read: terms, free units, and the claims and holdings that are durable.
+//! Only the writer changes it, and only after a commit. No reader ever waits for it.
 
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::ControlFlow;
@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use arc_swap::ArcSwap;
 use seckill_sale::{
-    Attempt, Buyer, Claim, Context, Decision, IdempotencyKey, Invalid, KeyedClaim, Sale, SaleId,
-    Slots, Unit, Verdict, decide,
+    Attempt, Buyer, Claim, Context, Decision, Holding, IdempotencyKey, Invalid, KeyedClaim,
+    OrderState, Sale, SaleId, Unit, Verdict, decide,
 };
 use siphasher::sip128::{Hasher128, SipHasher13};
 
@@ -18,7 +18,7 @@ use crate::order_id;
 /// A digest of (sale, buyer) or (sale, buyer, key).
 pub(crate) type Digest = u128;
 
-/// Digests are as good as random already; hashing them again would only cost.
+/// Passes digests through: they are uniformly distributed already.
 #[derive(Default)]
 pub(crate) struct DigestHasher(u64);
 
@@ -39,7 +39,7 @@ impl Hasher for DigestHasher {
 
 pub(crate) type ByDigest = BuildHasherDefault<DigestHasher>;
 
-/// Makes digests under a key of this process's own, so that nobody outside can make two names collide.
+/// Makes digests under a key of this process, so that no client can make two names collide.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Digester {
     key: (u64, u64),
@@ -70,12 +70,13 @@ impl Digester {
     }
 }
 
-/// A claim under a key, as small as it goes: there are as many as claims.
+/// A claim under a key. There are as many as claims, so it is kept small.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StoredClaim {
     pub(crate) order: u128,
     pub(crate) unit: Unit,
     pub(crate) fingerprint: u64,
+    pub(crate) state: OrderState,
 }
 
 impl StoredClaim {
@@ -84,6 +85,7 @@ impl StoredClaim {
             order_id: order_id::to_text(self.order),
             unit: self.unit,
             fingerprint: self.fingerprint,
+            state: self.state,
         }
     }
 }
@@ -103,7 +105,7 @@ impl SaleMemory {
         }
     }
 
-    /// Units free. Whoever sees a number here also sees the claims that led to it.
+    /// Whoever sees a number here also sees the claims that led to it.
     pub(crate) fn free(&self) -> u32 {
         self.free.load(Ordering::Acquire)
     }
@@ -118,7 +120,7 @@ pub(crate) struct Memory {
     pub(crate) digester: Digester,
     pub(crate) sales: papaya::HashMap<SaleId, Arc<SaleMemory>>,
     pub(crate) claims: papaya::HashMap<Digest, StoredClaim, ByDigest>,
-    pub(crate) slots: papaya::HashMap<Digest, Slots, ByDigest>,
+    pub(crate) holdings: papaya::HashMap<Digest, Holding, ByDigest>,
 }
 
 impl Memory {
@@ -127,7 +129,7 @@ impl Memory {
             digester,
             sales: papaya::HashMap::new(),
             claims: papaya::HashMap::default(),
-            slots: papaya::HashMap::default(),
+            holdings: papaya::HashMap::default(),
         }
     }
 
@@ -139,8 +141,12 @@ impl Memory {
         self.claims.pin().get(&digest).copied()
     }
 
-    pub(crate) fn slots_of(&self, digest: Digest) -> Slots {
-        self.slots.pin().get(&digest).copied().unwrap_or_default()
+    pub(crate) fn holding(&self, digest: Digest) -> Holding {
+        self.holdings
+            .pin()
+            .get(&digest)
+            .copied()
+            .unwrap_or_default()
     }
 
     pub(crate) fn claim_of_key(
@@ -152,13 +158,14 @@ impl Memory {
         self.claim(self.digester.key(sale, buyer.as_str(), key.as_str()))
     }
 
-    /// The answer that needs no unit; `None` where one may be taken.
+    /// The verdict on an attempt, or `None` if it may take a unit.
     pub(crate) fn answer(&self, attempt: &Attempt, now_ms: i64) -> Option<Verdict> {
         let sales = self.sales.pin();
         let Some(sale) = sales.get(&attempt.sale) else {
             return Some(Verdict::Invalid(Invalid::NoSuchSale));
         };
-        // The free units before the key: a sold-out sale whose last claim is this key's must show the claim.
+        // The free units before the key: where the last unit of a sold-out sale went to this key,
+        // the claim must be visible.
         let free = sale.free();
         let terms = sale.terms.load();
         let buyer = &attempt.buyer;
@@ -166,31 +173,34 @@ impl Memory {
             .key
             .as_ref()
             .and_then(|key| self.claim_of_key(&attempt.sale, buyer, key));
-        let slots = if terms.buyer_limit.is_some() && !buyer.is_anonymous() {
-            self.slots_of(self.digester.buyer(&attempt.sale, buyer.as_str()))
+        let holding = if terms.buyer_limit.is_some() && !buyer.is_anonymous() {
+            self.holding(self.digester.buyer(&attempt.sale, buyer.as_str()))
         } else {
-            Slots::default()
+            Holding::default()
         };
         let context = Context {
             keyed: keyed.map(StoredClaim::keyed),
-            slots,
+            holding,
             free,
         };
         verdict_or_slot(decide(&terms, attempt, &context, now_ms), free).break_value()
     }
 }
 
-/// The verdict of a screening, or the slot to take a unit into.
+/// The verdict of a decision, or the slot into which to take a unit.
 pub(crate) fn verdict_or_slot(decision: Decision, free: u32) -> ControlFlow<Verdict, Option<u8>> {
     ControlFlow::Break(match decision {
         Decision::Take { slot } => return ControlFlow::Continue(slot),
-        Decision::Repeat(claim) => Verdict::Repeat(Claim {
-            order_id: claim.order_id,
-            unit: claim.unit,
-            remaining: free,
-        }),
+        Decision::Repeat(keyed) => Verdict::Repeat {
+            claim: Claim {
+                order_id: keyed.order_id,
+                unit: keyed.unit,
+                remaining: free,
+            },
+            state: keyed.state,
+        },
         Decision::Mismatch => Verdict::Mismatch,
-        Decision::Rejected(no) => Verdict::Rejected(no),
+        Decision::Rejected(rejection) => Verdict::Rejected(rejection),
         Decision::Invalid(invalid) => Verdict::Invalid(invalid),
     })
 }

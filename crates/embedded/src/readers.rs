@@ -1,4 +1,4 @@
-//! Connections that only read, beside the writer: a few, kept open, each lent to one question at a time.
+//! Connections that only read, beside the writer: a few, kept open, each used by one query at a time.
 //! They see committed rows alone.
 
 use std::path::PathBuf;
@@ -9,17 +9,18 @@ use rusqlite::Connection;
 use seckill_engine::{Cause, Fault};
 use tokio::sync::Semaphore;
 
+use crate::file::identity::OpenedFiles;
 use crate::file::schema::{self, Tuning};
 
-/// Questions answered at once; more wait. SQLite's readers do not block each other, but each takes a thread.
+/// Queries at once; more wait. SQLite's readers do not block each other, but each takes a thread.
 const READERS_MAX: usize = 8;
 
-/// The readers of one file.
 pub(crate) struct Readers {
     path: PathBuf,
+    files: OpenedFiles,
     tuning: Tuning,
     wait: Duration,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     idle: Arc<Mutex<Vec<Connection>>>,
 }
 
@@ -32,39 +33,41 @@ fn lock(idle: &Mutex<Vec<Connection>>) -> MutexGuard<'_, Vec<Connection>> {
 }
 
 impl Readers {
-    pub(crate) fn new(path: PathBuf, tuning: Tuning, wait: Duration) -> Self {
+    /// `files` is what must still be at the path.
+    pub(crate) fn new(path: PathBuf, files: OpenedFiles, tuning: Tuning, wait: Duration) -> Self {
         Self {
             path,
+            files,
             tuning,
             wait,
-            places: Arc::new(Semaphore::new(READERS_MAX)),
+            permits: Arc::new(Semaphore::new(READERS_MAX)),
             idle: Arc::default(),
         }
     }
 
-    /// Asks on a thread that may block. A connection whose question failed is not used again.
-    pub(crate) async fn ask<T: Send + 'static>(
+    /// Runs a query on a thread that may block. A connection whose query failed is not used again.
+    pub(crate) async fn query<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Fault> {
-        let place = tokio::time::timeout(self.wait, Arc::clone(&self.places).acquire_owned());
-        let place = place.await.map_err(|_| {
-            Fault::without_effect(
-                Cause::Overloaded,
-                "too many questions about orders are waiting",
-            )
+        let permit = tokio::time::timeout(self.wait, Arc::clone(&self.permits).acquire_owned());
+        let permit = permit.await.map_err(|_| {
+            Fault::without_effect(Cause::Overloaded, "too many queries are waiting")
         })?;
-        let (path, tuning, idle) = (self.path.clone(), self.tuning, Arc::clone(&self.idle));
+        let (path, tuning) = (self.path.clone(), self.tuning.clone());
+        let (files, idle) = (self.files.clone(), Arc::clone(&self.idle));
         let asked = tokio::task::spawn_blocking(move || {
-            let _place = place;
+            let _permit = permit;
             let kept = lock(&idle).pop();
             let conn = match kept {
                 Some(conn) => conn,
-                None => schema::open_reader(&path, tuning).map_err(|error| store(&error))?,
+                None => schema::open_reader(&path, &tuning).map_err(|error| store(&error))?,
             };
-            let answer = question(&conn).map_err(|error| store(&error))?;
+            let found = query(&conn).map_err(|error| store(&error))?;
+            // What another file says is no answer.
+            files.check_database().map_err(|error| store(&error))?;
             lock(&idle).push(conn);
-            Ok(answer)
+            Ok(found)
         });
         asked.await.map_err(|error| store(&error))?
     }

@@ -1,4 +1,4 @@
-//! What the engine's front and its writer share: memory, the condition, the clock and the counts.
+//! What requests and the writer share: memory, the condition, the clock and the counts.
 //! Everything here is read without waiting.
 
 use std::sync::Arc;
@@ -6,33 +6,37 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use seckill_engine::Cause;
 
-use crate::file::clock::Clock;
+use crate::clock::Clock;
 use crate::memory::Memory;
 
 /// Whether the engine sells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Condition {
     Ready,
-    /// Why it does not, and is reading the file again.
-    Rebuilding(String),
+    /// It does not, and reads the file again until it can. The reason is for operators.
+    Unavailable(Cause, String),
     Stopping,
+    /// The writer is gone. Only a restart helps.
+    Dead(String),
 }
 
 /// Counts of the writer's work since the start.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) batches: AtomicU64,
-    pub(crate) batch_us: AtomicU64,
+    pub(crate) batch_nanos: AtomicU64,
     pub(crate) failed_batches: AtomicU64,
     pub(crate) rebuilds: AtomicU64,
+    pub(crate) orders: AtomicU64,
 }
 
 impl Counts {
     pub(crate) fn batch(&self, took: Duration) {
         self.batches.fetch_add(1, Ordering::Relaxed);
-        let took_us = took.as_micros() as u64;
-        self.batch_us.fetch_add(took_us, Ordering::Relaxed);
+        let took_nanos = took.as_nanos() as u64;
+        self.batch_nanos.fetch_add(took_nanos, Ordering::Relaxed);
     }
 }
 
@@ -41,7 +45,7 @@ pub(crate) struct Shared {
     pub(crate) memory: ArcSwap<Memory>,
     pub(crate) clock: Clock,
     pub(crate) counts: Counts,
-    /// The condition in one bit, for the way of a no.
+    /// The condition in one bit, for the path of a rejection.
     is_ready: AtomicBool,
     condition: ArcSwap<Condition>,
 }
@@ -65,11 +69,12 @@ impl Shared {
         self.condition.load_full()
     }
 
-    /// Sets the condition; one that is stopping stays so.
+    /// Sets the condition. A dead engine stays dead, and a stopping one goes on stopping.
     pub(crate) fn set_condition(&self, condition: Condition) {
         let next = Arc::new(condition);
-        self.condition.rcu(|now| match **now {
-            Condition::Stopping => Arc::clone(now),
+        self.condition.rcu(|now| match (&**now, &*next) {
+            (Condition::Dead(_), _) => Arc::clone(now),
+            (Condition::Stopping, next) if !matches!(next, Condition::Dead(_)) => Arc::clone(now),
             _ => Arc::clone(&next),
         });
         let is_ready = *self.condition() == Condition::Ready;

@@ -1,12 +1,12 @@
 //! The one writer: takes what waits as a batch, decides it, commits it, and only then answers.
-//! It is a thread of its own, since it blocks on the disk; it never touches a socket.
+//! It is a thread of its own, since it blocks on the disk. It never touches a socket.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use fail_parallel::{FailPointRegistry, fail_point};
+use fail_parallel::FailPointRegistry;
 use rusqlite::Connection;
 use seckill_engine::{Cause, Effect, Fault, OrderRefused, SaleRefused};
 use seckill_sale::{
@@ -14,18 +14,21 @@ use seckill_sale::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::batch::{Batch, StepError};
+use crate::batch::{Batch, StepError, Store};
+use crate::failpoints;
+use crate::file::FileError;
+use crate::file::identity::OpenedFiles;
 use crate::file::schema::{self, Tuning};
-use crate::load::{self, SaleLedgers};
+use crate::ledger::SaleLedgers;
+use crate::opened::{self, Opened};
 use crate::shared::{Condition, Shared};
 
-/// Where an answer goes.
 pub(crate) type ReplySender<T> = oneshot::Sender<Result<T, Fault>>;
 
-/// The answers to one call of `decide`.
+/// The results of one call of `decide`.
 pub(crate) type Verdicts = Vec<Result<Verdict, Fault>>;
 
-/// What the writer is asked for.
+/// A request to the writer.
 pub(crate) enum Op {
     /// One attempt, without the lists that several need.
     DecideOne(u128, Attempt, ReplySender<Verdict>),
@@ -37,13 +40,13 @@ pub(crate) enum Op {
     ),
     CreateSale(NewSale, ReplySender<Result<Sale, SaleRefused>>),
     ChangeSale(SaleId, SaleChange, ReplySender<Result<Sale, SaleRefused>>),
-    /// Answers once everything asked before has been.
+    /// Answered once everything before it has been.
     Barrier(ReplySender<()>),
-    /// A view of the file and the gate at one moment between two batches.
+    /// A view of file and gate at the same point between two batches.
     View(ReplySender<View>),
 }
 
-/// A reading transaction and the free units of each sale at the same moment.
+/// A read transaction, and the free units of each sale at the same point.
 pub(crate) struct View {
     pub(crate) conn: Connection,
     pub(crate) free: Vec<(SaleId, u32)>,
@@ -66,7 +69,7 @@ impl Op {
     }
 }
 
-/// An answer that waits for its batch to become durable.
+/// A response that waits for its batch to become durable.
 pub(crate) enum Response {
     DecideOne(Verdict, ReplySender<Verdict>),
     Decide(Verdicts, oneshot::Sender<Verdicts>),
@@ -84,7 +87,7 @@ pub(crate) enum Response {
 }
 
 impl Response {
-    /// Sends it. That nobody waits any more is nobody's fault.
+    /// The receiver may be gone, which is no error.
     pub(crate) fn send(self) {
         match self {
             Self::DecideOne(verdict, to) => drop(to.send(Ok(verdict))),
@@ -93,20 +96,20 @@ impl Response {
             Self::Sale(answer, to) => drop(to.send(Ok(answer))),
             Self::Barrier(to) => drop(to.send(Ok(()))),
             Self::View(answer, to) => drop(to.send(*answer)),
-            // Dropping the sender says that the engine went away; a view is made before it is sent.
+            // A view is made before it is sent; a dropped sender reports that the engine stopped.
             Self::ViewWanted(to) => drop(to),
         }
     }
 
-    /// Sends what is true after the batch failed: that nothing was done where that is known, else that it is unknown.
+    /// Reports a failed batch: that nothing was done, or that the effect is unknown.
     fn send_failed(self, fault: &Fault) {
         let after = |verdict: Result<Verdict, Fault>| match (verdict, fault.effect) {
-            // The client can ask by id what became of it.
-            (Ok(Verdict::Claimed(claim) | Verdict::Repeat(claim)), Effect::Unknown) => {
+            // The client can ask for the order by its id.
+            (Ok(Verdict::Claimed(claim) | Verdict::Repeat { claim, .. }), Effect::Unknown) => {
                 Ok(Verdict::Pending(claim.order_id))
             }
             (Ok(Verdict::Mismatch), Effect::Unknown) => Err(fault.clone()),
-            // A no may rest on a claim of this very batch: it is not said.
+            // A rejection may rest on a claim of this very batch, so it must not be sent.
             _ => Err(Fault::without_effect(fault.cause, fault.detail.clone())),
         };
         match self {
@@ -127,12 +130,12 @@ enum BatchOutcome {
     Committed(Vec<Response>),
     /// Before the commit: nothing of it was stored. With what was decided and what was not.
     Abandoned(StepError, Vec<Response>, Vec<Op>),
-    /// In the commit: whether it was stored is unknown until the file is read again.
-    CommitUnknown(rusqlite::Error, Vec<Response>),
+    /// In the commit: whether it was stored is unknown until the file has been read again.
+    CommitUnknown(StepError, Vec<Response>),
 }
 
 /// Bounds of the writer.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Bounds {
     /// The most operations taken into one batch.
     pub(crate) batch_max: usize,
@@ -145,44 +148,42 @@ pub(crate) struct Bounds {
 pub(crate) struct Writer {
     pub(crate) path: PathBuf,
     pub(crate) bounds: Bounds,
-    pub(crate) conn: Connection,
-    pub(crate) ledgers: SaleLedgers,
-    pub(crate) data_version: i64,
-    /// Whether connection and ledgers are what the file says; not so from a failure until it was read again.
+    pub(crate) opened: Opened,
+    /// Whether connection and ledgers are what the file has. From a failure until the file has been
+    /// read again they are not.
     pub(crate) is_trusted: bool,
     pub(crate) shared: Arc<Shared>,
     pub(crate) failpoints: Arc<FailPointRegistry>,
-    pub(crate) answers: mpsc::UnboundedSender<Vec<Response>>,
+    pub(crate) responses: mpsc::UnboundedSender<Vec<Response>>,
 }
 
 impl Writer {
-    /// Works until nobody can ask any more, and has answered everything by then.
+    /// Works until no one can ask any more, and has answered everything by then.
     pub(crate) fn run(mut self, mut waiting: mpsc::Receiver<Op>) {
         let mut ops = Vec::with_capacity(self.bounds.batch_max);
         while waiting.blocking_recv_many(&mut ops, self.bounds.batch_max) > 0 {
             self.drain_queue(&mut waiting, &mut ops);
             if !self.is_trusted {
-                self.refuse(
-                    ops.drain(..),
-                    "the engine stopped before its file could be read again",
-                );
-                continue;
-            }
-            if let Err(reason) = self.detect_external_write() {
-                self.refuse(ops.drain(..), &reason);
-                self.rebuild(&waiting, &reason);
+                let fault = Fault::without_effect(Cause::Stopping, "the engine is stopping");
+                ops.drain(..).for_each(|op| op.fail(&fault));
                 continue;
             }
             self.batch(ops.drain(..), &waiting);
         }
-        // Best effort: the next start would do it.
-        if let Err(error) = self.conn.pragma_update(None, "wal_checkpoint", "TRUNCATE") {
-            tracing::debug!(%error, "no checkpoint at the end");
+        if !self.is_trusted {
+            return;
+        }
+        let closed = failpoints::check(&self.failpoints, failpoints::CHECKPOINT)
+            .map_err(StepError::Sqlite)
+            .and_then(|()| self.opened.close());
+        // The next start reads the write-ahead log instead.
+        if let Err(error) = closed {
+            tracing::warn!(%error, "the file was not closed in order; the next start recovers it");
         }
     }
 
-    /// Lets requests that are ready on this core reach the queue first: without it the first of a burst is committed alone.
-    /// Where nobody else wants the core this returns at once.
+    /// Lets requests that are ready on this core reach the queue first. Without it the first of a
+    /// burst is committed alone. Returns at once if no other thread wants the core.
     fn drain_queue(&self, waiting: &mut mpsc::Receiver<Op>, ops: &mut Vec<Op>) {
         std::thread::yield_now();
         while ops.len() < self.bounds.batch_max
@@ -192,122 +193,153 @@ impl Writer {
         }
     }
 
-    /// `data_version` moves when another connection has written to the file: memory then is no longer what it says.
-    fn detect_external_write(&mut self) -> Result<(), String> {
-        match data_version(&self.conn) {
-            Ok(version) if version == self.data_version => Ok(()),
-            Ok(_) => Err("another program wrote to the file".into()),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-
     fn batch(&mut self, ops: std::vec::Drain<'_, Op>, waiting: &mpsc::Receiver<Op>) {
         let began = Instant::now();
         match self.decide_and_commit(ops) {
-            BatchOutcome::Committed(answers) => {
+            BatchOutcome::Committed(responses) => {
                 self.shared.counts.batch(began.elapsed());
-                self.answer(answers);
+                self.send(responses);
             }
-            BatchOutcome::Abandoned(error, answers, rest) => {
+            BatchOutcome::Abandoned(error, responses, rest) => {
+                self.count_failed();
+                // What memory says may be wrong: nothing more is answered from it.
+                let is_transient = is_transient(&error);
+                if !is_transient {
+                    self.doubt(&error);
+                }
                 tracing::warn!(%error, "a batch could not be stored; nothing of it was done");
-                self.shared
-                    .counts
-                    .failed_batches
-                    .fetch_add(1, Ordering::Relaxed);
-                let detail = format!("the order store refused the write: {error}");
-                let fault = Fault::without_effect(Cause::Store, detail);
-                answers
+                let fault = Fault::without_effect(cause_of(&error), error.to_string());
+                responses
                     .into_iter()
-                    .for_each(|answer| answer.send_failed(&fault));
+                    .for_each(|response| response.send_failed(&fault));
                 rest.into_iter().for_each(|op| op.fail(&fault));
-                // Anything but a lock or a full disk means that memory and file do not fit together.
-                if !is_transient(&error) {
-                    self.rebuild(waiting, &error.to_string());
+                if !is_transient {
+                    self.rebuild(waiting, &error);
                 }
             }
-            BatchOutcome::CommitUnknown(error, answers) => {
-                tracing::error!(%error, "a commit failed; the file will be read again");
-                self.shared
-                    .counts
-                    .failed_batches
-                    .fetch_add(1, Ordering::Relaxed);
-                self.shared
-                    .set_condition(Condition::Rebuilding(error.to_string()));
-                let detail = format!("the commit failed: {error}");
-                let fault = Fault::unknown(Cause::Store, detail);
-                answers
+            BatchOutcome::CommitUnknown(error, responses) => {
+                self.count_failed();
+                self.doubt(&error);
+                tracing::error!(%error, "a commit failed; reading the file again");
+                let fault = Fault::unknown(cause_of(&error), format!("the commit failed: {error}"));
+                responses
                     .into_iter()
-                    .for_each(|answer| answer.send_failed(&fault));
-                self.rebuild(waiting, &error.to_string());
+                    .for_each(|response| response.send_failed(&fault));
+                self.rebuild(waiting, &error);
             }
         }
     }
 
     fn decide_and_commit(&mut self, ops: std::vec::Drain<'_, Op>) -> BatchOutcome {
         let memory = self.shared.memory.load();
-        let mut answers = Vec::with_capacity(ops.len());
+        let mut responses = Vec::with_capacity(ops.len());
         let now_ms = self.shared.clock.now_ms();
-        let mut batch = match Batch::new(&self.conn, &memory, &mut self.ledgers, now_ms) {
+        let Opened {
+            conn,
+            ledgers,
+            orders,
+            data_version,
+            files,
+        } = &mut self.opened;
+        if let Err(error) = failpoints::check(&self.failpoints, failpoints::BATCH) {
+            return BatchOutcome::Abandoned(error.into(), responses, ops.collect());
+        }
+        let mut check = |conn: &Connection| check(conn, *data_version, files);
+        let store = Store {
+            conn,
+            failpoints: &self.failpoints,
+            check: &mut check,
+        };
+        let mut batch = match Batch::new(store, &memory, ledgers, now_ms) {
             Ok(batch) => batch,
-            Err(error) => return BatchOutcome::Abandoned(error.into(), answers, ops.collect()),
+            Err(error) => return BatchOutcome::Abandoned(error.into(), responses, ops.collect()),
         };
         let mut ops = ops;
         while let Some(op) = ops.next() {
-            if let Err(failed) = step(&mut batch, op, &mut answers) {
+            if let Err(failed) = step(&mut batch, op, &mut responses) {
                 let (error, op) = *failed;
                 batch.undo();
-                roll_back(&self.conn);
+                roll_back(conn);
                 let rest = std::iter::once(op).chain(ops).collect();
-                return BatchOutcome::Abandoned(error, answers, rest);
+                return BatchOutcome::Abandoned(error, responses, rest);
             }
         }
-        if batch.has_writes()
-            && let Err(error) = commit(&self.conn, &self.failpoints)
-        {
+        if let Err(error) = batch.finish(*orders) {
             batch.undo();
-            roll_back(&self.conn);
-            return BatchOutcome::CommitUnknown(error, answers);
+            roll_back(conn);
+            return BatchOutcome::Abandoned(error, responses, Vec::new());
         }
+        if batch.has_writes() {
+            let committed = commit(conn, &self.failpoints).map_err(StepError::from);
+            // A commit into a file that has been replaced is lost to every restart.
+            if let Err(error) = committed.and_then(|()| batch.check()) {
+                batch.undo();
+                roll_back(conn);
+                return BatchOutcome::CommitUnknown(error, responses);
+            }
+        }
+        *orders += batch.inserted();
+        self.shared.counts.orders.store(*orders, Ordering::Relaxed);
         batch.publish();
-        let (path, tuning, ledgers) = (&self.path, self.bounds.tuning, &self.ledgers);
-        let made = |answer| match answer {
+        let (path, tuning) = (&self.path, &self.bounds.tuning);
+        let made = |response| match response {
             Response::ViewWanted(to) => Response::View(Box::new(view(path, tuning, ledgers)), to),
             other => other,
         };
-        BatchOutcome::Committed(answers.into_iter().map(made).collect())
+        BatchOutcome::Committed(responses.into_iter().map(made).collect())
     }
 
-    fn answer(&self, answers: Vec<Response>) {
-        if let Err(unsent) = self.answers.send(answers) {
+    fn send(&self, responses: Vec<Response>) {
+        if let Err(unsent) = self.responses.send(responses) {
             unsent.0.into_iter().for_each(Response::send);
         }
     }
 
-    fn refuse(&self, ops: std::vec::Drain<'_, Op>, reason: &str) {
-        let fault = Fault::without_effect(Cause::Rebuilding, reason);
-        ops.for_each(|op| op.fail(&fault));
+    fn count_failed(&self) {
+        let failed = &self.shared.counts.failed_batches;
+        failed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Reads the file until that works, and can be written to. Meanwhile every attempt gets a 503, never a no.
-    fn rebuild(&mut self, waiting: &mpsc::Receiver<Op>, reason: &str) {
-        const FIRST_PAUSE_MS: u64 = 50;
+    /// From here on nothing is confirmed until the file has been read again.
+    fn doubt(&mut self, error: &StepError) {
         self.is_trusted = false;
-        self.shared
-            .set_condition(Condition::Rebuilding(reason.to_owned()));
+        let condition = Condition::Unavailable(cause_of(error), error.to_string());
+        self.shared.set_condition(condition);
+    }
+
+    /// Reads the file until that succeeds and the file can be written. Meanwhile every attempt gets
+    /// a 503, never a rejection.
+    fn rebuild(&mut self, waiting: &mpsc::Receiver<Op>, reason: &StepError) {
+        const FIRST_PAUSE_MS: u64 = 50;
         self.shared.counts.rebuilds.fetch_add(1, Ordering::Relaxed);
         let mut pause_ms = FIRST_PAUSE_MS;
-        // A closed queue means that the engine is going; the next start reads the file anyway.
+        let mut logged = None;
+        tracing::warn!(%reason, "reading the file again");
+        // A closed queue means that the engine is stopping; the next start reads the file anyway.
         while !waiting.is_closed() {
-            match self.read_again() {
-                Ok(()) => {
+            match self.opened.read_again(
+                &self.path,
+                &self.bounds.tuning,
+                &self.failpoints,
+                self.shared.memory.load().digester,
+            ) {
+                Ok(memory) => {
+                    self.shared.memory.store(Arc::new(memory));
                     self.is_trusted = true;
-                    tracing::info!("the file was read again; selling goes on");
+                    tracing::info!("the file was read again; the sales go on");
                     self.shared.set_condition(Condition::Ready);
                     return;
                 }
                 Err(error) => {
-                    tracing::error!(%error, pause_ms, "the file cannot be used; trying again");
-                    self.shared.set_condition(Condition::Rebuilding(error));
+                    let error = StepError::File(error);
+                    let text = error.to_string();
+                    // Once, not at every try.
+                    if logged.as_ref() != Some(&text) {
+                        tracing::error!("nothing is sold: {text}");
+                        logged = Some(text.clone());
+                    }
+                    let condition = Condition::Unavailable(cause_of(&error), text);
+                    self.shared.set_condition(condition);
                 }
             }
             let until = Instant::now() + Duration::from_millis(pause_ms);
@@ -317,32 +349,26 @@ impl Writer {
             pause_ms = (pause_ms * 2).min(self.bounds.rebuild_pause_max_ms);
         }
     }
-
-    fn read_again(&mut self) -> Result<(), String> {
-        // A fresh connection: after a failed sync the old one may hold pages that the disk does not.
-        let conn =
-            schema::reopen_writer(&self.path, self.bounds.tuning).map_err(|e| e.to_string())?;
-        probe_write(&conn)
-            .map_err(|e| format!("{} cannot be written: {e}", self.path.display()))?;
-        let version = data_version(&conn).map_err(|e| e.to_string())?;
-        let digester = self.shared.memory.load().digester;
-        let loaded = load::load(&conn, &self.path, digester).map_err(|e| e.to_string())?;
-        self.conn = conn;
-        self.data_version = version;
-        self.ledgers = loaded.ledgers;
-        self.shared.memory.store(Arc::new(loaded.memory));
-        Ok(())
-    }
 }
 
-/// Decides one operation; gives it back with the error where it could not be stored.
+/// Whether memory is still what the file has: it is the file that was opened, and no other
+/// connection has written to it.
+fn check(conn: &Connection, data_version: i64, files: &mut OpenedFiles) -> Result<(), StepError> {
+    files.check()?;
+    if opened::data_version(conn)? != data_version {
+        return Err(StepError::ExternalWrite);
+    }
+    Ok(())
+}
+
+/// Decides one operation, or returns it with the error if it could not be stored.
 fn step(
     batch: &mut Batch<'_>,
     op: Op,
-    answers: &mut Vec<Response>,
+    responses: &mut Vec<Response>,
 ) -> Result<(), Box<(StepError, Op)>> {
-    answers.push(match op {
-        // The client has gone: it would never learn of a claim.
+    responses.push(match op {
+        // The client is gone and would never learn of a claim.
         Op::DecideOne(_, _, to) if to.is_closed() => return Ok(()),
         Op::Decide(_, to) if to.is_closed() => return Ok(()),
         Op::DecideOne(order, attempt, to) => match batch.attempt(order, &attempt) {
@@ -377,20 +403,13 @@ fn step(
     Ok(())
 }
 
-fn commit(conn: &Connection, failpoints: &Arc<FailPointRegistry>) -> rusqlite::Result<()> {
-    // Without the feature the fail points expand to nothing.
-    let _ = failpoints;
-    fail_point!(Arc::clone(failpoints), "before-commit", |_| Err(
-        rusqlite::Error::InvalidQuery
-    ));
+fn commit(conn: &Connection, registry: &Arc<FailPointRegistry>) -> rusqlite::Result<()> {
+    failpoints::check(registry, failpoints::BEFORE_COMMIT)?;
     conn.prepare_cached("COMMIT")?.execute(())?;
-    fail_point!(Arc::clone(failpoints), "after-commit", |_| Err(
-        rusqlite::Error::InvalidQuery
-    ));
-    Ok(())
+    failpoints::check(registry, failpoints::AFTER_COMMIT)
 }
 
-/// Ends whatever transaction is left. That there is none is the usual case after a failed commit.
+/// Ends a transaction that is still open. After a failed commit there usually is none.
 fn roll_back(conn: &Connection) {
     if !conn.is_autocommit()
         && let Err(error) = conn.execute_batch("ROLLBACK")
@@ -399,17 +418,7 @@ fn roll_back(conn: &Connection) {
     }
 }
 
-/// A write that changes nothing but has to reach the disk.
-fn probe_write(conn: &Connection) -> rusqlite::Result<()> {
-    let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    conn.pragma_update(None, "user_version", version)
-}
-
-pub(crate) fn data_version(conn: &Connection) -> rusqlite::Result<i64> {
-    conn.prepare_cached("PRAGMA data_version")?
-        .query_row((), |row| row.get(0))
-}
-
+/// After these errors memory and file still agree.
 fn is_transient(error: &StepError) -> bool {
     use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked, DiskFull};
     match error {
@@ -417,11 +426,22 @@ fn is_transient(error: &StepError) -> bool {
             error.sqlite_error_code(),
             Some(DatabaseBusy | DatabaseLocked | DiskFull)
         ),
-        StepError::Damaged(_) => false,
+        StepError::Damaged(_) | StepError::ExternalWrite | StepError::File(_) => false,
     }
 }
 
-fn view(path: &std::path::Path, tuning: Tuning, ledgers: &SaleLedgers) -> Result<View, Fault> {
+/// Another program's write passes with a rebuild. Everything else is the store's.
+fn cause_of(error: &StepError) -> Cause {
+    match error {
+        // SQLite sees the end of a file that another program cut.
+        StepError::ExternalWrite | StepError::File(FileError::Truncated { .. }) => {
+            Cause::Rebuilding
+        }
+        StepError::Sqlite(_) | StepError::Damaged(_) | StepError::File(_) => Cause::Store,
+    }
+}
+
+fn view(path: &std::path::Path, tuning: &Tuning, ledgers: &SaleLedgers) -> Result<View, Fault> {
     let store = |detail: String| Fault::without_effect(Cause::Store, detail);
     let conn = schema::open_reader(path, tuning).map_err(|e| store(e.to_string()))?;
     // The first read fixes what the transaction sees.

@@ -105,7 +105,7 @@ async fn a_commit_that_failed_after_it_was_stored() {
         panic!("no order");
     };
     let again = context.decide(keyed("k")).await;
-    assert!(matches!(again, Ok(Verdict::Repeat(claim)) if claim.order_id == order_id));
+    assert!(matches!(again, Ok(Verdict::Repeat { claim, .. }) if claim.order_id == order_id));
     let no = context.decide(Attempt::anonymous(sale())).await;
     assert_eq!(no, Ok(Verdict::Rejected(Rejection::SoldOut)));
     let yes = HistoryEntry {
@@ -154,7 +154,7 @@ async fn a_change_whose_commit_failed_is_unknown() {
         assert_eq!(cancelled.unwrap_err().effect, Effect::Unknown);
         context.ready().await;
         let more = SaleChange {
-            add_units: 1,
+            total: Some(2),
             ..SaleChange::default()
         };
         context.fail_once(place);

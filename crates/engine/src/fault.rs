@@ -1,20 +1,19 @@
-//! What is said when an engine could not do what it was asked: always with whether it happened.
-//! A definite no is no fault; it is a verdict.
+//! What an engine reports if it could not do what it was asked: always with whether it happened.
+//! A rejection is not a fault; it is a verdict.
 
 use std::fmt;
 
 /// Whether what was asked for happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Effect {
-    /// It happened; only the answer went wrong.
+    /// It happened; only the response failed.
     Happened,
     /// It did not happen and will not.
     None,
-    /// It may have happened. Never to be reported as a no.
+    /// It may have happened. Never to be reported as a rejection.
     Unknown,
 }
 
-/// Why it could not be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// More was waiting than the engine takes.
@@ -29,20 +28,16 @@ pub enum Cause {
     Deadline,
 }
 
-/// A failure, with its effect.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail} ({effect})")]
 pub struct Fault {
-    /// Whether what was asked for happened.
     pub effect: Effect,
-    /// The kind of failure.
     pub cause: Cause,
-    /// What went wrong, in words.
+    /// For operators: it may name files and servers.
     pub detail: String,
 }
 
 impl Fault {
-    /// A failure without effect.
     pub fn without_effect(cause: Cause, detail: impl Into<String>) -> Self {
         Self {
             effect: Effect::None,
@@ -51,7 +46,6 @@ impl Fault {
         }
     }
 
-    /// A failure after which nobody knows.
     pub fn unknown(cause: Cause, detail: impl Into<String>) -> Self {
         Self {
             effect: Effect::Unknown,

@@ -1,4 +1,4 @@
-//! One connection with at most one request under way. It reads and writes what it can and never blocks.
+//! One connection with at most one request in flight. Reads and writes what it can; never blocks.
 
 use std::io::{ErrorKind, Read, Write};
 use std::time::Instant;
@@ -7,17 +7,17 @@ use mio::net::TcpStream;
 
 use crate::outcome::Failure;
 
-/// The largest response that is read.
+/// A larger response is a failure.
 const RESPONSE_MAX_BYTES: usize = 1 << 20;
 const READ_BYTES: usize = 4_096;
 
-/// The request under way.
+/// The request in flight.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct UnderWay {
     pub(crate) index: u64,
-    /// The moment that latency counts from.
+    /// Latency counts from this time.
     pub(crate) from: Instant,
-    /// The moment by which the answer must be there.
+    /// The answer must arrive by this time.
     pub(crate) deadline: Instant,
 }
 
@@ -26,18 +26,18 @@ pub(crate) struct Connection {
     pub(crate) stream: TcpStream,
     pub(crate) is_connected: bool,
     pub(crate) under_way: Option<UnderWay>,
-    /// What is to be sent, and how much of it has been.
+    /// The request, of which `sent` bytes have been written.
     pub(crate) out: Vec<u8>,
     pub(crate) sent: usize,
-    /// What has been received of the response.
+    /// The part of the response that has arrived.
     pub(crate) received: Vec<u8>,
 }
 
-/// What reading led to.
+/// The result of reading from the socket.
 pub(crate) enum Received {
-    /// There is something new to look at.
+    /// New bytes have arrived.
     Some,
-    /// Nothing now.
+    /// No new bytes.
     Nothing,
 }
 
@@ -53,7 +53,7 @@ impl Connection {
         }
     }
 
-    /// Sends what is left; a full socket buffer is no failure.
+    /// Sends the rest of the request. A full socket buffer is not a failure.
     pub(crate) fn send(&mut self) -> Result<(), Failure> {
         if !self.is_connected {
             return Ok(());
@@ -70,8 +70,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes in what has arrived. A read that does not fill its room has emptied the socket (epoll(7), edge-triggered
-    /// use), which saves the read that would only say so.
+    /// Reads what has arrived. A read that does not fill the buffer has drained the socket (see
+    /// epoll(7) on edge-triggered use), which saves another read that would return `WouldBlock`.
     pub(crate) fn receive(&mut self) -> Result<Received, Failure> {
         let before = self.received.len();
         loop {

@@ -1,6 +1,5 @@
-//! The buyers: load on any HTTP target, and what came of it.
-//! One event loop a thread and two system calls a request, since it shares the machine with what it measures.
-//! It knows nothing of engines; of the service it knows only its answers.
+//! Generates load on any HTTP target and collects statistics, at a low cost per request. Must not
+//! depend on the engines; of the service, it knows only the answers.
 
 mod connection;
 mod outcome;
@@ -10,6 +9,7 @@ mod response;
 mod worker;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 pub use outcome::{Failure, Outcome};
@@ -19,33 +19,31 @@ pub use report::{Confirmation, Latency, Report};
 use report::Tally;
 use worker::Worker;
 
-/// What is seen of a run while it lasts, and how it is ended early.
+/// Observes a run while it lasts, and stops it early.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// Requests begun.
+    /// Requests started.
     pub(crate) begun: AtomicU64,
     pub(crate) answered: AtomicU64,
     pub(crate) won: AtomicU64,
     pub(crate) sold_out: AtomicU64,
     pub(crate) failed: AtomicU64,
+    confirmations: Mutex<Vec<Confirmation>>,
     stop: AtomicBool,
 }
 
-/// The progress at one moment.
+/// A snapshot of [`Progress`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProgressCounts {
-    /// Requests answered.
     pub answered: u64,
-    /// Yeses, repeats among them.
+    /// Confirmations, including repeats.
     pub won: u64,
-    /// Sold out.
     pub sold_out: u64,
     /// Requests without an answer.
     pub failed: u64,
 }
 
 impl Progress {
-    /// The counts now.
     pub fn counts(&self) -> ProgressCounts {
         ProgressCounts {
             answered: self.answered.load(Ordering::Relaxed),
@@ -55,7 +53,22 @@ impl Progress {
         }
     }
 
-    /// Begins no further request; the run ends when those under way have ended.
+    /// Takes the confirmations that were kept since the last call.
+    pub fn take_confirmations(&self) -> Vec<Confirmation> {
+        std::mem::take(&mut self.kept())
+    }
+
+    pub(crate) fn keep(&self, confirmation: Option<Confirmation>) {
+        self.kept().extend(confirmation);
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Vec<Confirmation>> {
+        self.confirmations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts no further requests. The run ends once those in flight are done.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
@@ -65,14 +78,17 @@ impl Progress {
     }
 }
 
-/// Sends the plan's requests and returns what came of them. Blocks its thread until the end; bounded by the plan's
-/// requests, its pacing and its time-out.
+/// Sends the plan's requests and returns the report. Blocks the calling thread until the end, which
+/// the plan's requests, pacing and timeout bound.
+///
+/// Each thread runs one event loop and makes two system calls per request, because the load usually
+/// shares the machine with what it measures.
 pub fn run(plan: &Plan, progress: &Progress) -> std::io::Result<Report> {
     let started = Instant::now();
     let threads = plan.threads.clamp(1, plan.connections.max(1));
     let mut workers = Vec::with_capacity(threads);
     for index in 0..threads {
-        // The first workers take what does not divide evenly.
+        // The first workers take the remainder.
         let connections =
             plan.connections / threads + usize::from(index < plan.connections % threads);
         workers.push(Worker::new(plan, progress, started, connections)?);
@@ -93,5 +109,5 @@ pub fn run(plan: &Plan, progress: &Progress) -> std::io::Result<Report> {
     for part in tallies {
         tally.add(part?);
     }
-    Ok(tally.report(plan, started.elapsed()))
+    Ok(tally.report(plan, started.elapsed(), progress.take_confirmations()))
 }

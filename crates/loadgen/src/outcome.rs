@@ -1,39 +1,41 @@
-//! What an answer says, by status and body; and the ways to get none.
+//! Classifies answers by status and body, and requests without an answer by cause.
 
 use std::fmt;
 
-/// What came of a request.
+/// The result of a request that got an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Outcome {
-    /// A unit.
+    /// A confirmation of a new unit.
     Won,
-    /// The unit that the key had got before.
+    /// A confirmation of the unit that the key already has.
     Repeat,
-    /// The order's address, to ask there.
+    /// The order of the key was cancelled or has expired.
+    Ended,
+    /// Not decided yet; the answer has the order's address.
     Pending,
     /// No unit is left.
     SoldOut,
-    /// The buyer has as many as the sale allows.
+    /// The buyer has as many units as the sale allows.
     LimitReached,
-    /// Too early.
+    /// The sale has not opened yet.
     NotOpen,
-    /// Too late.
+    /// The sale has closed.
     Closed,
-    /// The key has bought something else.
+    /// The key belongs to an attempt with other content.
     Mismatch,
-    /// Asked to come again: 503.
+    /// 503: retry later.
     Unavailable,
-    /// Another answer of success, as other targets give.
+    /// Any other success, as other targets answer.
     Ok,
     /// Any other answer.
     Refused,
 }
 
 impl Outcome {
-    /// Every outcome.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Won,
         Self::Repeat,
+        Self::Ended,
         Self::Pending,
         Self::SoldOut,
         Self::LimitReached,
@@ -45,11 +47,12 @@ impl Outcome {
         Self::Refused,
     ];
 
-    /// Its name in reports.
+    /// The name in reports.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Won => "won",
             Self::Repeat => "repeat",
+            Self::Ended => "ended",
             Self::Pending => "pending",
             Self::SoldOut => "sold_out",
             Self::LimitReached => "limit_reached",
@@ -75,6 +78,7 @@ impl Outcome {
             202 => Self::Pending,
             200..=299 => Self::Ok,
             409 if has(body, b"problem:sold-out") => Self::SoldOut,
+            409 if has(body, b"problem:order-ended") => Self::Ended,
             409 if has(body, b"problem:limit-reached") => Self::LimitReached,
             403 if has(body, b"problem:not-open") => Self::NotOpen,
             410 if has(body, b"problem:closed") => Self::Closed,
@@ -89,21 +93,20 @@ fn has(body: &[u8], text: &[u8]) -> bool {
     body.windows(text.len()).any(|window| window == text)
 }
 
-/// Why a request has no answer. Whether it had an effect is unknown, but for `Connect`.
+/// Why a request has no answer. Except for `Connect`, it may still have taken effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Failure {
     /// No connection could be made; the request was not sent.
     Connect,
-    /// The connection broke off before the answer was whole.
+    /// The connection closed before the answer was complete.
     BrokenOff,
-    /// No answer in time.
+    /// No complete answer before the deadline.
     TimedOut,
-    /// The answer was not HTTP/1.1, or larger than is read here.
+    /// The answer was not HTTP/1.1, or exceeded the size limit.
     NotHttp,
 }
 
 impl Failure {
-    /// Every failure.
     pub const ALL: [Self; 4] = [
         Self::Connect,
         Self::BrokenOff,
@@ -111,7 +114,7 @@ impl Failure {
         Self::NotHttp,
     ];
 
-    /// Its name in reports.
+    /// The name in reports.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
@@ -133,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_told_apart() {
+    fn answers_are_classified() {
         let won = br#"{"result":"won","order_id":"o","unit":7,"remaining":93}"#;
         assert_eq!(Outcome::of(200, false, won), Outcome::Won);
         assert_eq!(Outcome::of(201, true, won), Outcome::Repeat);
@@ -143,6 +146,8 @@ mod tests {
         );
         let problem = br#"{"type":"urn:seckill:problem:limit-reached"}"#;
         assert_eq!(Outcome::of(409, false, problem), Outcome::LimitReached);
+        let ended = br#"{"type":"urn:seckill:problem:order-ended"}"#;
+        assert_eq!(Outcome::of(409, false, ended), Outcome::Ended);
         assert_eq!(Outcome::of(409, false, b"{}"), Outcome::Refused);
         assert_eq!(Outcome::of(200, false, b"hello"), Outcome::Ok);
         assert_eq!(Outcome::of(503, false, b""), Outcome::Unavailable);

@@ -1,46 +1,47 @@
-//! What a run is to do: where to, how many, how fast, as whom.
+//! The plan of a run: the target, the number of requests, the pace and the buyers. Sends nothing.
 
 use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-/// Where requests go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// The address that is connected to.
+    /// The address to connect to.
     pub address: SocketAddr,
-    /// What the `Host` header says.
+    /// The value of the `Host` header.
     pub host: String,
     /// The path and query.
     pub path: String,
 }
 
-/// A URL that is no target.
+/// A URL that is not a valid target.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{url}: {reason}; give a target like http://127.0.0.1:3000/seckill")]
+#[error("{url}: {reason}; use a target such as http://127.0.0.1:3000/seckill")]
 pub struct InvalidTarget {
     url: String,
     reason: String,
 }
 
 impl Target {
-    /// The target that an `http://` URL names; its host is looked up now.
+    /// Parses an `http://` URL and resolves its host.
     pub fn parse(url: &str) -> Result<Self, InvalidTarget> {
         let bad = |reason: String| InvalidTarget {
             url: url.to_owned(),
             reason,
         };
         if url.starts_with("https://") {
-            return Err(bad("https is not spoken here".into()));
+            return Err(bad("https is not supported".into()));
         }
         let rest = url.strip_prefix("http://");
-        let rest = rest.ok_or_else(|| bad("the URL must begin with http://".into()))?;
+        let rest = rest.ok_or_else(|| bad("the URL must start with http://".into()))?;
         let (host, path) = match rest.find('/') {
             Some(at) => (&rest[..at], &rest[at..]),
             None => (rest, "/"),
         };
         if path.bytes().any(|b| b <= b' ' || b == 0x7f) {
-            return Err(bad("the path has a space or a control character".into()));
+            return Err(bad(
+                "the path contains a space or a control character".into()
+            ));
         }
         let has_port = host
             .rsplit_once(':')
@@ -52,7 +53,7 @@ impl Target {
         };
         let found = with_port.to_socket_addrs();
         let mut found =
-            found.map_err(|error| bad(format!("the host cannot be looked up: {error}")))?;
+            found.map_err(|error| bad(format!("the host cannot be resolved: {error}")))?;
         Ok(Self {
             address: found
                 .next()
@@ -62,7 +63,7 @@ impl Target {
         })
     }
 
-    /// The sale that is bought from, where the path says.
+    /// The sale in the path, if there is one.
     pub fn sale(&self) -> Option<&str> {
         self.path.strip_prefix("/v1/sales/")?.split('/').next()
     }
@@ -71,64 +72,59 @@ impl Target {
 /// When requests are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pacing {
-    /// Each connection sends as soon as it has its answer. Latency counts from the sending.
+    /// Each connection sends its next request as soon as it has an answer. Latency counts from the
+    /// time a request was sent.
     Closed,
-    /// All requests spread evenly over this time, whatever the answers do. Latency counts from the moment that a
-    /// request was to be sent, so that a slow target cannot hide its queue.
+    /// All requests are spread evenly over this time, however long the answers take. Latency counts
+    /// from the time a request was due, so that a slow target cannot hide its queue.
     Over(Duration),
 }
 
-/// Who buys.
+/// The buyers that requests name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Buyers {
-    /// Nobody in particular; the request has no body.
+    /// No buyer; the request has no body.
     Anonymous,
-    /// A new buyer each time.
+    /// A new buyer for each request.
     Unique,
-    /// This many, one after the other, again and again.
+    /// This many buyers, in turn.
     Repeating(u64),
 }
 
-/// Idempotency keys.
+/// The idempotency keys of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keys {
-    /// None.
     None,
-    /// A new one each time.
+    /// A new key for each request.
     Unique,
-    /// This many for each buyer, one after the other, again and again.
+    /// This many keys for each buyer, in turn.
     PerBuyer(u64),
 }
 
-/// A run.
+/// What a run does.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Where to.
     pub target: Target,
-    /// The method.
     pub method: String,
-    /// Requests in all.
+    /// In total, over all connections.
     pub requests: u64,
-    /// When.
     pub pacing: Pacing,
-    /// Connections at the most; they are opened as they are needed.
+    /// The maximum; connections are opened as needed.
     pub connections: usize,
-    /// Threads that send.
     pub threads: usize,
-    /// Who.
     pub buyers: Buyers,
-    /// Under which keys.
     pub keys: Keys,
-    /// `{}` in the target's path becomes 0 up to this, one after the other, again and again.
+    /// If above 1, `{}` in the target's path becomes 0 to `paths - 1`, in turn.
     pub paths: u64,
-    /// The longest wait for an answer, in milliseconds.
+    /// The longest wait for an answer.
     pub timeout_ms: u64,
-    /// Whether every yes is kept, for an audit.
+    /// Whether to keep every confirmation, for an audit: in the report, or for
+    /// [`Progress::take_confirmations`](crate::Progress::take_confirmations) meanwhile.
     pub keep_confirmations: bool,
 }
 
 impl Plan {
-    /// `requests` anonymous attempts as fast as 64 connections take them.
+    /// `requests` anonymous attempts, as fast as 64 connections allow.
     pub fn new(target: Target, requests: u64) -> Self {
         Self {
             target,
@@ -145,7 +141,7 @@ impl Plan {
         }
     }
 
-    /// When request `index` is to be sent, from the start.
+    /// When request `index` is due, relative to the start.
     pub(crate) fn due(&self, index: u64) -> Duration {
         match self.pacing {
             Pacing::Closed => Duration::ZERO,
@@ -165,22 +161,27 @@ impl Plan {
     }
 
     pub(crate) fn key(&self, index: u64) -> Option<String> {
-        match (self.keys, self.buyers) {
-            (Keys::None, _) => None,
-            (Keys::Unique, _) => Some(format!("k{index}")),
+        let number = match (self.keys, self.buyers) {
+            (Keys::None, _) => return None,
+            (Keys::Unique, _) => index,
             (Keys::PerBuyer(count), Buyers::Repeating(buyers)) => {
-                Some(format!("k{}", index / buyers.max(1) % count.max(1)))
+                index / buyers.max(1) % count.max(1)
             }
-            (Keys::PerBuyer(count), _) => Some(format!("k{}", index % count.max(1))),
-        }
+            (Keys::PerBuyer(count), _) => index % count.max(1),
+        };
+        Some(match self.buyers {
+            // Without a buyer, the service takes only keys as long as a UUID.
+            Buyers::Anonymous => format!("{number:032x}"),
+            Buyers::Unique | Buyers::Repeating(_) => format!("k{number}"),
+        })
     }
 
-    /// Whether every request is the same, to the byte.
+    /// Whether all requests have the same bytes.
     pub(crate) fn is_uniform(&self) -> bool {
         self.buyers == Buyers::Anonymous && self.keys == Keys::None && self.paths == 1
     }
 
-    /// Writes request `index`, behind what `into` holds.
+    /// Appends request `index` to `into`.
     pub(crate) fn write_request(&self, index: u64, into: &mut Vec<u8>) {
         let Self { target, method, .. } = self;
         let body = self
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn each_buyer_goes_through_its_keys() {
+    fn each_buyer_cycles_through_its_keys() {
         let plan = Plan {
             buyers: Buyers::Repeating(3),
             keys: Keys::PerBuyer(2),

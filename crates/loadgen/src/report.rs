@@ -1,4 +1,5 @@
-//! What came of a run: counts by outcome, latency by HDR histogram, and every yes where it is asked for.
+//! The results of a run: counts by outcome, latency from HDR histograms, and, if the plan asks for
+//! them, all confirmations.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,23 +10,21 @@ use serde::{Deserialize, Serialize};
 use crate::outcome::{Failure, Outcome};
 use crate::plan::{Pacing, Plan};
 
-/// Longer latencies are counted as this, in microseconds.
+/// Longer latencies are recorded as this value.
 const LATENCY_MAX_US: u64 = 600_000_000;
 
-/// A yes that was read, as a line of a history file has it.
+/// A confirmation that a client read: one line of a history file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confirmation {
-    /// The order.
     pub order_id: String,
-    /// The sale, where the request named one.
+    /// `None` if the request named no sale.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sale: Option<String>,
-    /// The unit.
     pub unit: u32,
-    /// The buyer, where one was named.
+    /// `None` if the request named no buyer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub buyer: Option<String>,
-    /// The key, where one was given.
+    /// `None` if the request had no key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
 }
@@ -33,17 +32,11 @@ pub struct Confirmation {
 /// Latency percentiles, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Latency {
-    /// The arithmetic mean.
     pub mean_us: f64,
-    /// Half were at most this.
     pub p50_us: u64,
-    /// 90 of 100.
     pub p90_us: u64,
-    /// 99 of 100.
     pub p99_us: u64,
-    /// 999 of 1,000.
     pub p999_us: u64,
-    /// The longest.
     pub max_us: u64,
 }
 
@@ -64,62 +57,57 @@ impl Latency {
     }
 }
 
-/// What came of a run.
+/// The results of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// Requests begun.
+    /// Requests started.
     pub asked: u64,
-    /// Requests that have an answer.
     pub answered: u64,
-    /// Yeses.
+    /// Confirmations without repeats.
     pub won: u64,
-    /// Sold out.
     pub sold_out: u64,
     /// Requests without an answer.
     pub failed: u64,
-    /// Answers by outcome; those that did not occur are left out.
+    /// Answers by outcome; outcomes that did not occur are omitted.
     pub outcomes: BTreeMap<&'static str, u64>,
     /// Answers by status code.
     pub statuses: BTreeMap<u16, u64>,
     /// Requests without an answer, by cause.
     pub failures: BTreeMap<&'static str, u64>,
-    /// From the first request to the last answer, in seconds.
+    /// From the first request to the last answer.
     pub elapsed_s: f64,
-    /// Answers a second.
     pub answers_per_s: f64,
-    /// `intended` or `sent`: the moment that latency counts from.
+    /// `intended` or `sent`: the time that latency counts from.
     pub latency_from: &'static str,
-    /// The latency of all answers.
+    /// Of all answers; `None` if there were none.
     pub latency: Option<Latency>,
-    /// The latency of confirmations.
+    /// Of confirmations without repeats; `None` if there were none.
     pub latency_won: Option<Latency>,
-    /// Every yes, repeats among them, where the plan keeps them.
+    /// Every confirmation, including repeats, if the plan keeps them and they were not taken before.
     #[serde(skip)]
     pub confirmations: Vec<Confirmation>,
 }
 
 impl Report {
-    /// How often an outcome occurred.
     pub fn count(&self, outcome: Outcome) -> u64 {
         self.outcomes.get(outcome.as_str()).copied().unwrap_or(0)
     }
 }
 
-/// What one thread counts.
+/// The counts of one thread.
 pub(crate) struct Tally {
     pub(crate) begun: u64,
     outcomes: [u64; Outcome::ALL.len()],
     failures: [u64; Failure::ALL.len()],
     statuses: BTreeMap<u16, u64>,
-    /// The status that is counted without a look into the map: most answers have the same.
+    /// The latest status and its count. Most answers have the same status, which saves map lookups.
     latest: (u16, u64),
     all: Histogram<u64>,
     won: Histogram<u64>,
-    pub(crate) confirmations: Vec<Confirmation>,
 }
 
 fn histogram() -> Histogram<u64> {
-    // Three digits between 1 µs and the maximum: fixed arguments that are valid.
+    // Three significant digits from 1 µs to the maximum: these constants are valid arguments.
     Histogram::new_with_bounds(1, LATENCY_MAX_US, 3)
         .unwrap_or_else(|error| unreachable!("constant bounds: {error}"))
 }
@@ -134,7 +122,6 @@ impl Tally {
             latest: (0, 0),
             all: histogram(),
             won: histogram(),
-            confirmations: Vec::new(),
         }
     }
 
@@ -175,13 +162,17 @@ impl Tally {
         for (status, count) in other.statuses {
             *self.statuses.entry(status).or_default() += count;
         }
-        // Equal bounds on both sides: adding cannot fail.
+        // Both sides have the same bounds, so adding cannot fail.
         let added = self.all.add(&other.all).and(self.won.add(&other.won));
         debug_assert!(added.is_ok());
-        self.confirmations.append(&mut other.confirmations);
     }
 
-    pub(crate) fn report(self, plan: &Plan, elapsed: Duration) -> Report {
+    pub(crate) fn report(
+        self,
+        plan: &Plan,
+        elapsed: Duration,
+        confirmations: Vec<Confirmation>,
+    ) -> Report {
         let answered = self.outcomes.iter().sum();
         let elapsed_s = elapsed.as_secs_f64();
         let outcomes = Outcome::ALL
@@ -209,7 +200,7 @@ impl Tally {
             },
             latency: Latency::of(&self.all),
             latency_won: Latency::of(&self.won),
-            confirmations: self.confirmations,
+            confirmations,
         }
     }
 }

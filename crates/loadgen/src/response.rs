@@ -1,20 +1,21 @@
-//! Finds the end of one HTTP/1.1 response and reads what matters of it. Nothing is copied.
+//! Finds the end of one HTTP/1.1 response and reads the fields that the load needs. Copies nothing
+//! but chunked bodies.
 
-/// More headers than any answer has that is measured here.
+/// More headers than any measured answer has.
 const HEADERS_MAX: usize = 64;
 
-/// A whole response at the front of the buffer.
+/// A complete response at the start of the buffer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Parsed<'a> {
     pub(crate) status: u16,
     pub(crate) is_replay: bool,
     pub(crate) keep_alive: bool,
     pub(crate) body: std::borrow::Cow<'a, [u8]>,
-    /// Bytes that the response takes up.
+    /// The size of the whole response, in bytes.
     pub(crate) length: usize,
 }
 
-/// What the buffer holds.
+/// The state of the response in the buffer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Progress<'a> {
     Whole(Parsed<'a>),
@@ -29,7 +30,7 @@ enum Framing {
     None,
 }
 
-/// Reads the front of the buffer.
+/// Parses the response at the start of the buffer.
 pub(crate) fn parse(buffer: &[u8]) -> Progress<'_> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
@@ -43,7 +44,7 @@ pub(crate) fn parse(buffer: &[u8]) -> Progress<'_> {
     let mut is_replay = false;
     let mut framing = Framing::None;
     for header in response.headers.iter() {
-        // Told apart by length first: most headers are none of these.
+        // Compared by length first, because most headers match none of these.
         match header.name.len() {
             14 if header.name.eq_ignore_ascii_case("content-length") => {
                 let text = std::str::from_utf8(header.value).ok();
@@ -72,7 +73,8 @@ pub(crate) fn parse(buffer: &[u8]) -> Progress<'_> {
             Some(None) => return Progress::Partial,
             None => return Progress::NotHttp,
         },
-        // A body that ends with the connection: taken as empty, and the connection is not used again.
+        // The body ends with the connection: take what has arrived, and do not reuse the
+        // connection.
         Framing::None => {
             keep_alive = false;
             (std::borrow::Cow::Borrowed(rest), rest.len())
@@ -87,7 +89,8 @@ pub(crate) fn parse(buffer: &[u8]) -> Progress<'_> {
     })
 }
 
-/// The body of a chunked message and its length on the wire; `Some(None)` while it is not whole, `None` if it is no such.
+/// The body of a chunked message and its length on the wire; `Some(None)` if it is incomplete,
+/// `None` if it is invalid.
 fn unchunk(mut rest: &[u8]) -> Option<Option<(Vec<u8>, usize)>> {
     let whole = rest.len();
     let mut body = Vec::new();
@@ -98,7 +101,7 @@ fn unchunk(mut rest: &[u8]) -> Option<Option<(Vec<u8>, usize)>> {
             Err(_) => return None,
         };
         let size = usize::try_from(size).ok()?;
-        // Behind the data, and behind the last chunk where no trailer stands, is a line's end.
+        // A line break follows the data, and the last chunk too if there are no trailers.
         let Some(end) = start
             .checked_add(size)?
             .checked_add(2)
@@ -126,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_end_where_they_say() {
+    fn responses_end_at_their_content_length() {
         let text = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhelloHTTP/1.1";
         let parsed = whole(text);
         assert_eq!(
@@ -149,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn other_headers_matter_as_they_should() {
+    fn replay_and_close_headers_are_read() {
         let text = "HTTP/1.1 201 Created\r\nIdempotent-Replayed: true\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
         let parsed = whole(text);
         assert!(parsed.is_replay && !parsed.keep_alive);

@@ -1,4 +1,4 @@
-//! One thread's event loop: sends what is due on connections that are free, and takes in the answers.
+//! One thread's event loop: sends due requests on free connections and reads the answers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,9 +15,9 @@ use crate::report::{Confirmation, Tally};
 use crate::response::{self, parse};
 
 const EVENTS_MAX: usize = 1_024;
-/// How often deadlines are looked at, in milliseconds.
+/// How often deadlines are checked.
 const SWEEP_MS: u64 = 50;
-/// The pacer sleeps at least this long, in microseconds, so that a high rate does not cost a wake-up a request.
+/// The shortest interval of the pacer, so that a high rate does not cost one wake-up per request.
 const PACE_MIN_US: u64 = 200;
 const WAKE: Token = Token(usize::MAX);
 
@@ -27,7 +27,7 @@ pub(crate) struct Worker<'a> {
     started: Instant,
     poll: Poll,
     connections: Vec<Option<Connection>>,
-    /// Places in `connections` that have no request under way; those with an open connection last.
+    /// Indexes into `connections` without a request in flight; those with an open connection last.
     free: Vec<usize>,
     busy: usize,
     uniform: Vec<u8>,
@@ -88,13 +88,14 @@ impl<'a> Worker<'a> {
         ended.store(true, Ordering::Relaxed);
         if let Some(pacer) = pacer {
             pacer.thread().unpark();
-            // The pacer only sleeps and wakes; it has nothing that could fail.
+            // The pacer only sleeps and wakes, so it cannot fail.
             drop(pacer.join());
         }
         ran.map(|()| self.tally)
     }
 
-    /// A thread that wakes the loop when the next request is due: the poll's own time-out counts whole milliseconds.
+    /// Starts a thread that wakes the loop when the next request is due, because the poll's own
+    /// timeout has a resolution of one millisecond.
     fn start_pacer(
         &self,
         ended: &Arc<AtomicBool>,
@@ -123,7 +124,7 @@ impl<'a> Worker<'a> {
         std::thread::Builder::new().spawn(pace).map(Some)
     }
 
-    /// Begins every request that is due, as far as connections are free.
+    /// Starts every request that is due while connections are free.
     fn send_due(&mut self) {
         while !self.is_exhausted
             && let Some(&place) = self.free.last()
@@ -140,7 +141,8 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// The next request, if it is due, and the moment that its latency counts from. Taken from all threads' counter.
+    /// Takes the next request from the counter that all threads share, if it is due, and the time
+    /// that its latency counts from.
     fn claim_index(&mut self) -> Option<(u64, Instant)> {
         let next = &self.progress.begun;
         let mut index = next.load(Ordering::Relaxed);
@@ -208,7 +210,8 @@ impl<'a> Worker<'a> {
         Ok(Connection::new(stream))
     }
 
-    /// Takes in what an event brought. `is_ended` says that the other side sends nothing more, which no later event repeats.
+    /// Handles an event on a connection. `is_ended` means that the peer sends nothing more; no
+    /// later event repeats this.
     fn ready(&mut self, place: usize, is_ended: bool) {
         let Some(connection) = self.connections.get_mut(place).and_then(Option::as_mut) else {
             return;
@@ -221,7 +224,7 @@ impl<'a> Worker<'a> {
                 return;
             }
             connection.is_connected = true;
-            // Without it the small request would wait for the acknowledgement of the one before.
+            // Without it, a small request waits for the acknowledgement of the previous one.
             if connection.stream.set_nodelay(true).is_err() {
                 return self.fail(place, Failure::Connect);
             }
@@ -238,7 +241,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Looks whether the response is whole, and begins the next request at once if one is due.
+    /// Checks whether the response is complete. If so, starts the next request that is due.
     fn look(&mut self, place: usize, is_ended: bool) {
         let Some(connection) = &mut self.connections[place] else {
             return;
@@ -258,9 +261,8 @@ impl<'a> Worker<'a> {
         self.tally
             .answered(parsed.status, outcome, under_way.from.elapsed());
         if self.plan.keep_confirmations && matches!(outcome, Outcome::Won | Outcome::Repeat) {
-            self.tally
-                .confirmations
-                .extend(read_yes(self.plan, under_way.index, &parsed.body));
+            let read = read_confirmation(self.plan, under_way.index, &parsed.body);
+            self.progress.keep(read);
         }
         self.progress.answered.fetch_add(1, Ordering::Relaxed);
         match outcome {
@@ -282,14 +284,14 @@ impl<'a> Worker<'a> {
         self.send_due();
     }
 
-    /// Ends a connection, and the request under way with it.
+    /// Closes a connection and fails its request in flight.
     fn fail(&mut self, place: usize, failure: Failure) {
         let was_idle = match self.connections[place].take() {
             Some(connection) => connection.under_way.is_none(),
             None => false,
         };
         if was_idle {
-            // A server may close an idle connection; the place is among the free ones already.
+            // A server may close an idle connection; its index is in `free` already.
             return;
         }
         self.tally.failed(failure);
@@ -311,7 +313,7 @@ impl<'a> Worker<'a> {
     }
 }
 
-fn read_yes(plan: &Plan, index: u64, body: &[u8]) -> Option<Confirmation> {
+fn read_confirmation(plan: &Plan, index: u64, body: &[u8]) -> Option<Confirmation> {
     #[derive(serde::Deserialize)]
     struct Won {
         order_id: String,

@@ -1,28 +1,26 @@
-//! One request to buy and everything the gate can answer to it.
-//! How an attempt is decided stands in `rules`; nothing here decides.
+//! One request to buy, and everything that the gate can answer to it.
+//! How an attempt is decided is in `rules`; nothing here decides.
 
 use std::hash::Hasher;
 
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
-use crate::{Buyer, IdempotencyKey, OrderId, SaleId, Unit};
+use crate::{Buyer, IdempotencyKey, OrderId, OrderState, SaleId, Unit};
 
 /// One request to buy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
-    /// The sale to buy from.
     pub sale: SaleId,
-    /// Who buys.
     pub buyer: Buyer,
-    /// The client's name for this attempt; a repeat with the same key gets the same claim.
+    /// The client's name for this attempt. A repeat with the same key gets the same claim.
     pub key: Option<IdempotencyKey>,
-    /// How many units. Only 1 is sold today; it is part of the content that a repeated key must match.
+    /// Only 1 is sold today. It is part of the content that a repeated key must match.
     pub quantity: u32,
 }
 
 impl Attempt {
-    /// An attempt at one unit without a name and a key, as the tutorial sends it.
+    /// An attempt at one unit without a buyer and without a key, as the tutorial sends it.
     pub fn anonymous(sale: SaleId) -> Self {
         Self {
             sale,
@@ -32,8 +30,8 @@ impl Attempt {
         }
     }
 
-    /// The digest of the content beside sale, buyer and key: what a repeated key must match.
-    /// SipHash-1-3 with a zero key over a versioned text: stored, so it must stay the same for ever.
+    /// The digest of the content beside sale, buyer and key, which a repeated key must match.
+    /// SipHash-1-3 with a zero key over a versioned text. It is stored, so it must never change.
     pub fn fingerprint(&self) -> u64 {
         let mut hasher = SipHasher13::new();
         hasher.write(b"v1 quantity ");
@@ -45,68 +43,63 @@ impl Attempt {
 /// An attempt that was given a unit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
-    /// Its name from the first moment on.
     pub order_id: OrderId,
-    /// The unit it holds.
     pub unit: Unit,
-    /// Units still free just after the claim; for a repeat, when the repeat was answered.
+    /// Free units just after the claim; for a repeat, at the time of the repeat.
     pub remaining: u32,
 }
 
-/// A definite no. It is not stored: the same key may try again.
+/// A definite negative answer. It is not stored, and the same key may try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rejection {
-    /// No unit is free.
     SoldOut,
     /// The buyer holds as many units as the sale allows.
     LimitReached {
-        /// The sale's limit per buyer.
         limit: u32,
     },
-    /// The sale has not opened.
     NotOpen {
-        /// When it opens, in Unix milliseconds.
+        /// Unix milliseconds.
         opens_at_ms: i64,
     },
-    /// The sale has closed.
     Closed {
-        /// When it closed, in Unix milliseconds.
+        /// Unix milliseconds.
         closed_at_ms: i64,
     },
 }
 
-/// An attempt that no state of the stock could satisfy.
+/// Why an attempt cannot be decided, whatever the state of the stock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Invalid {
-    /// There is no such sale.
     NoSuchSale,
-    /// The sale has a limit per buyer, so the buyer must have a name.
+    /// The sale has a limit per buyer, and the attempt names no buyer.
     BuyerRequired,
-    /// Not a quantity that can be sold in one order.
+    /// The quantity cannot be sold in one order.
     Quantity {
-        /// The most that can be.
         max: u32,
     },
 }
 
-/// What the gate answers to an attempt.
+/// The gate's answer to an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Yes: the unit is the buyer's, durably.
+    /// The confirmation: the order is stored durably.
     Claimed(Claim),
-    /// The key has a claim with this content: here it is again.
-    Repeat(Claim),
-    /// The key has a claim with other content; nothing was done.
+    /// The key already has a claim with this content. `state` is the present state of its order;
+    /// an order that has ended no longer holds its unit.
+    Repeat {
+        claim: Claim,
+        state: OrderState,
+    },
+    /// The key already has a claim with other content. Nothing was done.
     Mismatch,
-    /// A definite no.
     Rejected(Rejection),
-    /// Not an attempt that can be decided.
     Invalid(Invalid),
-    /// Not known yet; the order's address will tell.
+    /// Not known yet. Ask for the order by its id.
     Pending(OrderId),
-    /// The gate gave a claim, and the answer was not to wait for more: it may still come to nothing.
+    /// The gate made a claim and the service does not wait for the store. The claim may still
+    /// fail to become an order.
     Accepted(OrderId),
 }
 

@@ -1,5 +1,6 @@
-//! The audit: every order against the invariants, unit by unit, in one pass over the rows.
-//! It trusts nothing that an engine derived; it reads the sales' terms, the rows, and what clients were promised.
+//! The audit: checks every order against the invariants, unit by unit, in one pass over the rows.
+//! It trusts nothing that an engine derived. It reads the terms of the sales, the rows, and the
+//! confirmations that clients recorded.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -16,8 +17,8 @@ pub enum Invariant {
     NoOversell,
     /// Free + active = total, once all is quiet.
     NoUndersell,
-    /// Every yes has exactly one order with its content.
-    YesIsKept,
+    /// Every confirmation has exactly one order with its content.
+    ConfirmationKept,
     /// One order per order id, per key, and per unit and generation.
     NoDuplicates,
     /// Active orders of a buyer ≤ the sale's limit.
@@ -31,7 +32,7 @@ impl fmt::Display for Invariant {
         f.write_str(match self {
             Self::NoOversell => "no oversell",
             Self::NoUndersell => "no undersell",
-            Self::YesIsKept => "a yes is kept",
+            Self::ConfirmationKept => "a confirmation is kept",
             Self::NoDuplicates => "no duplicates",
             Self::LimitHolds => "the limit holds",
             Self::NoPhantoms => "no phantoms",
@@ -39,29 +40,22 @@ impl fmt::Display for Invariant {
     }
 }
 
-/// One broken invariant, with what breaks it.
+/// One broken invariant and the orders that break it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Violation {
-    /// Which.
     pub invariant: Invariant,
-    /// The sale.
     pub sale: String,
-    /// The unit, where it is about one.
+    /// The unit, where the violation concerns one.
     pub unit: Option<u32>,
-    /// The orders that break it.
     pub order_ids: Vec<String>,
-    /// What is wrong, in words.
     pub detail: String,
 }
 
-/// What the audit found of one sale.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SaleReport {
-    /// The sale.
     pub sale: String,
-    /// Units in all.
     pub total: u32,
-    /// Orders of any state.
+    /// Orders in any state.
     pub orders: u64,
     /// Orders that hold a unit.
     pub active: u64,
@@ -69,38 +63,36 @@ pub struct SaleReport {
     pub gate_left: u32,
 }
 
-/// What the audit found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditReport {
-    /// Each sale.
     pub sales: Vec<SaleReport>,
     /// Rows in the order store.
     pub store_rows: u64,
-    /// Messages in the order log; none where the engine has no log.
+    /// Messages in the order log; `None` where the engine has no log.
     pub log_records: Option<u64>,
-    /// Claims that the gate gave and that are neither order nor void yet: on their way, not wrong.
+    /// Claims that are neither stored nor void yet. They are in transit, not wrong.
     pub in_flight: u64,
     /// Units that the gates still offer, over all sales.
     pub gate_left: u64,
-    /// Active orders beyond one for each unit of the stock, and units offered that are sold.
+    /// Active orders beyond one for each unit, and units that are offered although they are sold.
     pub oversold: u64,
     /// Units that are neither sold nor offered.
     pub undersold: u64,
-    /// Orders that stand twice, by order id, key, or unit and generation.
+    /// Orders that exist twice, by order id, by key, or by unit and generation.
     pub duplicates: u64,
-    /// Yeses of the clients' history that were checked.
-    pub promises_checked: u64,
-    /// The broken invariants, the first [`AuditReport::NAMED_MAX`] of them.
+    /// Confirmations from the clients' history that were checked.
+    pub confirmations_checked: u64,
+    /// The first [`AuditReport::NAMED_MAX`] violations.
     pub violations: Vec<Violation>,
-    /// Broken invariants in all.
+    /// All violations, named or not.
     pub violation_count: u64,
-    /// What could not be checked at this moment, and why.
+    /// What could not be checked, and why.
     #[serde(default)]
     pub notes: Vec<String>,
 }
 
 impl AuditReport {
-    /// How many violations are named.
+    /// The most violations that a report names.
     pub const NAMED_MAX: usize = 1_000;
 
     /// Whether every invariant holds.
@@ -125,24 +117,43 @@ impl AuditReport {
 /// What the audit reads of an order.
 #[derive(Debug, Clone, Copy)]
 pub struct OrderFacts<'a> {
-    /// Its name.
     pub order_id: &'a str,
-    /// Its sale.
     pub sale: &'a str,
-    /// Its unit.
     pub unit: Unit,
-    /// Whose it is; empty for the anonymous buyer.
+    /// Empty for the anonymous buyer.
     pub buyer: &'a str,
-    /// The key of its attempt.
     pub key: Option<&'a str>,
-    /// Its state; none where the stored word is no state.
+    /// `None` if the stored text is not a state.
     pub state: Option<OrderState>,
-    /// Whether the row is what was written, by its checksum.
-    pub intact: bool,
+    /// What the row's checksums say.
+    pub integrity: RowIntegrity,
+}
+
+/// Whether a row is what the program wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowIntegrity {
+    Intact,
+    /// A column that never changes has changed.
+    ContentDiffers,
+    /// The state is not the one that the program wrote last.
+    StateDiffers,
+}
+
+impl RowIntegrity {
+    /// What is wrong, or `None` for an intact row.
+    pub fn damage(self) -> Option<&'static str> {
+        match self {
+            Self::Intact => None,
+            Self::ContentDiffers => Some("the row is not what was written: its checksum differs"),
+            Self::StateDiffers => {
+                Some("the state is not what was written: its state_checksum differs")
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
-struct LockOwner {
+struct UnitHolder {
     active: u32,
     order_id: Box<str>,
 }
@@ -153,7 +164,7 @@ struct SaleAudit {
     gate_left: Option<u32>,
     orders: u64,
     active: u64,
-    holders: HashMap<u32, LockOwner>,
+    holders: HashMap<u32, UnitHolder>,
     generations: HashSet<Unit>,
     keys: HashSet<(Box<str>, Box<str>)>,
     held: HashMap<Box<str>, u32>,
@@ -161,7 +172,7 @@ struct SaleAudit {
 
 #[derive(Debug)]
 struct Promise {
-    /// None where the client did not name one: it bought from the service's default sale.
+    /// `None` if the client bought from the service's default sale without naming it.
     sale: Option<Box<str>>,
     unit: u32,
     kept: bool,
@@ -177,7 +188,6 @@ pub struct Auditor {
 }
 
 impl Auditor {
-    /// Begins with the sales' terms.
     pub fn new(sales: impl IntoIterator<Item = Sale>) -> Self {
         let audit = |sale: Sale| SaleAudit {
             sale,
@@ -205,7 +215,7 @@ impl Auditor {
                 oversold: 0,
                 undersold: 0,
                 duplicates: 0,
-                promises_checked: 0,
+                confirmations_checked: 0,
                 violations: Vec::new(),
                 violation_count: 0,
                 notes: Vec::new(),
@@ -213,22 +223,23 @@ impl Auditor {
         }
     }
 
-    /// What the gate of a sale offers. Without it, the gate is taken to offer what a rebuild from the orders would.
+    /// Records what the gate of a sale offers. Without it, the audit assumes what a rebuild from
+    /// the orders would offer.
     pub fn gate_left(&mut self, sale: &str, units: u32) {
         if let Some(audit) = self.sales.get_mut(sale) {
             audit.gate_left = Some(units);
         }
     }
 
-    /// A yes that a client read. To be told before the orders are.
-    pub fn promise(&mut self, order_id: &str, sale: Option<&str>, unit: u32) {
-        self.report.promises_checked += 1;
+    /// Records a confirmation that a client read. Call it before [`Auditor::order`].
+    pub fn confirmed(&mut self, order_id: &str, sale: Option<&str>, unit: u32) {
+        self.report.confirmations_checked += 1;
         let promise = Promise {
             sale: sale.map(Into::into),
             unit,
             kept: false,
         };
-        // A repeat of the same yes is the same promise; the same name for another unit is one too many.
+        // A repeat of a confirmation is the same promise. The same id for another unit is not.
         if let Some(first) = self.promises.insert(order_id.into(), promise)
             && (first.sale.as_deref(), first.unit) != (sale, unit)
         {
@@ -237,11 +248,17 @@ impl Auditor {
                 first.unit
             );
             let sale = sale.unwrap_or_default();
-            self.broken(Invariant::YesIsKept, sale, Some(unit), &[order_id], detail);
+            self.broken(
+                Invariant::ConfirmationKept,
+                sale,
+                Some(unit),
+                &[order_id],
+                detail,
+            );
         }
     }
 
-    /// Takes one row of the order store into account.
+    /// Checks one row of the order store.
     pub fn order(&mut self, order: &OrderFacts<'_>) {
         self.report.store_rows += 1;
         let (unit, id) = (order.unit.number, order.order_id);
@@ -256,13 +273,13 @@ impl Auditor {
                 detail,
             );
         }
-        if !order.intact {
-            let detail = "the row is not what was written: its checksum differs".to_owned();
+        if let Some(damage) = order.integrity.damage() {
+            let detail = damage.to_owned();
             self.broken(Invariant::NoPhantoms, order.sale, Some(unit), &[id], detail);
         }
         self.check_promise(order);
         let Some(state) = order.state else {
-            let detail = "its state is no state of an order".to_owned();
+            let detail = "its state is not a state of an order".to_owned();
             self.broken(Invariant::NoPhantoms, order.sale, Some(unit), &[id], detail);
             return;
         };
@@ -293,7 +310,7 @@ impl Auditor {
             let detail = format!("a client read it for unit {} of sale {sale}", promise.unit);
             let unit = Some(order.unit.number);
             self.broken(
-                Invariant::YesIsKept,
+                Invariant::ConfirmationKept,
                 order.sale,
                 unit,
                 &[order.order_id],
@@ -302,17 +319,17 @@ impl Auditor {
         }
     }
 
-    /// Ends the audit: what only the whole shows.
+    /// Checks what only the whole of the rows can show.
     pub fn finish(mut self) -> AuditReport {
         let lost: Vec<_> = self
             .promises
             .extract_if(|_, promise| !promise.kept)
             .collect();
         for (order_id, promise) in lost {
-            let detail = "a client read a yes, and no order has its id".to_owned();
+            let detail = "a client read a confirmation, and no order has its id".to_owned();
             let unit = Some(promise.unit);
             self.broken(
-                Invariant::YesIsKept,
+                Invariant::ConfirmationKept,
                 promise.sale.as_deref().unwrap_or_default(),
                 unit,
                 &[&order_id],
@@ -407,17 +424,17 @@ impl SaleAudit {
             let detail = format!("the unit is not in 1..={total}");
             broken.push((Invariant::NoOversell, Vec::new(), detail));
         }
-        let owner = self
+        let holder = self
             .holders
             .entry(unit.number)
-            .or_insert_with(|| LockOwner {
+            .or_insert_with(|| UnitHolder {
                 active: 0,
                 order_id: order.order_id.into(),
             });
-        owner.active += 1;
-        if owner.active > 1 {
-            let detail = format!("{} active orders hold this unit", owner.active);
-            let first = vec![owner.order_id.clone()];
+        holder.active += 1;
+        if holder.active > 1 {
+            let detail = format!("{} active orders hold this unit", holder.active);
+            let first = vec![holder.order_id.clone()];
             broken.push((Invariant::NoOversell, first, detail));
         }
         if self.sale.buyer_limit.is_some() && !order.buyer.is_empty() {
@@ -427,15 +444,13 @@ impl SaleAudit {
     }
 }
 
-/// A yes as a client wrote it down: one line of a history file.
+/// A confirmation as a client recorded it: one line of a history file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryEntry {
-    /// The order's name.
     pub order_id: OrderId,
-    /// The sale; none where the request did not name one, so that it was the service's default.
+    /// `None` if the request did not name a sale, so that it went to the service's default sale.
     #[serde(default)]
     pub sale: Option<String>,
-    /// The unit.
     pub unit: u32,
 }
 
@@ -458,7 +473,7 @@ mod tests {
             buyer: order_id,
             key: None,
             state: Some(OrderState::Reserved),
-            intact: true,
+            integrity: RowIntegrity::Intact,
         }
     }
 
@@ -469,7 +484,7 @@ mod tests {
     #[test]
     fn a_sound_store_is_clean() {
         let mut audit = auditor(3);
-        audit.promise("a", Some("s"), 1);
+        audit.confirmed("a", Some("s"), 1);
         audit.gate_left("s", 1);
         audit.order(&OrderFacts {
             state: Some(OrderState::Cancelled),
@@ -495,11 +510,11 @@ mod tests {
 
         let mut audit = auditor(2);
         audit.gate_left("s", 0);
-        audit.promise("lost", None, 2);
-        audit.promise("a", Some("s"), 2);
+        audit.confirmed("lost", None, 2);
+        audit.confirmed("a", Some("s"), 2);
         audit.order(&order("a", 1, 1));
         audit.order(&OrderFacts {
-            intact: false,
+            integrity: RowIntegrity::ContentDiffers,
             ..order("a", 3, 1)
         });
         let found = broken(&audit.finish());
@@ -508,7 +523,7 @@ mod tests {
             Invariant::NoPhantoms,
             Invariant::NoOversell,
             Invariant::LimitHolds,
-            Invariant::YesIsKept,
+            Invariant::ConfirmationKept,
             Invariant::NoUndersell,
         ] {
             assert!(found.contains(&invariant), "{invariant} not in {found:?}");

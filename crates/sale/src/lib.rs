@@ -1,5 +1,6 @@
-//! The words and the rules of a sale, as plain values and functions.
-//! Nothing here reads a clock, does I/O, waits or locks: engines bring those, so that a simulator can drive the same rules.
+//! The vocabulary and the rules of a sale, as plain values and functions.
+//! Nothing here reads a clock, does I/O, waits or locks. Engines bring those, so that a simulator
+//! can drive the same rules.
 
 mod attempt;
 mod audit;
@@ -10,15 +11,17 @@ mod sale;
 mod stock;
 
 pub use attempt::{Attempt, Claim, Invalid, Rejection, Verdict};
-pub use audit::{AuditReport, Auditor, HistoryEntry, Invariant, OrderFacts, SaleReport, Violation};
+pub use audit::{
+    AuditReport, Auditor, HistoryEntry, Invariant, OrderFacts, RowIntegrity, SaleReport, Violation,
+};
 pub use ids::{Buyer, IdempotencyKey, InvalidName, OrderId, SaleId};
 pub use order::{NotAllowed, Order, OrderChange, OrderState};
 pub use rules::{Context, Decision, KeyedClaim, decide};
 pub use sale::{
     BUYER_LIMIT_MAX, ChangeRefused, InvalidSale, NewSale, SALE_TITLE_MAX_BYTES, SALE_TOTAL_MAX,
-    Sale, SaleChange, WindowState,
+    Sale, SaleChange, SaleUsage, WindowState,
 };
-pub use stock::{Slots, Stock, StockRebuild, Taken, Unit, UnitFault};
+pub use stock::{Holding, Slots, Stock, StockRebuild, Taken, Unit, UnitFault};
 
-/// The sale that `POST /seckill` sells from, under the name of the tutorial's Redis key.
+/// The sale that `POST /seckill` sells from. The tutorial's Redis key has this name.
 pub const DEFAULT_SALE_ID: &str = "counter";

@@ -1,4 +1,4 @@
-//! An order and which state may follow which. Whoever stores orders asks here first.
+//! An order, and which state may follow which. Every engine asks here before it stores a state.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,18 +8,16 @@ use crate::{Buyer, IdempotencyKey, OrderId, SaleId, Unit};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OrderState {
-    /// The unit is the buyer's, not paid yet.
+    /// The buyer has the unit and has not paid yet.
     Reserved,
-    /// Paid for.
     Paid,
-    /// Not paid in time; the unit went back on sale.
+    /// Not paid in time. The unit was released.
     Expired,
-    /// Given back; the unit went back on sale.
+    /// The unit was released on request.
     Cancelled,
 }
 
 impl OrderState {
-    /// Every state.
     pub const ALL: [Self; 4] = [Self::Reserved, Self::Paid, Self::Expired, Self::Cancelled];
 
     /// Whether the order holds its unit.
@@ -27,7 +25,7 @@ impl OrderState {
         matches!(self, Self::Reserved | Self::Paid)
     }
 
-    /// The word for it in stores and answers.
+    /// The name of the state in stores and responses.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Reserved => "reserved",
@@ -37,28 +35,28 @@ impl OrderState {
         }
     }
 
-    /// The state that a word names.
-    pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.as_str() == word)
+    /// The inverse of [`OrderState::as_str`].
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == name)
     }
 }
 
-/// A change of an order's state that somebody asks for.
+/// A requested change of an order's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OrderChange {
-    /// Give the unit back.
+    /// Releases the unit.
     Cancel,
 }
 
 /// The order's state does not allow the change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotAllowed {
-    /// The state it is in, and stays in.
+    /// The state that the order keeps.
     pub state: OrderState,
 }
 
 impl OrderChange {
-    /// The state that follows, or `None` where the change was made before: asking twice does nothing twice.
+    /// The next state, or `None` if the change was made before: a change is idempotent.
     pub fn apply(self, state: OrderState) -> Result<Option<OrderState>, NotAllowed> {
         match (self, state) {
             (Self::Cancel, OrderState::Reserved) => Ok(Some(OrderState::Cancelled)),
@@ -68,24 +66,21 @@ impl OrderChange {
     }
 }
 
-/// A claim as it stands in the order store.
+/// A claim in the order store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
-    /// Its name.
     pub order_id: OrderId,
-    /// The sale it came from.
     pub sale: SaleId,
-    /// The unit it holds or held.
+    /// The unit that the order holds, or held until it ended.
     #[serde(flatten)]
     pub unit: Unit,
-    /// Whose it is.
     pub buyer: Buyer,
-    /// The key of the attempt, where it had one.
     pub idempotency_key: Option<IdempotencyKey>,
-    /// Its state.
     pub state: OrderState,
-    /// When it was stored: UTC, RFC 3339, milliseconds.
+    /// When the order was stored: UTC, RFC 3339, milliseconds.
     pub date: String,
+    /// When it was cancelled, in the same form.
+    pub cancelled_at: Option<String>,
 }
 
 #[cfg(test)]
@@ -100,8 +95,8 @@ mod tests {
                 Ok(None) => assert_eq!(state, OrderState::Cancelled),
                 Err(refused) => assert_eq!(refused.state, state),
             }
-            assert_eq!(OrderState::from_word(state.as_str()), Some(state));
+            assert_eq!(OrderState::from_name(state.as_str()), Some(state));
         }
-        assert_eq!(OrderState::from_word("Reserved"), None);
+        assert_eq!(OrderState::from_name("Reserved"), None);
     }
 }

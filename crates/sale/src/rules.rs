@@ -1,53 +1,51 @@
 //! How one attempt is decided, given what is known of its key, its buyer and the stock.
-//! The same function serves an answer from memory and the writer's decision; taking the unit is the caller's.
+//! The same function serves answers from memory and the writer's decision. The caller takes the
+//! unit.
 
-use crate::{Attempt, Invalid, OrderId, Rejection, Sale, Slots, Unit, WindowState};
+use crate::{Attempt, Holding, Invalid, OrderId, OrderState, Rejection, Sale, Unit, WindowState};
 
 /// A claim that was made under a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyedClaim {
-    /// The claim's name.
     pub order_id: OrderId,
-    /// The unit it was given.
     pub unit: Unit,
-    /// The content of the attempt.
+    /// The digest of the attempt's content.
     pub fingerprint: u64,
+    /// The present state of the order.
+    pub state: OrderState,
 }
 
-/// What is known where an attempt is decided.
+/// What a decision depends on beside the attempt and the terms of the sale.
 #[derive(Debug, Clone, Default)]
 pub struct Context {
-    /// The claim made under the attempt's key, if any.
+    /// The claim made under the attempt's key.
     pub keyed: Option<KeyedClaim>,
-    /// The slots that the buyer's active orders take. Only read where the sale has a limit.
-    pub slots: Slots,
+    /// What the buyer holds. Only read where the sale has a limit.
+    pub holding: Holding,
     /// Free units.
     pub free: u32,
 }
 
-/// What the rules say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// A unit may be taken, into this slot where the sale has a limit.
     Take {
-        /// The buyer's slot, 1..=64.
+        /// 1..=64.
         slot: Option<u8>,
     },
     /// The key has a claim with this content.
     Repeat(KeyedClaim),
     /// The key has a claim with other content.
     Mismatch,
-    /// A definite no.
     Rejected(Rejection),
-    /// Not an attempt that can be decided.
     Invalid(Invalid),
 }
 
 /// The most units in one order.
 const QUANTITY_MAX: u32 = 1;
 
-/// Decides an attempt, in this order: the key, the form, the window, the limit, the stock. A key that has a claim gives
-/// it for ever, so nothing comes before it.
+/// Decides an attempt in this order: the key, the form, the window, the limit, the stock. A key
+/// that has a claim returns it for ever, so nothing comes before it.
 pub fn decide(sale: &Sale, attempt: &Attempt, context: &Context, now_ms: i64) -> Decision {
     if let Some(claim) = &context.keyed {
         return if claim.fingerprint == attempt.fingerprint() {
@@ -73,10 +71,10 @@ pub fn decide(sale: &Sale, attempt: &Attempt, context: &Context, now_ms: i64) ->
     }
     let mut slot = None;
     if let Some(limit) = sale.buyer_limit {
-        if context.slots.count() >= limit {
+        if context.holding.held >= limit {
             return Decision::Rejected(Rejection::LimitReached { limit });
         }
-        slot = context.slots.lowest_free();
+        slot = context.holding.slots.lowest_free();
     }
     if context.free == 0 {
         return Decision::Rejected(Rejection::SoldOut);
@@ -87,7 +85,7 @@ pub fn decide(sale: &Sale, attempt: &Attempt, context: &Context, now_ms: i64) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Buyer, NewSale, SaleId};
+    use crate::{Buyer, NewSale, SaleId, Slots};
 
     fn sale() -> Sale {
         let mut new = NewSale::units(SaleId::new("s").unwrap(), 1);
@@ -112,20 +110,26 @@ mod tests {
     }
 
     #[test]
-    fn each_no_has_its_reason() {
+    fn each_rejection_has_its_reason() {
         let sale = sale();
-        let no = |context: &Context, now| match decide(&sale, &ann(), context, now) {
-            Decision::Rejected(no) => no,
-            other => panic!("not a no: {other:?}"),
+        let rejection = |context: &Context, now| match decide(&sale, &ann(), context, now) {
+            Decision::Rejected(rejection) => rejection,
+            other => panic!("not a rejection: {other:?}"),
         };
-        assert_eq!(no(&free(), 9), Rejection::NotOpen { opens_at_ms: 10 });
-        assert_eq!(no(&free(), 20), Rejection::Closed { closed_at_ms: 20 });
-        assert_eq!(no(&Context::default(), 15), Rejection::SoldOut);
+        assert_eq!(
+            rejection(&free(), 9),
+            Rejection::NotOpen { opens_at_ms: 10 }
+        );
+        assert_eq!(
+            rejection(&free(), 20),
+            Rejection::Closed { closed_at_ms: 20 }
+        );
+        assert_eq!(rejection(&Context::default(), 15), Rejection::SoldOut);
         let full = Context {
-            slots: Slots::default().with(1).unwrap().with(2).unwrap(),
+            holding: Holding::of_slots(Slots::default().with(1).unwrap().with(2).unwrap()),
             ..free()
         };
-        assert_eq!(no(&full, 15), Rejection::LimitReached { limit: 2 });
+        assert_eq!(rejection(&full, 15), Rejection::LimitReached { limit: 2 });
         let taken = decide(&sale, &ann(), &free(), 15);
         assert_eq!(taken, Decision::Take { slot: Some(1) });
     }
@@ -139,6 +143,7 @@ mod tests {
                 generation: 1,
             },
             fingerprint: ann().fingerprint(),
+            state: OrderState::Cancelled,
         };
         let context = Context {
             keyed: Some(claim.clone()),

@@ -1,5 +1,7 @@
 //! A sale: its terms, what makes terms valid, and how they may change while it runs.
-//! The stock that is left stands in `stock`.
+//! The remaining stock is in `stock`.
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +9,7 @@ use crate::SaleId;
 
 /// The most units of one sale.
 pub const SALE_TOTAL_MAX: u32 = 1_000_000_000;
-/// The highest limit per buyer that can be set.
+/// The highest limit per buyer.
 pub const BUYER_LIMIT_MAX: u32 = 64;
 /// The longest title, in bytes.
 pub const SALE_TITLE_MAX_BYTES: usize = 200;
@@ -15,41 +17,36 @@ pub const SALE_TITLE_MAX_BYTES: usize = 200;
 /// The terms of a sale.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sale {
-    /// Its name.
     pub id: SaleId,
-    /// What people call it.
     pub title: String,
-    /// Units in all. Only ever grows.
+    /// Units in all.
     pub total: u32,
-    /// Active orders that one buyer may hold; none means no limit, and anonymous buyers are let in.
+    /// Active orders that one buyer may hold. `None` means no limit, and lets anonymous buyers in.
     pub buyer_limit: Option<u32>,
-    /// When it opens, in Unix milliseconds; none means it is open.
+    /// Unix milliseconds; `None` means that the sale is open.
     pub opens_at_ms: Option<i64>,
-    /// When it closes, in Unix milliseconds; none means it stays open.
+    /// Unix milliseconds; `None` means that the sale stays open.
     pub closes_at_ms: Option<i64>,
-    /// 1 when made; grows by one with each change.
+    /// 1 for a new sale. Grows by one with each change.
     pub version: u64,
 }
 
-/// Where a moment stands in a sale's window.
+/// The position of a point in time relative to the window of a sale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WindowState {
-    /// Before it opens.
     NotOpen {
-        /// When it opens, in Unix milliseconds.
+        /// Unix milliseconds.
         opens_at_ms: i64,
     },
-    /// Inside the window.
     Open,
-    /// After it closed.
     Closed {
-        /// When it closed, in Unix milliseconds.
+        /// Unix milliseconds.
         closed_at_ms: i64,
     },
 }
 
 impl Sale {
-    /// Where `now_ms` stands in the window: opening is inclusive, closing exclusive.
+    /// Opening is inclusive, closing exclusive.
     pub fn window(&self, now_ms: i64) -> WindowState {
         match (self.opens_at_ms, self.closes_at_ms) {
             (_, Some(closed_at_ms)) if now_ms >= closed_at_ms => {
@@ -61,30 +58,29 @@ impl Sale {
     }
 }
 
-/// The terms of a sale that is to be made.
+/// The terms of a sale to create.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewSale {
-    /// Its name.
     pub id: SaleId,
-    /// What people call it; its id where empty.
+    /// Empty means the id.
     #[serde(default)]
     pub title: String,
     /// Units in all; 0 is a sale that is sold out from the start.
     pub total: u32,
-    /// Active orders that one buyer may hold, 1..=64; none means no limit.
+    /// Active orders that one buyer may hold, 1..=64; `None` means no limit.
     #[serde(default)]
     pub buyer_limit: Option<u32>,
-    /// When it opens, in Unix milliseconds.
+    /// Unix milliseconds.
     #[serde(default)]
     pub opens_at_ms: Option<i64>,
-    /// When it closes, in Unix milliseconds.
+    /// Unix milliseconds.
     #[serde(default)]
     pub closes_at_ms: Option<i64>,
 }
 
 impl NewSale {
-    /// Terms with units alone: no limit, always open.
+    /// A sale with this many units, without a limit, always open.
     pub fn units(id: SaleId, total: u32) -> Self {
         Self {
             id,
@@ -96,7 +92,7 @@ impl NewSale {
         }
     }
 
-    /// Checks the terms and makes the sale's first version of them.
+    /// Checks the terms and returns them as version 1 of the sale.
     pub fn validate(self) -> Result<Sale, InvalidSale> {
         let title = if self.title.is_empty() {
             self.id.to_string()
@@ -117,60 +113,99 @@ impl NewSale {
     }
 }
 
-/// A change of a sale's terms; what is none stays as it is.
+/// A change of a sale's terms. `None` leaves a term as it is. All figures are absolute, so that a
+/// change that is sent twice has the effect of one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SaleChange {
-    /// A new title.
+    /// The version that the change is meant for. The change is refused if the sale has another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub if_version: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
-    /// Units to add.
-    pub add_units: u32,
-    /// A new limit per buyer; `Some(None)` lifts it.
+    /// Units in all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total: Option<u32>,
+    /// `Some(None)` lifts the limit per buyer.
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub buyer_limit: Option<Option<u32>>,
-    /// A new opening time; `Some(None)` means open now.
+    /// Unix milliseconds; `Some(None)` opens the sale.
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub opens_at_ms: Option<Option<i64>>,
-    /// A new closing time; `Some(None)` means never.
+    /// Unix milliseconds; `Some(None)` keeps the sale open.
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub closes_at_ms: Option<Option<i64>>,
 }
 
-/// Tells `null` (lift it) from an absent member (leave it), which serde's default for nested options does not.
+/// Tells `null` (lift the term) from an absent member (keep it), which serde's default for nested
+/// options does not.
 fn present<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
     from: D,
 ) -> Result<Option<Option<T>>, D::Error> {
     Option::<T>::deserialize(from).map(Some)
 }
 
+/// What the active orders of a sale demand of its terms.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SaleUsage {
+    /// The most active orders that one named buyer holds.
+    pub most_held: u32,
+    /// The highest unit number that an active order holds.
+    pub highest_sold: u32,
+}
+
 impl SaleChange {
     /// Whether it changes nothing.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        let Self {
+            if_version: _,
+            title,
+            total,
+            buyer_limit,
+            opens_at_ms,
+            closes_at_ms,
+        } = self;
+        title.is_none()
+            && total.is_none()
+            && buyer_limit.is_none()
+            && opens_at_ms.is_none()
+            && closes_at_ms.is_none()
     }
 
-    /// The terms after the change. `most_held` is the most active orders that one named buyer holds now: a limit below
-    /// that is refused, since no order is taken away.
-    pub fn apply(&self, sale: &Sale, most_held: u32) -> Result<Sale, ChangeRefused> {
+    /// The changed terms. A change that would take an order away is refused.
+    pub fn apply(&self, sale: &Sale, usage: SaleUsage) -> Result<Sale, ChangeRefused> {
+        if let Some(wanted) = self.if_version
+            && wanted != sale.version
+        {
+            return Err(ChangeRefused::VersionDiffers {
+                wanted,
+                found: sale.version,
+            });
+        }
         if self.is_empty() {
             return Err(ChangeRefused::NothingToChange);
         }
-        let total = sale
-            .total
-            .checked_add(self.add_units)
-            .ok_or(InvalidSale::Total {
-                total: u64::from(sale.total) + u64::from(self.add_units),
-            })?;
         let changed = Sale {
             id: sale.id.clone(),
             title: self.title.clone().unwrap_or_else(|| sale.title.clone()),
-            total,
+            total: self.total.unwrap_or(sale.total),
             buyer_limit: self.buyer_limit.unwrap_or(sale.buyer_limit),
             opens_at_ms: self.opens_at_ms.unwrap_or(sale.opens_at_ms),
             closes_at_ms: self.closes_at_ms.unwrap_or(sale.closes_at_ms),
             version: sale.version + 1,
         };
         check(&changed)?;
+        let SaleUsage {
+            most_held,
+            highest_sold,
+        } = usage;
+        if changed.total < highest_sold {
+            let total = changed.total;
+            return Err(ChangeRefused::TotalBelowSold {
+                total,
+                highest_sold,
+            });
+        }
         match changed.buyer_limit {
             Some(limit) if limit < most_held => {
                 Err(ChangeRefused::LimitBelowHeld { limit, most_held })
@@ -183,69 +218,67 @@ impl SaleChange {
 /// Terms that no sale can have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSale {
-    /// Too many units.
     #[error("total {total}: a sale has 0 to {SALE_TOTAL_MAX} units")]
-    Total {
-        /// What was asked for.
-        total: u64,
-    },
-    /// Not a limit.
-    #[error("buyer limit {limit}: a limit is 1 to {BUYER_LIMIT_MAX}; leave it out for no limit")]
-    BuyerLimit {
-        /// What was asked for.
-        limit: u32,
-    },
-    /// The window has no inside.
+    Total { total: u64 },
+    #[error("buyer limit {limit}: a limit is 1 to {BUYER_LIMIT_MAX}, or none")]
+    BuyerLimit { limit: u32 },
     #[error(
-        "closes at {closes_at_ms} ms, opens at {opens_at_ms} ms: a sale must close after it opens"
+        "the sale closes at {} and opens at {}: it must close after it opens",
+        Time(*.closes_at_ms),
+        Time(*.opens_at_ms)
     )]
     Window {
-        /// The opening, in Unix milliseconds.
+        /// Unix milliseconds.
         opens_at_ms: i64,
-        /// The closing, in Unix milliseconds.
+        /// Unix milliseconds.
         closes_at_ms: i64,
     },
-    /// Not a time that can be written down.
-    #[error("time {at_ms} ms: a time lies in the years 1970 to 9998")]
+    #[error("time {}: a time must lie in the years 1970 to 9998", Time(*.at_ms))]
     Time {
-        /// What was asked for, in Unix milliseconds.
+        /// Unix milliseconds.
         at_ms: i64,
     },
-    /// Not a title.
     #[error(
         "title of {bytes} bytes: a title has at most {SALE_TITLE_MAX_BYTES} bytes and no control characters"
     )]
-    Title {
-        /// Its length.
-        bytes: usize,
-    },
+    Title { bytes: usize },
+}
+
+/// Unix milliseconds as RFC 3339 in UTC.
+struct Time(i64);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_millisecond(self.0) {
+            Ok(at) => write!(f, "{at:.3}"),
+            Err(_) => write!(f, "{} ms", self.0),
+        }
+    }
 }
 
 /// A change that was not made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeRefused {
-    /// The changed terms would not be valid.
     #[error(transparent)]
     InvalidSale(#[from] InvalidSale),
-    /// Somebody holds more than the new limit.
     #[error(
-        "buyer limit {limit}: a buyer already holds {most_held} units; no order is taken away, so the limit must be at least {most_held}"
+        "the sale has version {found}, and the change was for version {wanted}: look at the sale again, then repeat the change if it is still wanted"
     )]
-    LimitBelowHeld {
-        /// The limit asked for.
-        limit: u32,
-        /// The most that one buyer holds.
-        most_held: u32,
-    },
-    /// The change is empty.
+    VersionDiffers { wanted: u64, found: u64 },
     #[error(
-        "nothing to change: give a title, units to add, a limit, or an opening or closing time"
+        "buyer limit {limit}: a buyer already holds {most_held}; no order is taken away, so the limit must be at least {most_held}"
     )]
+    LimitBelowHeld { limit: u32, most_held: u32 },
+    #[error(
+        "{total} units: unit {highest_sold} is sold; no order is taken away, so the total must be at least {highest_sold}"
+    )]
+    TotalBelowSold { total: u32, highest_sold: u32 },
+    #[error("nothing to change: give a title, a total, a limit, or an opening or closing time")]
     NothingToChange,
 }
 
 fn check(sale: &Sale) -> Result<(), InvalidSale> {
-    // 9998-12-31T23:59:59.999Z: RFC 3339 has four digits for a year, and its readers stop within 9999.
+    // 9998-12-31T23:59:59.999Z: RFC 3339 has four digits for a year, and parsers stop within 9999.
     const LAST_MS: i64 = 253_370_764_799_999;
     if sale.total > SALE_TOTAL_MAX {
         return Err(InvalidSale::Total {
@@ -334,28 +367,67 @@ mod tests {
         assert_eq!(sale.window(20), WindowState::Closed { closed_at_ms: 20 });
     }
 
+    fn usage(most_held: u32, highest_sold: u32) -> SaleUsage {
+        SaleUsage {
+            most_held,
+            highest_sold,
+        }
+    }
+
     #[test]
-    fn changes_grow_the_total_and_never_undercut_a_buyer() {
+    fn a_change_never_takes_an_order_away() {
         let sale = new_sale().validate().unwrap();
-        let more = SaleChange {
-            add_units: 5,
+        let units = |total| SaleChange {
+            total: Some(total),
             ..SaleChange::default()
         };
-        let changed = more.apply(&sale, 0).unwrap();
+        let changed = units(15).apply(&sale, usage(0, 10)).unwrap();
         assert_eq!((changed.total, changed.version), (15, 2));
+        assert_eq!(units(7).apply(&sale, usage(0, 7)).unwrap().total, 7);
+        let refused = units(7).apply(&sale, usage(0, 8)).unwrap_err();
+        assert!(matches!(refused, ChangeRefused::TotalBelowSold { .. }));
         let limit = SaleChange {
             buyer_limit: Some(Some(2)),
             ..SaleChange::default()
         };
-        assert!(limit.apply(&sale, 2).is_ok());
-        let refused = limit.apply(&sale, 3).unwrap_err();
+        assert!(limit.apply(&sale, usage(2, 2)).is_ok());
+        let refused = limit.apply(&sale, usage(3, 3)).unwrap_err();
         assert!(matches!(refused, ChangeRefused::LimitBelowHeld { .. }));
-        let nothing = SaleChange::default().apply(&sale, 0).unwrap_err();
-        assert_eq!(nothing, ChangeRefused::NothingToChange);
-        let overflow = SaleChange {
-            add_units: u32::MAX,
+        let nothing = SaleChange {
+            if_version: Some(1),
             ..SaleChange::default()
         };
-        assert!(overflow.apply(&sale, 0).is_err());
+        let refused = nothing.apply(&sale, SaleUsage::default()).unwrap_err();
+        assert_eq!(refused, ChangeRefused::NothingToChange);
+        assert!(units(u32::MAX).apply(&sale, SaleUsage::default()).is_err());
+    }
+
+    #[test]
+    fn a_change_for_another_version_is_refused() {
+        let sale = new_sale().validate().unwrap();
+        let change = |if_version| SaleChange {
+            if_version: Some(if_version),
+            total: Some(11),
+            ..SaleChange::default()
+        };
+        let changed = change(1).apply(&sale, SaleUsage::default()).unwrap();
+        let again = change(1).apply(&changed, SaleUsage::default()).unwrap_err();
+        let expected = ChangeRefused::VersionDiffers {
+            wanted: 1,
+            found: 2,
+        };
+        assert_eq!(again, expected);
+    }
+
+    #[test]
+    fn refusals_show_times_as_rfc_3339() {
+        let mut new = new_sale();
+        new.opens_at_ms = Some(1_798_761_600_000);
+        new.closes_at_ms = Some(1_798_761_600_000);
+        let text = new.clone().validate().unwrap_err().to_string();
+        assert!(text.contains("2027-01-01T00:00:00.000Z"), "{text}");
+        new.opens_at_ms = Some(-62_135_596_800_000);
+        let text = new.validate().unwrap_err().to_string();
+        assert!(text.contains("0001-01-01T00:00:00.000Z"), "{text}");
     }
 }

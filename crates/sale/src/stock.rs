@@ -1,11 +1,11 @@
-//! The stock of one sale: which unit goes next, which came back, and how it is rebuilt from orders.
-//! It knows nothing of buyers, keys or time.
+//! The stock of one sale: which unit is sold next, which were released, and how the stock is
+//! rebuilt from orders. It knows nothing of buyers' names, keys or time.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use crate::BUYER_LIMIT_MAX;
+use crate::{BUYER_LIMIT_MAX, SALE_TOTAL_MAX};
 
 /// One numbered piece of a sale's stock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -13,12 +13,13 @@ pub struct Unit {
     /// 1 to the sale's total.
     #[serde(rename = "unit")]
     pub number: u32,
-    /// 1 when first sold; grows by one each time the unit is given back.
+    /// 1 when first sold. Grows by one each time the unit is released.
     pub generation: u32,
 }
 
 impl Unit {
-    /// The unit as it goes back on sale.
+    /// The unit as it is sold after its release.
+    #[must_use]
     pub fn next_generation(self) -> Self {
         Self {
             generation: self.generation + 1,
@@ -27,24 +28,27 @@ impl Unit {
     }
 }
 
-/// A unit taken from the stock, with what is needed to put it back as if it had never been taken.
+/// A unit taken from the stock, with what is needed to undo exactly that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Taken {
-    /// The unit.
     pub unit: Unit,
     fresh: bool,
 }
 
-/// The free units of a sale: those never handed out, as one counter, and those given back, in that order.
+/// The free units of a sale: those never sold, as one counter, and those that were released.
+/// A released unit whose number lies above a lowered total is withheld: it is not for sale, and
+/// keeps its generation for the day the total grows again.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Stock {
     total: u32,
+    /// The highest unit number that was ever sold.
     handed_out: u32,
     returned: VecDeque<Unit>,
+    withheld: Vec<Unit>,
 }
 
 impl Stock {
-    /// A stock that nothing was sold from.
+    /// A stock from which nothing was sold.
     pub fn new(total: u32) -> Self {
         Self {
             total,
@@ -54,21 +58,26 @@ impl Stock {
 
     /// Units free now.
     pub fn free(&self) -> u32 {
-        // The free list never holds more units than were handed out, so the sum is at most the total.
-        self.total - self.handed_out + self.returned.len() as u32
+        let never_sold = self.total.saturating_sub(self.handed_out);
+        let free = never_sold + self.returned.len() as u32;
+        assert!(
+            free <= self.total,
+            "{free} of {} units are free",
+            self.total
+        );
+        free
     }
 
-    /// Units in all.
     pub fn total(&self) -> u32 {
         self.total
     }
 
-    /// Takes the next unit: one given back if there is one, else a fresh one.
+    /// Takes the next unit: a released one if there is one, else a fresh one.
     pub fn take(&mut self) -> Option<Taken> {
         if let Some(unit) = self.returned.pop_front() {
             return Some(Taken { unit, fresh: false });
         }
-        if self.handed_out == self.total {
+        if self.handed_out >= self.total {
             return None;
         }
         self.handed_out += 1;
@@ -79,10 +88,13 @@ impl Stock {
         Some(Taken { unit, fresh: true })
     }
 
-    /// Puts the latest taken unit back where it was. Undoing goes strictly backwards through what was done.
+    /// Undoes the latest [`Stock::take`]. Steps are undone strictly in reverse.
     pub fn undo_take(&mut self, taken: Taken) {
         if taken.fresh {
-            debug_assert_eq!(self.handed_out, taken.unit.number);
+            assert_eq!(
+                self.handed_out, taken.unit.number,
+                "steps must be undone in reverse"
+            );
             self.handed_out -= 1;
         } else {
             self.returned.push_front(taken.unit);
@@ -90,51 +102,103 @@ impl Stock {
     }
 
     /// Puts a unit back on sale, at its next generation.
-    pub fn give_back(&mut self, ended: Unit) {
-        debug_assert!(ended.number <= self.handed_out);
+    pub fn release(&mut self, ended: Unit) {
+        assert!(
+            ended.number >= 1 && ended.number <= self.handed_out && ended.number <= self.total,
+            "unit {} was released but not sold",
+            ended.number
+        );
         self.returned.push_back(ended.next_generation());
     }
 
-    /// Takes back the latest `give_back`.
-    pub fn undo_give_back(&mut self) {
-        self.returned.pop_back();
+    /// Undoes the latest [`Stock::release`].
+    pub fn undo_release(&mut self) {
+        let undone = self.returned.pop_back();
+        assert!(
+            undone.is_some(),
+            "a release must be undone before its unit is taken"
+        );
     }
 
-    /// Sets a new total, which is never below what was handed out: totals only grow.
+    /// The highest number of a unit that an order holds; 0 if none does. Takes time in proportion
+    /// to the released units.
+    pub fn highest_sold(&self) -> u32 {
+        let free: HashSet<u32> = self
+            .returned
+            .iter()
+            .chain(&self.withheld)
+            .map(|unit| unit.number)
+            .collect();
+        (1..=self.handed_out)
+            .rev()
+            .find(|number| !free.contains(number))
+            .unwrap_or(0)
+    }
+
+    /// Sets a new total, which must not be below [`Stock::highest_sold`].
     pub fn set_total(&mut self, total: u32) {
-        debug_assert!(total >= self.handed_out);
+        let all = self.returned.drain(..).chain(self.withheld.drain(..));
+        let (returned, withheld): (Vec<_>, Vec<_>) = all.partition(|unit| unit.number <= total);
+        assert!(
+            self.handed_out.saturating_sub(total) as usize == withheld.len(),
+            "total {total} is below a sold unit"
+        );
+        self.returned = returned.into();
+        self.withheld = withheld;
         self.total = total;
+    }
+
+    /// The number below which every unit was sold at least once, and the released units that are
+    /// for sale. A gate outside this process is filled from them.
+    pub fn into_parts(self) -> (u32, VecDeque<Unit>) {
+        (self.handed_out.min(self.total), self.returned)
     }
 }
 
-/// The places 1..=64 that one buyer's active orders of a sale take up; a bit each.
+/// What one buyer holds of a sale: the number of active orders, and the slots of those that were
+/// made while the sale had a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Holding {
+    pub held: u32,
+    pub slots: Slots,
+}
+
+impl Holding {
+    /// The holding of a buyer whose every active order has a slot.
+    pub fn of_slots(slots: Slots) -> Self {
+        Self {
+            held: slots.count(),
+            slots,
+        }
+    }
+}
+
+/// The slots 1..=64 that one buyer's active orders of a sale occupy, one bit each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Slots(u64);
 
 impl Slots {
-    /// How many are taken.
     pub fn count(self) -> u32 {
         self.0.count_ones()
     }
 
-    /// Whether none is taken.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// The lowest slot that is not taken, 1..=64.
+    /// 1..=64.
     pub fn lowest_free(self) -> Option<u8> {
         let slot = self.0.trailing_ones();
         (slot < BUYER_LIMIT_MAX).then_some(slot as u8 + 1)
     }
 
-    /// With this slot taken; `None` where it was taken already or is out of 1..=64.
+    /// With this slot taken, or `None` if it is taken already or not in 1..=64.
     pub fn with(self, slot: u8) -> Option<Self> {
         let bit = Self::bit(slot)?;
         (self.0 & bit == 0).then_some(Self(self.0 | bit))
     }
 
-    /// With this slot free.
+    #[must_use]
     pub fn without(self, slot: u8) -> Self {
         Self(self.0 & !Self::bit(slot).unwrap_or(0))
     }
@@ -147,32 +211,15 @@ impl Slots {
 /// An order that does not fit the sale's stock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UnitFault {
-    /// The unit's number is not in 1..=total.
     #[error("unit {} is not in 1..={total}", unit.number)]
-    OutOfRange {
-        /// The unit.
-        unit: Unit,
-        /// The sale's total.
-        total: u32,
-    },
-    /// The generation is 0.
+    OutOfRange { unit: Unit, total: u32 },
     #[error("unit {} has generation 0", unit.number)]
-    NoGeneration {
-        /// The unit.
-        unit: Unit,
-    },
-    /// Two active orders hold the unit.
+    NoGeneration { unit: Unit },
     #[error("unit {} is sold twice", unit.number)]
-    SoldTwice {
-        /// The unit.
-        unit: Unit,
-    },
-    /// An order of a later generation exists though this one never ended.
+    SoldTwice { unit: Unit },
+    /// An order of a later generation exists although this one never ended.
     #[error("unit {} was sold again at generation {} while an earlier order holds it", unit.number, unit.generation)]
-    SoldWhileHeld {
-        /// The unit, at the later generation.
-        unit: Unit,
-    },
+    SoldWhileHeld { unit: Unit },
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -189,7 +236,6 @@ pub struct StockRebuild {
 }
 
 impl StockRebuild {
-    /// Begins with no orders.
     pub fn new(total: u32) -> Self {
         Self {
             total,
@@ -197,10 +243,12 @@ impl StockRebuild {
         }
     }
 
-    /// Takes note of one order.
+    /// Adds one order. Only an active one must lie within the total: the total may have been
+    /// lowered below a unit that was released.
     pub fn see(&mut self, unit: Unit, active: bool) -> Result<(), UnitFault> {
-        let total = self.total;
-        if unit.number == 0 || unit.number > total {
+        let highest = if active { self.total } else { SALE_TOTAL_MAX };
+        if unit.number == 0 || unit.number > highest {
+            let total = self.total;
             return Err(UnitFault::OutOfRange { unit, total });
         }
         if unit.generation == 0 {
@@ -221,8 +269,8 @@ impl StockRebuild {
         Ok(())
     }
 
-    /// The stock that these orders leave: active units taken, ended ones free at their next generation, and a gap
-    /// between sold units free as new.
+    /// The stock that these orders leave: active units are taken, ended ones are free at their
+    /// next generation, and a gap between sold units is free as new.
     pub fn finish(self) -> Result<Stock, UnitFault> {
         let mut returned = VecDeque::new();
         for (index, seen) in self.seen.iter().enumerate() {
@@ -236,11 +284,14 @@ impl StockRebuild {
                 return Err(UnitFault::SoldWhileHeld { unit });
             }
         }
-        Ok(Stock {
+        let mut stock = Stock {
             total: self.total,
             handed_out: self.seen.len() as u32,
             returned,
-        })
+            withheld: Vec::new(),
+        };
+        stock.set_total(self.total);
+        Ok(stock)
     }
 }
 
@@ -258,7 +309,7 @@ mod tests {
         assert_eq!(stock.take().unwrap().unit, unit(1, 1));
         assert_eq!(stock.take().unwrap().unit, unit(2, 1));
         assert_eq!(stock.take(), None);
-        stock.give_back(unit(1, 1));
+        stock.release(unit(1, 1));
         assert_eq!(stock.free(), 1);
         assert_eq!(stock.take().unwrap().unit, unit(1, 2));
     }
@@ -267,12 +318,12 @@ mod tests {
     fn undoing_backwards_restores_the_stock_exactly() {
         let mut stock = Stock::new(3);
         stock.take();
-        stock.give_back(unit(1, 1));
+        stock.release(unit(1, 1));
         let before = stock.clone();
         let first = stock.take().unwrap();
         let second = stock.take().unwrap();
-        stock.give_back(first.unit);
-        stock.undo_give_back();
+        stock.release(first.unit);
+        stock.undo_release();
         stock.undo_take(second);
         stock.undo_take(first);
         assert_eq!(stock, before);
@@ -297,6 +348,50 @@ mod tests {
         rebuild.see(unit(1, 3), false).unwrap();
         let fault = rebuild.finish().unwrap_err();
         assert_eq!(fault, UnitFault::SoldWhileHeld { unit: unit(1, 3) });
+    }
+
+    #[test]
+    fn the_total_shrinks_to_the_highest_sold_unit_and_grows_again() {
+        let mut stock = Stock::new(10);
+        for _ in 0..6 {
+            stock.take();
+        }
+        stock.release(unit(6, 1));
+        stock.release(unit(2, 1));
+        assert_eq!(stock.highest_sold(), 5);
+        stock.set_total(5);
+        assert_eq!(stock.free(), 1);
+        assert_eq!(stock.take().unwrap().unit, unit(2, 2));
+        assert_eq!(stock.take(), None);
+        stock.set_total(7);
+        // Unit 6 kept its generation while it was not for sale.
+        assert_eq!(stock.take().unwrap().unit, unit(6, 2));
+        assert_eq!(stock.take().unwrap().unit, unit(7, 1));
+        assert_eq!(stock.free(), 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "below a sold unit")]
+    fn the_total_never_shrinks_below_a_sold_unit() {
+        let mut stock = Stock::new(10);
+        stock.take();
+        stock.take();
+        stock.set_total(1);
+    }
+
+    #[test]
+    fn a_rebuild_withholds_released_units_above_the_total() {
+        let mut rebuild = StockRebuild::new(2);
+        rebuild.see(unit(1, 1), true).unwrap();
+        rebuild.see(unit(4, 1), false).unwrap();
+        let mut stock = rebuild.finish().unwrap();
+        assert_eq!(stock.free(), 1);
+        assert_eq!(stock.take().unwrap().unit.number, 2);
+        stock.set_total(4);
+        let free: Vec<Unit> = std::iter::from_fn(|| stock.take())
+            .map(|t| t.unit)
+            .collect();
+        assert!(free.contains(&unit(4, 2)), "{free:?}");
     }
 
     #[test]

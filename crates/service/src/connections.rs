@@ -1,5 +1,6 @@
-//! The open connections: which wait for a request and since when, so that idle and slow ones can be ended.
-//! One coarse clock for all: a timer for each request would cost more than the rest of a no.
+//! The open connections: which of them wait for a request and since when, so that idle and slow ones
+//! can be closed. They share one coarse clock: a timer for each request would cost more than the
+//! rest of a rejection.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -9,14 +10,20 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-/// The clock's ticks in one `head_wait_ms`: a connection is ended at most an eighth too late.
-const TICKS_A_WAIT: u32 = 8;
-/// The clock's tick while stopping.
+/// The clock's ticks in one `head_wait_ms`: a connection is closed at most an eighth too late.
+const TICKS_PER_WAIT: u32 = 8;
 const STOPPING_TICK: Duration = Duration::from_millis(20);
-/// The mark of a connection whose request is being answered.
+/// The tick of a connection whose request is being answered.
 const ANSWERING: u32 = u32::MAX;
 
-/// One connection's mark.
+/// Whether a connection has waited for longer than `ticks`. `since` may be later than `now`: the
+/// connection can begin to wait while the clock is being read.
+fn is_late(now: u32, since: u32, ticks: u32) -> bool {
+    let waited = now.wrapping_sub(since).cast_signed();
+    since != ANSWERING && waited > 0 && waited.cast_unsigned() > ticks
+}
+
+/// What one connection is doing.
 #[derive(Debug)]
 pub(crate) struct ConnState {
     /// The tick at which it began to wait for a request's head, or [`ANSWERING`].
@@ -25,24 +32,22 @@ pub(crate) struct ConnState {
 }
 
 impl ConnState {
-    /// Its request is being answered.
     pub(crate) fn answering(&self) {
         self.waiting_since.store(ANSWERING, Ordering::Relaxed);
     }
 
-    /// It waits for the next request.
     pub(crate) fn waiting(&self) {
-        let now = self.all.tick.load(Ordering::Relaxed);
+        // The one tick that means something else is skipped.
+        let now = self.all.tick.load(Ordering::Relaxed).min(ANSWERING - 1);
         self.waiting_since.store(now, Ordering::Relaxed);
     }
 
-    /// Whether its answer is to be its last.
+    /// Whether the connection closes after the present response.
     pub(crate) fn is_stopping(&self) -> bool {
         self.all.is_stopping.load(Ordering::Relaxed)
     }
 }
 
-/// All connections of a service.
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
     tick: AtomicU32,
@@ -54,12 +59,12 @@ pub(crate) struct Connections {
 
 #[derive(Debug)]
 struct Open {
-    watch: Arc<ConnState>,
-    /// None until its task has been started.
+    state: Arc<ConnState>,
+    /// `None` until its task has been spawned.
     task: Option<AbortHandle>,
 }
 
-/// A connection's place among the open ones; it goes with the connection.
+/// Keeps a connection among the open ones for as long as it lives.
 #[derive(Debug)]
 pub(crate) struct ConnGuard {
     all: Arc<Connections>,
@@ -77,25 +82,25 @@ impl Drop for ConnGuard {
 }
 
 impl Connections {
-    /// A new connection's mark: it waits for its first request.
-    pub(crate) fn watch(self: &Arc<Self>) -> Arc<ConnState> {
+    /// The state of a new connection, which waits for its first request.
+    pub(crate) fn state(self: &Arc<Self>) -> Arc<ConnState> {
         Arc::new(ConnState {
             waiting_since: AtomicU32::new(self.tick.load(Ordering::Relaxed)),
             all: Arc::clone(self),
         })
     }
 
-    /// Takes the connection's place, before its task starts: the task gives it up whenever it ends.
-    pub(crate) fn place(self: &Arc<Self>, watch: Arc<ConnState>) -> ConnGuard {
+    /// Adds a connection, before its task is spawned. The task owns the guard.
+    pub(crate) fn guard(self: &Arc<Self>, state: Arc<ConnState>) -> ConnGuard {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        self.open().insert(id, Open { watch, task: None });
+        self.open().insert(id, Open { state, task: None });
         ConnGuard {
             all: Arc::clone(self),
             id,
         }
     }
 
-    /// Keeps the means to end it, unless it has ended already.
+    /// Keeps the means to abort a connection's task, unless it has ended already.
     pub(crate) fn keep(&self, id: u64, task: AbortHandle) {
         if let Some(open) = self.open().get_mut(&id) {
             open.task = Some(task);
@@ -106,22 +111,23 @@ impl Connections {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends whatever has waited for a request's head longer than `head_wait`; never returns.
+    /// Closes connections that have waited for a request's head for longer than `head_wait`. Never
+    /// returns.
     pub(crate) async fn reap(&self, head_wait: Duration) {
-        let mut ticks = tokio::time::interval(head_wait / TICKS_A_WAIT);
+        let mut ticks = tokio::time::interval(head_wait / TICKS_PER_WAIT);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.end_waiting(TICKS_A_WAIT);
+            self.close_late(TICKS_PER_WAIT);
         }
     }
 
-    /// Lets each connection finish the answer it is at, and returns when none is left.
+    /// Lets each connection finish its present response, and returns when none is left.
     pub(crate) async fn stop(&self) {
         self.is_stopping.store(true, Ordering::Relaxed);
         while !self.open().is_empty() {
-            // One whole tick after an answer was made, it has been written.
-            self.end_waiting(1);
+            // One whole tick after a response was made, it has been written.
+            self.close_late(1);
             tokio::select! {
                 () = self.emptied.notified() => {}
                 () = tokio::time::sleep(STOPPING_TICK) => {}
@@ -129,11 +135,12 @@ impl Connections {
         }
     }
 
-    fn end_waiting(&self, ticks: u32) {
-        let now = self.tick.fetch_add(1, Ordering::Relaxed);
-        for Open { watch, task } in self.open().values() {
-            let since = watch.waiting_since.load(Ordering::Relaxed);
-            let is_late = since != ANSWERING && now.wrapping_sub(since) > ticks;
+    fn close_late(&self, ticks: u32) {
+        // The new tick: what a connection stores during the loop is not later.
+        let now = self.tick.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        for Open { state, task } in self.open().values() {
+            let since = state.waiting_since.load(Ordering::Relaxed);
+            let is_late = is_late(now, since, ticks);
             if let Some(task) = task.as_ref().filter(|_| is_late) {
                 task.abort();
             }
@@ -144,5 +151,23 @@ impl Connections {
 impl ConnGuard {
     pub(crate) fn id(&self) -> u64 {
         self.id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_late_only_after_its_ticks() {
+        assert!(!is_late(8, 8, 8));
+        assert!(!is_late(16, 8, 8));
+        assert!(is_late(17, 8, 8));
+        // It began to wait after the clock was read.
+        assert!(!is_late(7, 8, 8));
+        assert!(!is_late(100, ANSWERING, 8));
+        // The clock wraps around.
+        assert!(!is_late(3, u32::MAX - 3, 8));
+        assert!(is_late(6, u32::MAX - 3, 8));
     }
 }

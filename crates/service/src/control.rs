@@ -1,28 +1,36 @@
-//! The operator's way into a running service: sales over a Unix socket that only its user can open.
-//! Not on the network: there is no token that could guard it there yet.
+//! The operator's access to a running service: sales and audits over a Unix socket in the data
+//! folder. Not on the network: there is no token yet that could guard it there.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::extract::{Path as UrlPath, Query, State};
+use axum::extract::{DefaultBodyLimit, Path as UrlPath, Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use axum::serve::Listener;
 use axum::{Json, Router};
 use hyper::StatusCode;
-use seckill_engine::{Engine, Fault, SaleRefused, SaleStock};
-use seckill_sale::{NewSale, Sale, SaleChange, SaleId};
+use seckill_engine::{Effect, Engine, Fault, SaleRefused, SaleStock};
+use seckill_sale::{ChangeRefused, HistoryEntry, NewSale, Sale, SaleChange, SaleId};
 use serde::Deserialize;
-use tokio::net::UnixListener;
+use tokio::net::unix::SocketAddr;
+use tokio::net::{UnixListener, UnixStream};
 
 use crate::problem::Problem;
 use crate::responses::no_such_sale;
 use crate::sales::{SaleView, now_ms};
 
-/// Where sales are found on the socket.
+/// The path of sales on the socket.
 pub const CONTROL_SALES_PATH: &str = "/sales";
+/// The path of the audit on the socket.
+pub const CONTROL_AUDIT_PATH: &str = "/audit";
+/// The largest history that an audit checks, in bytes: several million confirmations.
+const AUDIT_BODY_MAX_BYTES: usize = 1 << 30;
+const ROOT_UID: u32 = 0;
 
-/// The socket; its file goes with it.
+/// The socket. Its file is removed with it.
 #[derive(Debug)]
 pub struct ControlSocket {
     listener: UnixListener,
@@ -34,19 +42,90 @@ struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Gone already is as good.
+        // It may be gone already.
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
+/// Calls `with` with a path to the socket that is short enough for the system, which keeps about a
+/// hundred bytes of it: by way of the open folder.
+fn by_short_path<T>(
+    path: &Path,
+    with: impl FnOnce(&Path) -> std::io::Result<T>,
+) -> std::io::Result<T> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return with(path);
+    };
+    let dir = if dir.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        dir
+    };
+    let dir = std::fs::File::open(dir)?;
+    let short = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())).join(name);
+    with(&short)
+}
+
+/// Connects to the control socket of a running service, and makes sure that it is not another user's.
+pub async fn connect_control(path: &Path) -> std::io::Result<UnixStream> {
+    let stream = by_short_path(path, |short| {
+        let stream = std::os::unix::net::UnixStream::connect(short)?;
+        stream.set_nonblocking(true)?;
+        Ok(stream)
+    })?;
+    let stream = UnixStream::from_std(stream)?;
+    let owner = std::fs::metadata(path.parent().unwrap_or(path))?.uid();
+    let peer = stream.peer_cred()?.uid();
+    let own = rustix::process::geteuid().as_raw();
+    // Root may operate a service that runs as the owner of its folder.
+    let is_trusted = peer == own || peer == ROOT_UID || (own == ROOT_UID && peer == owner);
+    if !is_trusted {
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::PermissionDenied,
+            format!("the socket belongs to user {peer}, not to user {own}"),
+        ));
+    }
+    Ok(stream)
+}
+
+/// Accepts connections of this user and of root alone, whatever the modes of the files are.
+struct OwnUser(UnixListener);
+
+impl Listener for OwnUser {
+    type Io = UnixStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let (stream, address) = Listener::accept(&mut self.0).await;
+            let own = rustix::process::geteuid().as_raw();
+            match stream.peer_cred() {
+                Ok(peer) if peer.uid() == own || peer.uid() == ROOT_UID => {
+                    return (stream, address);
+                }
+                Ok(peer) => tracing::warn!(
+                    uid = peer.uid(),
+                    "another user tried to use the control socket"
+                ),
+                Err(error) => tracing::warn!(%error, "unknown user on the control socket"),
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        self.0.local_addr()
+    }
+}
+
 impl ControlSocket {
-    /// Makes the socket, over one that a killed process left. Whoever calls this holds the data folder.
+    /// Makes the socket, in place of one that a killed process left. The caller has locked the data
+    /// folder.
     pub fn bind(path: &Path) -> std::io::Result<Self> {
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let listener = UnixListener::bind(path)?;
+        let listener = by_short_path(path, |short| UnixListener::bind(short))?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         Ok(Self {
             listener,
@@ -54,18 +133,20 @@ impl ControlSocket {
         })
     }
 
-    /// Answers until `stop` ends, and then what is under way.
+    /// Answers until `stop` ends, and finishes what is in flight.
     pub async fn serve(
         self,
         engine: Arc<dyn Engine>,
         stop: impl Future<Output = ()> + Send + 'static,
     ) {
         let Self { listener, path } = self;
-        let sales = Router::new()
+        let audit = post(audit).layer(DefaultBodyLimit::max(AUDIT_BODY_MAX_BYTES));
+        let routes = Router::new()
             .route(CONTROL_SALES_PATH, get(list).post(create))
             .route("/sales/{sale}", get(show).patch(change))
+            .route(CONTROL_AUDIT_PATH, audit)
             .with_state(engine);
-        let serving = axum::serve(listener, sales).with_graceful_shutdown(stop);
+        let serving = axum::serve(OwnUser(listener), routes).with_graceful_shutdown(stop);
         if let Err(error) = serving.await {
             tracing::error!(%error, path = %path.0.display(), "the control socket failed");
         }
@@ -96,13 +177,13 @@ async fn list(State(engine): Port, Query(page): Query<Page>) -> Response {
 async fn show(State(engine): Port, UrlPath(id): UrlPath<SaleId>) -> Response {
     match engine.sale(&id).await {
         Ok(Some(stock)) => Json(SaleView::new(&stock, now_ms())).into_response(),
-        Ok(None) => no_such_sale().into_response(),
+        Ok(None) => refused(&SaleRefused::NoSuchSale(id)),
         Err(fault) => failed(&fault),
     }
 }
 
 async fn create(State(engine): Port, Json(new): Json<NewSale>) -> Response {
-    answer(&engine, engine.create_sale(new).await).await
+    changed(&engine, engine.create_sale(new).await).await
 }
 
 async fn change(
@@ -110,35 +191,53 @@ async fn change(
     UrlPath(id): UrlPath<SaleId>,
     Json(change): Json<SaleChange>,
 ) -> Response {
-    answer(&engine, engine.change_sale(&id, change).await).await
+    changed(&engine, engine.change_sale(&id, change).await).await
 }
 
-async fn answer(
+async fn audit(State(engine): Port, Json(history): Json<Vec<HistoryEntry>>) -> Response {
+    match engine.audit(history).await {
+        Ok(report) => Json(report).into_response(),
+        Err(fault) => failed(&fault),
+    }
+}
+
+async fn changed(
     engine: &Arc<dyn Engine>,
     done: Result<Result<Sale, SaleRefused>, Fault>,
 ) -> Response {
     let sale = match done {
         Ok(Ok(sale)) => sale,
-        Ok(Err(refused)) => {
-            let status = match refused {
-                SaleRefused::Exists(_) => StatusCode::CONFLICT,
-                SaleRefused::NoSuchSale(_) => StatusCode::NOT_FOUND,
-                SaleRefused::InvalidSale(_) | SaleRefused::Change(_) => {
-                    StatusCode::UNPROCESSABLE_ENTITY
-                }
-            };
-            let detail = refused.to_string();
-            return Problem::new(status, "sale-refused", "Not done", detail).into_response();
-        }
+        Ok(Err(reason)) => return refused(&reason),
         Err(fault) => return failed(&fault),
     };
-    let free = match engine.sale(&sale.id).await {
-        Ok(Some(stock)) => stock.free,
-        Ok(None) | Err(_) => sale.total,
-    };
-    Json(SaleView::new(&SaleStock { sale, free }, now_ms())).into_response()
+    match engine.sale(&sale.id).await {
+        Ok(Some(SaleStock { free, .. })) => {
+            Json(SaleView::new(&SaleStock { sale, free }, now_ms())).into_response()
+        }
+        Ok(None) => no_such_sale().into_response(),
+        // The change is stored; only the stock could not be read.
+        Err(fault) => failed(&Fault {
+            effect: Effect::Happened,
+            ..fault
+        }),
+    }
 }
 
+fn refused(reason: &SaleRefused) -> Response {
+    let status = match reason {
+        SaleRefused::Exists(_) => StatusCode::CONFLICT,
+        SaleRefused::NoSuchSale(_) => StatusCode::NOT_FOUND,
+        SaleRefused::Change(ChangeRefused::VersionDiffers { .. }) => {
+            StatusCode::PRECONDITION_FAILED
+        }
+        SaleRefused::InvalidSale(_) | SaleRefused::Change(_) => StatusCode::UNPROCESSABLE_ENTITY,
+    };
+    Problem::new(status, "sale-refused", "Refused", reason.to_string()).into_response()
+}
+
+/// Operators see the fault's own text.
 fn failed(fault: &Fault) -> Response {
-    Problem::of_fault(fault, 1).into_response()
+    Problem::of_fault(fault, 1)
+        .detail(fault.to_string())
+        .into_response()
 }

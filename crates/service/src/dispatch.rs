@@ -1,5 +1,5 @@
-//! The first look at a request: an attempt takes the short way, everything else goes to the pages.
-//! A no of a bare attempt is answered without a future, an allocation of our own, or a wait.
+//! The first step of a request: an attempt takes the short path, everything else goes to the routes.
+//! A rejection of a bare attempt costs no future, no allocation of our own, and no wait.
 
 use std::future::{Future, Ready};
 use std::pin::Pin;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use axum::Router;
-use axum::body::Body as PageBody;
+use axum::body::Body as RouteBody;
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
@@ -18,13 +18,13 @@ use tower::ServiceExt;
 
 use crate::connections::ConnState;
 use crate::problem::Problem;
-use crate::responses::{Style, answer};
+use crate::responses::{Style, respond};
 use crate::{Service, extract};
 
-pub(crate) type AnswerBody = Either<Full<Bytes>, PageBody>;
-type DispatchResult = Result<Response<AnswerBody>, std::convert::Infallible>;
+pub(crate) type ResponseBody = Either<Full<Bytes>, RouteBody>;
+type DispatchResult = Result<Response<ResponseBody>, std::convert::Infallible>;
 
-/// An answer that is there, or one that is being made while its connection is marked so.
+/// A response that is ready, or one that is being made while its connection is marked as answering.
 pub(crate) enum ResponseFuture {
     Now(Ready<DispatchResult>),
     Later(
@@ -38,40 +38,40 @@ impl Future for ResponseFuture {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<DispatchResult> {
         match self.get_mut() {
-            Self::Now(answer) => Pin::new(answer).poll(context),
-            Self::Later(answer, watch) => {
-                let mut answer = ready!(answer.as_mut().poll(context));
-                watch.waiting();
-                if let Ok(answer) = &mut answer {
-                    end_if_stopping(watch, answer);
+            Self::Now(response) => Pin::new(response).poll(context),
+            Self::Later(response, state) => {
+                let mut response = ready!(response.as_mut().poll(context));
+                state.waiting();
+                if let Ok(response) = &mut response {
+                    close_if_stopping(state, response);
                 }
-                Poll::Ready(answer)
+                Poll::Ready(response)
             }
         }
     }
 }
 
-/// Says that the connection ends with this answer, where the service is stopping.
-fn end_if_stopping(watch: &ConnState, answer: &mut Response<AnswerBody>) {
-    if watch.is_stopping() {
+/// Closes the connection after this response if the service is stopping.
+fn close_if_stopping(state: &ConnState, response: &mut Response<ResponseBody>) {
+    if state.is_stopping() {
         let close = HeaderValue::from_static("close");
-        answer.headers_mut().insert(CONNECTION, close);
+        response.headers_mut().insert(CONNECTION, close);
     }
 }
 
-/// The service as hyper calls it, on one connection.
+/// The service on one connection.
 pub(crate) struct Dispatch {
     service: Arc<Service>,
-    pages: Router,
-    watch: Arc<ConnState>,
+    routes: Router,
+    state: Arc<ConnState>,
 }
 
 impl Dispatch {
-    pub(crate) fn new(service: Arc<Service>, pages: Router, watch: Arc<ConnState>) -> Self {
+    pub(crate) fn new(service: Arc<Service>, routes: Router, state: Arc<ConnState>) -> Self {
         Self {
             service,
-            pages,
-            watch,
+            routes,
+            state,
         }
     }
 
@@ -79,53 +79,53 @@ impl Dispatch {
         if extract::is_bare(&request) {
             let attempt = Attempt::anonymous(sale);
             if let Some(verdict) = self.service.engine.answer_from_memory(&attempt) {
-                let mut said = answer(&self.service, style, Ok(verdict)).map(Either::Left);
-                self.watch.waiting();
-                end_if_stopping(&self.watch, &mut said);
-                return ResponseFuture::Now(std::future::ready(Ok(said)));
+                let mut response = respond(&self.service, style, Ok(verdict)).map(Either::Left);
+                self.state.waiting();
+                close_if_stopping(&self.state, &mut response);
+                return ResponseFuture::Now(std::future::ready(Ok(response)));
             }
             let service = Arc::clone(&self.service);
             return self.later(async move {
                 let verdict = service.engine.decide_one(attempt).await;
-                answer(&service, style, verdict)
+                respond(&service, style, verdict)
             });
         }
         let service = Arc::clone(&self.service);
         self.later(async move {
             let json_only = style == Style::V1;
-            let admitted = extract::attempt(sale, request, &service.options, json_only).await;
-            let attempt = match admitted {
+            let extracted = extract::attempt(sale, request, &service.options, json_only).await;
+            let attempt = match extracted {
                 Ok(attempt) => attempt,
-                Err(problem) => return problem.answer(),
+                Err(problem) => return problem.response(),
             };
             let verdict = match service.engine.answer_from_memory(&attempt) {
                 Some(verdict) => Ok(verdict),
                 None => service.engine.decide_one(attempt).await,
             };
-            answer(&service, style, verdict)
+            respond(&service, style, verdict)
         })
     }
 
-    fn page(&self, request: Request<Incoming>) -> ResponseFuture {
+    fn route(&self, request: Request<Incoming>) -> ResponseFuture {
         if let Err(problem) = extract::check_length(request.headers(), &self.service.options) {
-            return self.later(async move { problem.answer() });
+            return self.later(async move { problem.response() });
         }
-        let page = self.pages.clone().oneshot(request);
-        self.watch.answering();
-        let page = async move {
-            let Ok(page) = page.await;
-            Ok(page.map(Either::Right))
+        let response = self.routes.clone().oneshot(request);
+        self.state.answering();
+        let response = async move {
+            let Ok(response) = response.await;
+            Ok(response.map(Either::Right))
         };
-        ResponseFuture::Later(Box::pin(page), Arc::clone(&self.watch))
+        ResponseFuture::Later(Box::pin(response), Arc::clone(&self.state))
     }
 
     fn later(
         &self,
-        answer: impl Future<Output = Response<Full<Bytes>>> + Send + 'static,
+        response: impl Future<Output = Response<Full<Bytes>>> + Send + 'static,
     ) -> ResponseFuture {
-        self.watch.answering();
-        let answer = async move { Ok(answer.await.map(Either::Left)) };
-        ResponseFuture::Later(Box::pin(answer), Arc::clone(&self.watch))
+        self.state.answering();
+        let response = async move { Ok(response.await.map(Either::Left)) };
+        ResponseFuture::Later(Box::pin(response), Arc::clone(&self.state))
     }
 }
 
@@ -136,13 +136,13 @@ fn sale_of_path(path: &str) -> Option<&str> {
 }
 
 impl hyper::service::Service<Request<Incoming>> for Dispatch {
-    type Response = Response<AnswerBody>;
+    type Response = Response<ResponseBody>;
     type Error = std::convert::Infallible;
     type Future = ResponseFuture;
 
     fn call(&self, request: Request<Incoming>) -> ResponseFuture {
         if request.method() != Method::POST {
-            return self.page(request);
+            return self.route(request);
         }
         let path = request.uri().path();
         if path == "/seckill" {
@@ -153,9 +153,9 @@ impl hyper::service::Service<Request<Incoming>> for Dispatch {
             Some(Ok(sale)) => self.attempt(sale, Style::V1, request),
             Some(Err(bad)) => {
                 let problem = Problem::bad_request(bad.to_string());
-                self.later(async move { problem.answer() })
+                self.later(async move { problem.response() })
             }
-            None => self.page(request),
+            None => self.route(request),
         }
     }
 }

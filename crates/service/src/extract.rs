@@ -1,5 +1,5 @@
 //! From a request to an attempt: the body within its bounds, the key, the buyer.
-//! Whatever is refused here never reached a sale.
+//! What is refused here never reaches a sale.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -14,7 +14,10 @@ use serde::Deserialize;
 
 use crate::ServiceOptions;
 use crate::problem::Problem;
+use crate::responses::quantity_not_sold;
 
+/// The most units that an engine sells in one order. Larger numbers need not reach it.
+const QUANTITY_MAX: u32 = 1;
 /// The header of the IETF draft "The Idempotency-Key HTTP Header Field".
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
@@ -25,25 +28,27 @@ struct OrderBody<'a> {
     #[serde(borrow, default)]
     buyer: Option<Cow<'a, str>>,
     #[serde(default = "one")]
-    quantity: u32,
+    quantity: serde_json::Number,
 }
 
-fn one() -> u32 {
-    1
+fn one() -> serde_json::Number {
+    1.into()
 }
 
-/// Reads the whole body, within its size and its time.
+/// Reads the whole body, within its bounds of size and time.
 pub(crate) async fn read_body(body: Incoming, options: &ServiceOptions) -> Result<Bytes, Problem> {
     let limited = Limited::new(body, options.body_max_bytes);
     let wait = Duration::from_millis(options.body_wait_ms);
     match tokio::time::timeout(wait, limited.collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(options)),
-        Ok(Err(error)) => Err(Problem::bad_request(format!("the body broke off: {error}"))),
+        Ok(Err(error)) => Err(Problem::bad_request(format!(
+            "the body is incomplete: {error}"
+        ))),
         Err(_) => Err(Problem::new(
             StatusCode::REQUEST_TIMEOUT,
             "body-too-slow",
-            "The body did not come in time",
+            "The body did not arrive in time",
             format!(
                 "the whole body must arrive within {} ms",
                 options.body_wait_ms
@@ -52,7 +57,7 @@ pub(crate) async fn read_body(body: Incoming, options: &ServiceOptions) -> Resul
     }
 }
 
-/// Refuses a body that says itself that it is too large, before a byte of it is read.
+/// Refuses a body whose declared length is too large before a byte of it is read.
 pub(crate) fn check_length(headers: &HeaderMap, options: &ServiceOptions) -> Result<(), Problem> {
     let length = headers
         .get(CONTENT_LENGTH)
@@ -78,7 +83,7 @@ fn is_json(headers: &HeaderMap) -> Option<bool> {
     Some(media_type.eq_ignore_ascii_case("application/json"))
 }
 
-/// The key of the attempt, given at most once: bare, or quoted as the draft has it.
+/// The key of the attempt, given at most once: bare, or quoted as in the draft.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else {
@@ -103,12 +108,13 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Proble
     Ok(Some(key))
 }
 
-/// Whether the request says that it has no body: the tutorial's way to ask.
+/// Whether the request has neither body nor key, as in the tutorial.
 pub(crate) fn is_bare(request: &Request<Incoming>) -> bool {
     request.body().is_end_stream() && !request.headers().contains_key(IDEMPOTENCY_KEY)
 }
 
-/// The attempt that a request stands for. `json_only` refuses a body that is something else, otherwise it is ignored.
+/// The attempt of a request. `json_only` refuses a body that is not JSON; otherwise only a body that
+/// looks like JSON is refused, since its buyer would be lost, and others are ignored.
 pub(crate) async fn attempt(
     sale: SaleId,
     request: Request<Incoming>,
@@ -116,43 +122,70 @@ pub(crate) async fn attempt(
     json_only: bool,
 ) -> Result<Attempt, Problem> {
     let (head, body) = request.into_parts();
-    let key = idempotency_key(&head.headers)?;
     let mut attempt = Attempt {
-        key,
+        key: idempotency_key(&head.headers)?,
         ..Attempt::anonymous(sale)
     };
-    if body.is_end_stream() {
-        return Ok(attempt);
+    if !body.is_end_stream() {
+        check_length(&head.headers, options)?;
+        let json = is_json(&head.headers);
+        if json_only && json == Some(false) {
+            return Err(not_json());
+        }
+        let body = read_body(body, options).await?;
+        let looks_like_json = body.trim_ascii_start().starts_with(b"{");
+        if !json_only && json != Some(true) && looks_like_json {
+            return Err(not_json());
+        }
+        if !body.is_empty() && (json_only || json == Some(true)) {
+            read_order(&body, looks_like_json, &mut attempt)?;
+        }
     }
-    check_length(&head.headers, options)?;
-    let json = is_json(&head.headers);
-    if json_only && json == Some(false) {
-        return Err(Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "not-json",
-            "The body is not JSON",
-            "send the body as application/json",
-        ));
-    }
-    let body = read_body(body, options).await?;
-    if body.is_empty() || (!json_only && json != Some(true)) {
-        return Ok(attempt);
-    }
+    check_key(&attempt)?;
+    Ok(attempt)
+}
+
+fn not_json() -> Problem {
+    Problem::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "not-json",
+        "The body is not declared as JSON",
+        "send the body with Content-Type: application/json",
+    )
+}
+
+fn read_order(body: &[u8], is_object: bool, attempt: &mut Attempt) -> Result<(), Problem> {
     let wrong = |what: &dyn std::fmt::Display| {
         Problem::bad_request(format!(
             "the body is not {{\"buyer\": \"…\", \"quantity\": 1}}, both optional: {what}"
         ))
     };
     // serde also reads a struct from an array; a client that sends one means something else.
-    if !body.trim_ascii_start().starts_with(b"{") {
-        return Err(wrong(&"it is no JSON object"));
+    if !is_object {
+        return Err(wrong(&"it is not a JSON object"));
     }
-    let order: OrderBody<'_> = serde_json::from_slice(&body).map_err(|error| wrong(&error))?;
-    attempt.quantity = order.quantity;
+    let order: OrderBody<'_> = serde_json::from_slice(body).map_err(|error| wrong(&error))?;
+    let quantity = order.quantity.as_u64().and_then(|n| u32::try_from(n).ok());
+    attempt.quantity = quantity.ok_or_else(|| quantity_not_sold(QUANTITY_MAX))?;
     if let Some(buyer) = order.buyer {
         attempt.buyer = Buyer::new(&buyer).map_err(|bad| Problem::bad_request(bad.to_string()))?;
     }
-    Ok(attempt)
+    Ok(())
+}
+
+/// All anonymous callers of a sale share their keys: one that is easy to guess would return a
+/// stranger's order.
+fn check_key(attempt: &Attempt) -> Result<(), Problem> {
+    match &attempt.key {
+        Some(key) if attempt.buyer.is_anonymous() && !key.is_unguessable() => Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "key-needs-buyer",
+            "The key needs a buyer",
+            "an Idempotency-Key without a buyer must have at least 128 bits, such as a UUID; \
+             name the buyer in the body, or send a longer key",
+        )),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -178,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_keys_are_refused() {
+    fn invalid_keys_are_refused() {
         assert!(key_of(&["a", "a"]).is_err());
         assert!(key_of(&[""]).is_err());
         assert!(key_of(&["two words"]).is_err());

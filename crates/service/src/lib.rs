@@ -1,5 +1,5 @@
-//! HTTP in front of an engine: what is let in, and how each verdict is said.
-//! It decides nothing about a sale and knows no engine but the port.
+//! HTTP in front of an engine: what is accepted, and the response to each verdict.
+//! It decides nothing about a sale, and knows of engines only the port.
 
 mod connections;
 mod control;
@@ -17,21 +17,21 @@ use std::sync::Arc;
 use seckill_engine::Engine;
 use seckill_sale::SaleId;
 
-pub use control::{CONTROL_SALES_PATH, ControlSocket};
+pub use control::{CONTROL_AUDIT_PATH, CONTROL_SALES_PATH, ControlSocket, connect_control};
 pub use listen::serve;
 pub use problem::{PROBLEM_TYPE_PREFIX, Problem};
 pub use sales::{SaleStatus, SaleView};
 
 use crate::metrics::Metrics;
 
-/// The bounds of the service. Each is named as in the configuration file.
+/// The bounds of the service. Each has the name that it has in the configuration file.
 #[derive(Debug, Clone)]
 pub struct ServiceOptions {
     /// The sale that `POST /seckill` sells from.
     pub default_sale: SaleId,
     /// Connections served at once; more wait to be accepted.
     pub max_connections: usize,
-    /// The largest request head, in bytes; 8,192 is the least that the HTTP library takes.
+    /// The largest request head, in bytes. The HTTP library takes at least 8,192.
     pub head_max_bytes: usize,
     /// The longest wait for a whole request head, also on an idle connection, in milliseconds.
     pub head_wait_ms: u64,
@@ -39,14 +39,13 @@ pub struct ServiceOptions {
     pub body_max_bytes: usize,
     /// The longest wait for a whole request body, in milliseconds.
     pub body_wait_ms: u64,
-    /// The longest wait for open connections at the end, in milliseconds.
+    /// The longest wait for open connections when stopping, in milliseconds.
     pub shutdown_wait_ms: u64,
-    /// What `Retry-After` says on a 503, in seconds.
+    /// The `Retry-After` of a 503, in seconds.
     pub retry_after_s: u32,
 }
 
 impl ServiceOptions {
-    /// The defaults, selling from this sale.
     pub fn new(default_sale: SaleId) -> Self {
         Self {
             default_sale,
@@ -61,7 +60,7 @@ impl ServiceOptions {
     }
 }
 
-/// What every request of a service shares.
+/// What all requests of a service share.
 pub struct Service {
     engine: Arc<dyn Engine>,
     options: ServiceOptions,
@@ -69,7 +68,6 @@ pub struct Service {
 }
 
 impl Service {
-    /// A service over this engine.
     pub fn new(engine: Arc<dyn Engine>, options: ServiceOptions) -> Self {
         let metrics = Metrics::new(Arc::clone(&engine));
         Self {

@@ -1,5 +1,5 @@
-//! Connections: accepted up to a bound, kept while they behave, ended in a bounded time.
-//! What is said on them is decided elsewhere.
+//! Connections: accepted up to a bound, kept while they are in use, closed in a bounded time.
+//! What is served on them is decided elsewhere.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -14,18 +14,22 @@ use crate::Service;
 use crate::connections::Connections;
 use crate::dispatch::Dispatch;
 
-/// A pause after a failed accept: the usual cause is that no file descriptor is left, and that passes.
+/// The pause after a failed accept. The usual cause is a lack of file descriptors, which passes.
 const ACCEPT_PAUSE_MS: u64 = 20;
 
-/// Serves until `stop` ends; then answers what is in flight, and returns after at most `shutdown_wait_ms`.
+/// Serves until `stop` ends, then answers what is in flight. Returns after at most
+/// `shutdown_wait_ms`.
 pub async fn serve(listener: TcpListener, service: Arc<Service>, stop: impl Future<Output = ()>) {
     let options = &service.options;
     let connections = Arc::new(Connections::default());
-    let places = Arc::new(Semaphore::new(options.max_connections));
-    let pages = crate::routes::router(Arc::clone(&service));
+    let permits = Arc::new(Semaphore::new(options.max_connections));
+    let routes = crate::routes::router(Arc::clone(&service));
     let mut http = http1::Builder::new();
-    // Answers are small: one copy into one buffer costs less than a gathering write of two.
-    http.max_buf_size(options.head_max_bytes).writev(false);
+    // Responses are small: one copy into one buffer costs less than a vectored write of two.
+    // A client that has closed its sending side still reads: what it bought must reach it.
+    http.max_buf_size(options.head_max_bytes)
+        .writev(false)
+        .half_close(true);
     let head_wait = Duration::from_millis(options.head_wait_ms);
     let mut reaping = std::pin::pin!(connections.reap(head_wait));
     let mut stop = std::pin::pin!(stop);
@@ -33,18 +37,18 @@ pub async fn serve(listener: TcpListener, service: Arc<Service>, stop: impl Futu
         let (stream, permit) = tokio::select! {
             () = &mut stop => break,
             () = &mut reaping => break,
-            accepted = accept(&listener, &places) => accepted,
+            accepted = accept(&listener, &permits) => accepted,
         };
-        let watch = connections.watch();
-        let front = Dispatch::new(Arc::clone(&service), pages.clone(), Arc::clone(&watch));
-        let connection = http.serve_connection(TokioIo::new(stream), front);
-        let place = connections.place(watch);
-        let id = place.id();
+        let state = connections.state();
+        let dispatch = Dispatch::new(Arc::clone(&service), routes.clone(), Arc::clone(&state));
+        let connection = http.serve_connection(TokioIo::new(stream), dispatch);
+        let guard = connections.guard(state);
+        let id = guard.id();
         let service = Arc::clone(&service);
         let task = tokio::spawn(async move {
-            let _given_up_at_the_end = (place, permit, Counted::new(service));
+            let _held_until_the_end = (guard, permit, Counted::new(service));
             if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection broke off");
+                tracing::debug!(%error, "a connection failed");
             }
         });
         connections.keep(id, task.abort_handle());
@@ -55,11 +59,11 @@ pub async fn serve(listener: TcpListener, service: Arc<Service>, stop: impl Futu
         .await
         .is_err()
     {
-        tracing::warn!(?wait, "connections were still open at the end");
+        tracing::warn!(?wait, "closing connections that are still open");
     }
 }
 
-/// Counts a connection while it is open, however it ends.
+/// Counts a connection for as long as it is open.
 struct Counted(Arc<Service>);
 
 impl Counted {
@@ -75,14 +79,14 @@ impl Drop for Counted {
     }
 }
 
-/// The next connection, once there is a place for it.
+/// The next connection, once there is a permit for it.
 async fn accept(
     listener: &TcpListener,
-    places: &Arc<Semaphore>,
+    permits: &Arc<Semaphore>,
 ) -> (TcpStream, OwnedSemaphorePermit) {
     let permit = loop {
-        // The semaphore is never closed; were it, there would be no place.
-        match Arc::clone(places).acquire_owned().await {
+        // The semaphore is never closed.
+        match Arc::clone(permits).acquire_owned().await {
             Ok(permit) => break permit,
             Err(_) => std::future::pending::<()>().await,
         }
@@ -90,15 +94,15 @@ async fn accept(
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                // An answer is one small write: without this it would wait for the client's acknowledgement.
+                // A response is one small write, which would wait for the client's acknowledgement.
                 if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "a connection was gone at once");
+                    tracing::debug!(%error, "a connection was closed at once");
                     continue;
                 }
                 return (stream, permit);
             }
             Err(error) => {
-                tracing::warn!(%error, "no connection could be accepted");
+                tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
             }
         }

@@ -1,4 +1,4 @@
-//! What is counted, and the metrics page. Counting an answer is one atomic addition.
+//! The counts, and the metrics page. Counting a response is one atomic addition.
 //! Names and meanings are part of the interface: docs/HTTP.md lists them.
 
 use std::sync::Arc;
@@ -12,11 +12,12 @@ use prometheus_client::registry::Registry;
 use seckill_engine::Engine;
 use seckill_sale::{Rejection, Verdict};
 
-/// The kinds of answers to attempts.
+/// The kinds of responses to attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ResponseKind {
     Won,
     Repeat,
+    Ended,
     Pending,
     Accepted,
     SoldOut,
@@ -29,9 +30,10 @@ pub(crate) enum ResponseKind {
 }
 
 impl ResponseKind {
-    const ALL: [(Self, &'static str); 11] = [
+    const ALL: [(Self, &'static str); 12] = [
         (Self::Won, "won"),
         (Self::Repeat, "repeat"),
+        (Self::Ended, "ended"),
         (Self::Pending, "pending"),
         (Self::Accepted, "accepted"),
         (Self::SoldOut, "sold_out"),
@@ -46,7 +48,8 @@ impl ResponseKind {
     pub(crate) fn of(verdict: &Verdict) -> Self {
         match verdict {
             Verdict::Claimed(_) => Self::Won,
-            Verdict::Repeat(_) => Self::Repeat,
+            Verdict::Repeat { state, .. } if state.is_active() => Self::Repeat,
+            Verdict::Repeat { .. } => Self::Ended,
             Verdict::Pending(_) => Self::Pending,
             Verdict::Accepted(_) => Self::Accepted,
             Verdict::Mismatch => Self::Mismatch,
@@ -60,38 +63,37 @@ impl ResponseKind {
 }
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct AnswerLabels {
-    answer: &'static str,
+struct ResponseLabels {
+    result: &'static str,
 }
 
-/// The service's counts and the engine's samples.
 pub(crate) struct Metrics {
     registry: Registry,
-    /// By [`ResponseKind`]; taken out of the family once, since a look-up takes a lock.
-    said: [Counter; ResponseKind::ALL.len()],
+    /// By [`ResponseKind`]. Taken out of the family once, since a look-up takes a lock.
+    responses: [Counter; ResponseKind::ALL.len()],
     connections: Gauge,
 }
 
 impl Metrics {
     pub(crate) fn new(engine: Arc<dyn Engine>) -> Self {
         let mut registry = Registry::with_prefix("seckill");
-        let answers = Family::<AnswerLabels, Counter>::default();
-        let help = "Answers to attempts, by kind";
-        registry.register("answers", help, answers.clone());
+        let responses = Family::<ResponseLabels, Counter>::default();
+        let help = "Responses to attempts, by result";
+        registry.register("responses", help, responses.clone());
         let connections = Gauge::default();
         let help = "Open connections";
         registry.register("connections", help, connections.clone());
         registry.register_collector(Box::new(EngineSamples(engine)));
         Self {
             registry,
-            said: ResponseKind::ALL
-                .map(|(_, answer)| answers.get_or_create_owned(&AnswerLabels { answer })),
+            responses: ResponseKind::ALL
+                .map(|(_, result)| responses.get_or_create_owned(&ResponseLabels { result })),
             connections,
         }
     }
 
-    pub(crate) fn said(&self, said: ResponseKind) {
-        self.said[said as usize].inc();
+    pub(crate) fn responded(&self, kind: ResponseKind) {
+        self.responses[kind as usize].inc();
     }
 
     pub(crate) fn connections(&self) -> &Gauge {
@@ -116,16 +118,16 @@ impl std::fmt::Debug for EngineSamples {
 
 impl Collector for EngineSamples {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        for reading in self.0.samples() {
+        for sample in self.0.samples() {
             let (counter, gauge);
-            let metric: (&dyn Encode, _) = if reading.is_counter {
-                counter = ConstCounter::new(reading.value);
+            let metric: (&dyn Encode, _) = if sample.is_counter {
+                counter = ConstCounter::new(sample.value);
                 (&counter, counter.metric_type())
             } else {
-                gauge = ConstGauge::new(reading.value);
+                gauge = ConstGauge::new(sample.value);
                 (&gauge, gauge.metric_type())
             };
-            let row = encoder.encode_descriptor(reading.name, reading.help, None, metric.1)?;
+            let row = encoder.encode_descriptor(sample.name, sample.help, None, metric.1)?;
             metric.0.encode_to(row)?;
         }
         Ok(())
@@ -148,9 +150,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_answer_has_its_own_place() {
-        for (place, (said, _)) in ResponseKind::ALL.iter().enumerate() {
-            assert_eq!(*said as usize, place);
+    fn each_kind_indexes_its_own_counter() {
+        for (index, (kind, _)) in ResponseKind::ALL.iter().enumerate() {
+            assert_eq!(*kind as usize, index);
         }
     }
 }

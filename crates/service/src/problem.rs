@@ -1,5 +1,5 @@
 //! Errors as RFC 9457 problem details, with types that never change once released.
-//! The list of types with their meaning stands in docs/HTTP.md.
+//! docs/HTTP.md lists the types with their meaning.
 
 use axum::response::IntoResponse;
 use bytes::Bytes;
@@ -9,12 +9,11 @@ use hyper::{Response, StatusCode};
 use seckill_engine::{Cause, Effect, Fault};
 use serde_json::{Map, Value, json};
 
-/// What every problem's `type` begins with.
+/// The prefix of every problem's `type`.
 pub const PROBLEM_TYPE_PREFIX: &str = "urn:seckill:problem:";
 
 pub(crate) const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
-/// One problem.
 #[derive(Debug, Clone)]
 pub struct Problem {
     status: StatusCode,
@@ -53,28 +52,54 @@ impl Problem {
         )
     }
 
-    /// With one more member.
     #[must_use]
     pub fn with(mut self, member: &str, value: impl Into<Value>) -> Self {
         self.more.insert(member.to_owned(), value.into());
         self
     }
 
-    /// With a `Retry-After` header.
+    /// Replaces the detail, for a reader who may see more.
+    #[must_use]
+    pub(crate) fn detail(mut self, detail: String) -> Self {
+        self.detail = detail;
+        self
+    }
+
     #[must_use]
     pub fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after_s = Some(seconds);
         self
     }
 
-    /// A fault that had no effect, or of which nobody knows; neither is ever a no.
+    /// A fault, whose effect is none or unknown. It is never a rejection. The fault's own text stays
+    /// with operators: it may name files and servers.
     pub(crate) fn of_fault(fault: &Fault, retry_after_s: u32) -> Self {
-        let (name, title) = match fault.cause {
-            Cause::Overloaded => ("overloaded", "Too many attempts are waiting"),
-            Cause::Rebuilding => ("rebuilding", "The sale is being rebuilt"),
-            Cause::Store => ("store-unavailable", "The order store cannot be used"),
-            Cause::Stopping => ("stopping", "The service is stopping"),
-            Cause::Deadline => ("no-answer-in-time", "No answer within the time allowed"),
+        let (name, title, what) = match fault.cause {
+            Cause::Overloaded => (
+                "overloaded",
+                "Too many attempts are waiting",
+                "more attempts are waiting than the service takes",
+            ),
+            Cause::Rebuilding => (
+                "rebuilding",
+                "The sale is being rebuilt",
+                "the service is reading its orders again",
+            ),
+            Cause::Store => (
+                "store-unavailable",
+                "The order store is unavailable",
+                "the service cannot store orders at present",
+            ),
+            Cause::Stopping => (
+                "stopping",
+                "The service is stopping",
+                "the service is stopping",
+            ),
+            Cause::Deadline => (
+                "no-answer-in-time",
+                "No answer in time",
+                "the service did not finish in time",
+            ),
         };
         let effect = match fault.effect {
             Effect::Happened => "happened",
@@ -85,7 +110,7 @@ impl Problem {
             StatusCode::SERVICE_UNAVAILABLE,
             name,
             title,
-            fault.to_string(),
+            format!("{what}; {}, retry later", fault.effect),
         )
         .with("effect", effect)
         .retry_after(retry_after_s)
@@ -104,11 +129,10 @@ impl Problem {
         members.to_string().into_bytes()
     }
 
-    /// The whole answer.
-    pub(crate) fn answer(&self) -> Response<Full<Bytes>> {
-        let mut answer = Response::new(Full::from(self.to_json()));
-        *answer.status_mut() = self.status;
-        let headers = answer.headers_mut();
+    pub(crate) fn response(&self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::from(self.to_json()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
         headers.insert(
             CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
@@ -116,12 +140,12 @@ impl Problem {
         if let Some(seconds) = self.retry_after_s {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
-        answer
+        response
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> axum::response::Response {
-        self.answer().map(axum::body::Body::new)
+        self.response().map(axum::body::Body::new)
     }
 }

@@ -1,5 +1,5 @@
-//! The two ways to buy, `POST /seckill` and `POST /v1/sales/{sale}/orders`, and how each verdict is said there.
-//! Both take the same path through the engine.
+//! The responses to attempts: each verdict as `POST /seckill` and as `POST /v1/sales/{sale}/orders`
+//! return it. Nothing here asks the engine.
 
 use std::sync::LazyLock;
 
@@ -8,7 +8,7 @@ use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use seckill_engine::Fault;
-use seckill_sale::{Claim, Invalid, OrderId, Rejection, Verdict};
+use seckill_sale::{Claim, Invalid, OrderId, OrderState, Rejection, Verdict};
 use serde_json::json;
 
 use crate::Service;
@@ -17,20 +17,18 @@ use crate::problem::{PROBLEM_JSON, Problem};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const SOLD_OUT: &[u8] = br#"{"result":"sold_out"}"#;
-/// Says that an answer is one that was given before.
+/// Marks the response to a repeated key.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// Which of the two is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Style {
-    /// The tutorial's: 200 for won and for sold out.
+    /// `POST /seckill`, as in the tutorial: 200 for won and for sold out.
     Tutorial,
-    /// Status codes that tell the verdict.
+    /// `/v1`: status codes that tell the verdict.
     V1,
 }
 
-/// The answer to an attempt.
-pub(crate) fn answer(
+pub(crate) fn respond(
     service: &Service,
     style: Style,
     verdict: Result<Verdict, Fault>,
@@ -39,95 +37,110 @@ pub(crate) fn answer(
     let verdict = match verdict {
         Ok(verdict) => verdict,
         Err(fault) => {
-            service.metrics.said(ResponseKind::Fault);
-            return Problem::of_fault(&fault, retry_after_s).answer();
+            service.metrics.responded(ResponseKind::Fault);
+            return Problem::of_fault(&fault, retry_after_s).response();
         }
     };
-    service.metrics.said(ResponseKind::of(&verdict));
+    service.metrics.responded(ResponseKind::of(&verdict));
     match verdict {
         Verdict::Rejected(Rejection::SoldOut) => sold_out(style),
-        Verdict::Claimed(claim) => won(style, &claim),
-        Verdict::Repeat(claim) => {
-            let mut answer = won(style, &claim);
-            let yes = HeaderValue::from_static("true");
-            answer.headers_mut().insert(REPLAYED, yes);
-            answer
+        Verdict::Claimed(claim) => won(style, &claim, OrderState::Reserved),
+        Verdict::Repeat { claim, state } if state.is_active() => {
+            let mut response = won(style, &claim, state);
+            let replayed = HeaderValue::from_static("true");
+            response.headers_mut().insert(REPLAYED, replayed);
+            response
         }
+        Verdict::Repeat { claim, state } => order_ended(&claim, state).response(),
         Verdict::Pending(order_id) => later("pending", &order_id, retry_after_s),
         Verdict::Accepted(order_id) => later("accepted", &order_id, retry_after_s),
         Verdict::Mismatch => Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "idempotency-key-reused",
-            "The key has a claim with other content",
+            "The key was used with other content",
             "this Idempotency-Key has bought already, with another body; nothing was done",
         )
-        .answer(),
-        Verdict::Rejected(no) => refused(no).answer(),
-        Verdict::Invalid(invalid) => not_decidable(invalid).answer(),
+        .response(),
+        Verdict::Rejected(rejection) => rejected(rejection).response(),
+        Verdict::Invalid(invalid) => not_decidable(invalid).response(),
     }
 }
 
-/// The answer that there are most of: its bytes are made once, for all.
+/// The most frequent response: its bytes are made once.
 fn sold_out(style: Style) -> Response<Full<Bytes>> {
     static PROBLEM: LazyLock<Bytes> =
-        LazyLock::new(|| refused(Rejection::SoldOut).to_json().into());
+        LazyLock::new(|| rejected(Rejection::SoldOut).to_json().into());
     let (status, content_type, body) = match style {
         Style::Tutorial => (StatusCode::OK, JSON, Bytes::from_static(SOLD_OUT)),
         Style::V1 => (StatusCode::CONFLICT, PROBLEM_JSON, PROBLEM.clone()),
     };
-    let mut answer = Response::new(Full::new(body));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, content_type);
-    answer
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
 }
 
-fn won(style: Style, claim: &Claim) -> Response<Full<Bytes>> {
+fn won(style: Style, claim: &Claim, state: OrderState) -> Response<Full<Bytes>> {
     let Claim {
         order_id,
         unit,
         remaining,
     } = claim;
-    let number = unit.number;
-    // An order id has no character that JSON escapes.
-    let body = match style {
-        Style::Tutorial => format!(
-            r#"{{"result":"won","order_id":"{order_id}","unit":{number},"remaining":{remaining}}}"#
-        ),
-        Style::V1 => format!(
-            r#"{{"result":"won","order_id":"{order_id}","unit":{number},"generation":{},"remaining":{remaining}}}"#,
-            unit.generation
-        ),
-    };
-    let mut answer = Response::new(Full::from(body));
-    answer.headers_mut().insert(CONTENT_TYPE, JSON);
+    let (number, generation, state) = (unit.number, unit.generation, state.as_str());
+    // Order ids and states have no character that JSON escapes.
+    let body = format!(
+        r#"{{"result":"won","order_id":"{order_id}","unit":{number},"generation":{generation},"units":[{{"unit":{number},"generation":{generation}}}],"state":"{state}","remaining":{remaining}}}"#
+    );
+    let mut response = Response::new(Full::from(body));
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
     if style == Style::V1 {
-        *answer.status_mut() = StatusCode::CREATED;
-        locate(&mut answer, order_id);
+        *response.status_mut() = StatusCode::CREATED;
+        locate(&mut response, order_id);
     }
-    answer
+    response
 }
 
-/// 202: not final, with the address that will tell.
+/// The key's order no longer holds its unit, which may be another buyer's by now: an error, so that
+/// no client can take it for a confirmation.
+fn order_ended(claim: &Claim, state: OrderState) -> Problem {
+    let detail = format!(
+        "this Idempotency-Key bought an order that is {} now; buy again with a new key",
+        state.as_str()
+    );
+    Problem::new(
+        StatusCode::CONFLICT,
+        "order-ended",
+        "The order of this key has ended",
+        detail,
+    )
+    .with("order_id", claim.order_id.as_str())
+    .with("state", state.as_str())
+    .with("unit", claim.unit.number)
+    .with("generation", claim.unit.generation)
+    .with("units", json!([claim.unit]))
+}
+
+/// 202: not final, with the address that will have the outcome.
 fn later(result: &str, order_id: &OrderId, retry_after_s: u32) -> Response<Full<Bytes>> {
     let body = json!({"result": result, "order_id": order_id}).to_string();
-    let mut answer = Response::new(Full::from(body));
-    *answer.status_mut() = StatusCode::ACCEPTED;
-    answer.headers_mut().insert(CONTENT_TYPE, JSON);
-    answer
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response
         .headers_mut()
         .insert(RETRY_AFTER, HeaderValue::from(retry_after_s));
-    locate(&mut answer, order_id);
-    answer
+    locate(&mut response, order_id);
+    response
 }
 
-fn locate(answer: &mut Response<Full<Bytes>>, order_id: &OrderId) {
+fn locate(response: &mut Response<Full<Bytes>>, order_id: &OrderId) {
     if let Ok(address) = HeaderValue::from_maybe_shared(format!("/v1/orders/{order_id}")) {
-        answer.headers_mut().insert(LOCATION, address);
+        response.headers_mut().insert(LOCATION, address);
     }
 }
 
-fn refused(no: Rejection) -> Problem {
-    match no {
+fn rejected(rejection: Rejection) -> Problem {
+    match rejection {
         Rejection::SoldOut => Problem::new(
             StatusCode::CONFLICT,
             "sold-out",
@@ -138,7 +151,7 @@ fn refused(no: Rejection) -> Problem {
             StatusCode::CONFLICT,
             "limit-reached",
             "The limit per buyer is reached",
-            format!("this buyer holds {limit} units, as many as the sale allows"),
+            format!("the buyer has reached the sale's limit of {limit} per buyer"),
         )
         .with("limit", limit),
         Rejection::NotOpen { opens_at_ms } => Problem::new(
@@ -151,7 +164,7 @@ fn refused(no: Rejection) -> Problem {
         Rejection::Closed { closed_at_ms } => Problem::new(
             StatusCode::GONE,
             "closed",
-            "The sale has closed",
+            "The sale is closed",
             format!("the sale closed at {}", time(closed_at_ms)),
         )
         .with("closed_at", time(closed_at_ms)),
@@ -164,17 +177,26 @@ fn not_decidable(invalid: Invalid) -> Problem {
         Invalid::BuyerRequired => Problem::new(
             StatusCode::BAD_REQUEST,
             "buyer-required",
-            "The sale needs to know the buyer",
-            "the sale has a limit per buyer: name the buyer in the body, {\"buyer\": \"…\"}",
+            "The buyer is required",
+            "the sale has a limit per buyer: name the buyer in a JSON body, {\"buyer\": \"…\"}, with Content-Type: application/json",
         ),
-        Invalid::Quantity { max } => Problem::new(
-            StatusCode::BAD_REQUEST,
-            "quantity-not-sold",
-            "Not a quantity that can be bought",
-            format!("one order is for 1 to {max} unit"),
-        )
-        .with("max", max),
+        Invalid::Quantity { max } => quantity_not_sold(max),
     }
+}
+
+pub(crate) fn quantity_not_sold(max: u32) -> Problem {
+    let units = if max == 1 {
+        "1 unit"
+    } else {
+        &format!("1 to {max} units")
+    };
+    Problem::new(
+        StatusCode::BAD_REQUEST,
+        "quantity-not-sold",
+        "This quantity cannot be bought",
+        format!("an order is for {units}: give a whole number"),
+    )
+    .with("max", max)
 }
 
 pub(crate) fn no_such_sale() -> Problem {
@@ -182,11 +204,11 @@ pub(crate) fn no_such_sale() -> Problem {
         StatusCode::NOT_FOUND,
         "no-such-sale",
         "There is no such sale",
-        "no sale has this id; `seckill sale list` shows those there are",
+        "no sale has this id",
     )
 }
 
-/// RFC 3339 in UTC.
+/// Unix milliseconds as RFC 3339 in UTC.
 pub(crate) fn time(at_ms: i64) -> String {
     jiff::Timestamp::from_millisecond(at_ms)
         .map_or_else(|_| at_ms.to_string(), |at| format!("{at:.3}"))

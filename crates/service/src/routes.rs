@@ -1,5 +1,5 @@
 //! Everything but buying: orders, sales, probes, metrics. Rare beside attempts, so routed by axum.
-//! Whatever has no page here gets a problem, too.
+//! A path without a route gets a problem, too.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::problem::Problem;
 use crate::responses::no_such_sale;
 use crate::sales::{SaleView, now_ms};
 
-/// The router of all pages but the two ways to buy, whose paths are here for their wrong methods.
+/// All routes but the two to buy, whose paths are here for their wrong methods.
 pub(crate) fn router(service: Arc<Service>) -> Router {
     Router::new()
         .route("/seckill", post(unreachable_by_post))
@@ -35,7 +35,7 @@ pub(crate) fn router(service: Arc<Service>) -> Router {
         .with_state(service)
 }
 
-/// Attempts are answered in front of this router; only a path that is no sale's gets here.
+/// Attempts are answered before this router. Only a path that is not a sale's gets here.
 async fn unreachable_by_post() -> Problem {
     no_such_sale()
 }
@@ -48,17 +48,18 @@ async fn no_such_page(uri: Uri) -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
         "no-such-page",
-        "There is no such page",
+        "There is no such path",
         detail,
     )
 }
 
 async fn wrong_method(method: Method) -> Problem {
-    let detail = format!("this page does not answer {method}; the Allow header names what it does");
+    let detail =
+        format!("this path does not support {method}; the Allow header lists what it does");
     Problem::new(
         StatusCode::METHOD_NOT_ALLOWED,
         "wrong-method",
-        "The page has no such method",
+        "The method is not supported here",
         detail,
     )
 }
@@ -74,7 +75,7 @@ async fn sale(State(service): State<Arc<Service>>, Path(id): Path<String>) -> Re
         return no_such_sale().into_response();
     };
     match service.engine.sale(&id).await {
-        Ok(Some(stock)) => fresh(Json(SaleView::new(&stock, now_ms()))),
+        Ok(Some(stock)) => no_store(Json(SaleView::new(&stock, now_ms()))),
         Ok(None) => no_such_sale().into_response(),
         Err(fault) => service.fault(&fault).into_response(),
     }
@@ -121,7 +122,7 @@ fn no_such_order() -> Problem {
         StatusCode::NOT_FOUND,
         "no-such-order",
         "There is no such order",
-        "no order has this id, and no attempt of this id bought anything",
+        "no order has this id, and no attempt with this id bought anything",
     )
 }
 
@@ -136,15 +137,24 @@ fn pending(service: &Service, id: &OrderId) -> Response {
 }
 
 fn shown(order: Order) -> Response {
-    fresh(Json(order))
+    no_store(Json(order))
 }
 
-fn fresh(body: impl IntoResponse) -> Response {
+fn no_store(body: impl IntoResponse) -> Response {
     ([(CACHE_CONTROL, "no-store")], body).into_response()
 }
 
-async fn livez() -> &'static str {
-    "ok\n"
+async fn livez(State(service): State<Arc<Service>>) -> Response {
+    match service.engine.liveness() {
+        Ok(()) => "ok\n".into_response(),
+        Err(reason) => Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not-alive",
+            "Only a restart helps",
+            reason,
+        )
+        .into_response(),
+    }
 }
 
 async fn readyz(State(service): State<Arc<Service>>) -> Response {
@@ -161,7 +171,7 @@ async fn readyz(State(service): State<Arc<Service>>) -> Response {
     };
     (
         status,
-        fresh(Json(json!({"ready": ready, "components": shown}))),
+        no_store(Json(json!({"ready": ready, "components": shown}))),
     )
         .into_response()
 }

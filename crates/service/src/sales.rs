@@ -6,45 +6,37 @@ use serde::{Deserialize, Serialize};
 
 use crate::responses::time;
 
-/// What a sale does now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SaleStatus {
-    /// It has not opened.
     NotOpen,
-    /// It sells.
     Open,
-    /// It has no free unit now.
+    /// No unit is free at present.
     SoldOut,
-    /// It has closed.
     Closed,
 }
 
 /// A sale's terms and what is left.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SaleView {
-    /// Its name.
     pub id: String,
-    /// What people call it.
     pub title: String,
-    /// What it does now.
     pub status: SaleStatus,
     /// Units in all.
     pub total: u32,
     /// Units free.
     pub remaining: u32,
-    /// Active orders that one buyer may hold.
+    /// Active orders that one buyer may hold; `None` means no limit.
     pub buyer_limit: Option<u32>,
-    /// When it opens, RFC 3339.
+    /// RFC 3339.
     pub opens_at: Option<String>,
-    /// When it closes, RFC 3339.
+    /// RFC 3339.
     pub closes_at: Option<String>,
     /// Grows by one with each change.
     pub version: u64,
 }
 
 impl SaleView {
-    /// The view of a sale at `now_ms`.
     pub fn new(stock: &SaleStock, now_ms: i64) -> Self {
         let SaleStock { sale, free } = stock;
         let Sale {
@@ -76,7 +68,7 @@ impl SaleView {
     }
 }
 
-/// Unix milliseconds now, for what is shown; decisions use the engine's clock.
+/// Unix milliseconds, for display. Decisions use the engine's clock.
 pub(crate) fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }

@@ -1,5 +1,5 @@
-//! A cluster of the product's processes over real servers: several of each kind, killed and started again, with crowds at
-//! all servers at once. What clients read is kept, and the audit is asked what became of it.
+//! A cluster of `seckill` processes over real servers: several of each kind, killed and restarted
+//! under load on all of them. Keeps what clients read, so that the audit can check it.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -21,15 +21,13 @@ const QUIET_WAIT: Duration = Duration::from_secs(120);
 /// How many processes of each kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
-    /// `seckill serve`; they carry claims themselves where there is no other process for it.
+    /// `seckill serve`. These processes also relay if `relays` is 0, and record if `records` is 0.
     pub serves: usize,
-    /// `seckill relay`.
     pub relays: usize,
-    /// `seckill record`.
     pub records: usize,
 }
 
-/// The processes.
+/// The running processes, and the confirmations that clients have read.
 #[derive(Debug)]
 pub struct Cluster {
     binary: PathBuf,
@@ -49,29 +47,28 @@ struct Component(Child);
 
 impl Drop for Component {
     fn drop(&mut self) {
-        // Ended already is as good.
+        // An error means that the process has already exited.
         drop(self.0.kill());
         drop(self.0.wait());
     }
 }
 
-/// What a crowd at all servers came to.
+/// The results of a load, summed over all servers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LoadTotals {
-    /// Yeses.
+    /// Confirmations.
     pub won: u64,
-    /// Noes that say that nothing is left.
     pub sold_out: u64,
-    /// Answers that tell an address.
+    /// Answers with the order's address (202).
     pub pending: u64,
-    /// 503s.
+    /// 503 answers.
     pub unavailable: u64,
     /// Attempts without an answer.
     pub failed: u64,
 }
 
 impl Cluster {
-    /// Starts the processes. `settings` are variables of the environment as `NAME=value`.
+    /// Starts the processes. `settings` are environment variables in the form `NAME=value`.
     pub fn start(
         binary: &Path,
         dir: &Path,
@@ -97,7 +94,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Starts whatever is not running.
+    /// Starts every process that is not running.
     pub fn start_missing(&mut self) -> anyhow::Result<()> {
         for index in 0..self.shape.relays {
             if self.relays[index].is_none() {
@@ -163,7 +160,7 @@ impl Cluster {
         Ok(served)
     }
 
-    /// Kills one process of each kind at once: SIGKILL.
+    /// Sends SIGKILL to one process of each kind.
     pub fn kill_one_of_each(&mut self, random: u64) -> anyhow::Result<()> {
         let pick = |len: usize| (random % len.max(1) as u64) as usize;
         let (serve, relay, record) = (
@@ -179,7 +176,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Runs a command of the product on the same servers, which must end well.
+    /// Runs a `seckill` command on the same servers. The command must succeed.
     pub fn seckill(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let done = self.run(arguments)?;
         ensure!(
@@ -205,7 +202,8 @@ impl Cluster {
         command.output().context("seckill cannot be started")
     }
 
-    /// Sends a crowd to each server that runs, all at once, and calls `meanwhile` after the first answer.
+    /// Runs a load on each running server at the same time, and calls `meanwhile` after the first
+    /// answer.
     pub fn crowd(
         &mut self,
         sale: &str,
@@ -246,7 +244,7 @@ impl Cluster {
                 reports.push(
                     crowd
                         .join()
-                        .map_err(|_| anyhow::anyhow!("a crowd panicked"))??,
+                        .map_err(|_| anyhow::anyhow!("a loadgen thread panicked"))??,
                 );
             }
             anyhow::Ok(reports)
@@ -263,7 +261,7 @@ impl Cluster {
         Ok(sum)
     }
 
-    /// What the first server that runs says of a sale.
+    /// The sale as the first running server reports it.
     pub fn sale(&self, sale: &str) -> anyhow::Result<Value> {
         let served = self
             .serves
@@ -274,7 +272,8 @@ impl Cluster {
         Ok(crate::get(served.address, &format!("/v1/sales/{sale}"))?.json())
     }
 
-    /// Buys what is left of a sale, waits until nothing is on its way, and audits everything against what clients read.
+    /// Buys the rest of a sale, waits until no claim is in flight, and audits the result against
+    /// what clients read.
     pub fn sell_out_and_audit(&mut self, sale: &str, units: u64) -> anyhow::Result<Value> {
         let began = Instant::now();
         loop {
@@ -283,7 +282,7 @@ impl Cluster {
                 ..LoadPlan::closed(64)
             };
             let sum = self.crowd(sale, &plan, |_| Ok(()))?;
-            // Its gate may be closed for the moment, so that the number alone says nothing.
+            // The gate may be closed at this time, so `remaining` alone proves nothing.
             let left = self.sale(sale)?;
             if left["remaining"] == 0 && sum.sold_out > 0 {
                 break;
@@ -318,7 +317,7 @@ impl Cluster {
         }
     }
 
-    /// The audit's report, with every yes that a client has read so far.
+    /// Runs the audit with every confirmation that clients have read so far.
     pub fn audit(&self) -> anyhow::Result<Value> {
         let history = self.dir.join("history.jsonl");
         let mut file = std::io::BufWriter::new(std::fs::File::create(&history)?);
@@ -335,19 +334,20 @@ impl Cluster {
         let said = String::from_utf8_lossy(&done.stdout);
         serde_json::from_str(&said).with_context(|| {
             format!(
-                "the audit said {said}{}\n{}",
+                "the audit printed {said}{}\n{}",
                 String::from_utf8_lossy(&done.stderr),
                 self.logs()
             )
         })
     }
 
-    /// Yeses that clients have read so far.
+    /// The number of confirmations that clients have read so far.
     pub fn confirmations(&self) -> u64 {
         self.confirmations.len() as u64
     }
 
-    /// The longest rebuild of a sale, as the processes have logged them, in milliseconds; 0 where there was none.
+    /// The longest rebuild of a sale that the processes logged, in milliseconds; 0 if there was
+    /// none.
     pub fn closed_ms_max(&self) -> u64 {
         let number = |rest: &str| {
             rest.split(|c: char| !c.is_ascii_digit())
@@ -373,7 +373,7 @@ impl Cluster {
         })
     }
 
-    /// The end of what each process has logged.
+    /// The last lines of each process's log.
     pub fn logs(&self) -> String {
         const LINES: usize = 15;
         let mut text = String::new();
@@ -389,23 +389,23 @@ impl Cluster {
     }
 }
 
-/// A crowd at each server.
+/// The load on each server.
 #[derive(Debug, Clone)]
 pub struct LoadPlan {
-    /// Requests to each.
+    /// Per server.
     pub requests: u64,
-    /// Connections to each.
+    /// Per server.
     pub connections: usize,
-    /// The time over which the requests are spread; none sends them as fast as they are answered.
+    /// The time over which the requests are spread. If `None`, each connection sends its next
+    /// request as soon as it has an answer.
     pub over: Option<Duration>,
-    /// Who asks.
     pub buyers: Buyers,
-    /// With which keys.
     pub keys: Keys,
 }
 
 impl LoadPlan {
-    /// As fast as answers come, anonymous and without keys.
+    /// 1,000 anonymous requests without keys; each connection sends its next request as soon as it
+    /// has an answer.
     pub fn closed(connections: usize) -> Self {
         Self {
             requests: 1_000,
@@ -417,20 +417,20 @@ impl LoadPlan {
     }
 }
 
-/// What rounds of kills came to.
+/// The results of [`cluster_kill_rounds`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ClusterKillSummary {
-    /// Rounds that held.
+    /// Rounds without a violation.
     pub rounds: u32,
-    /// Yeses that clients read, each of them one row afterwards.
+    /// Confirmations that clients read; each is exactly one row afterwards.
     pub confirmations: u64,
-    /// Answers that told an address instead.
+    /// Answers with the order's address (202).
     pub pending: u64,
-    /// Attempts that were cut off.
+    /// Attempts without an answer.
     pub failed: u64,
 }
 
-/// Rounds in each of which a sale is sold while one process of each kind is killed at a random moment.
+/// In each round, sells a sale while one process of each kind is killed at a random time.
 pub fn cluster_kill_rounds(
     cluster: &mut Cluster,
     rounds: u32,
@@ -454,7 +454,7 @@ pub fn cluster_kill_rounds(
         ])?;
         let wait = Duration::from_millis(crate::kill_rounds::next(&mut random) % within_ms.max(1));
         let who = crate::kill_rounds::next(&mut random);
-        // Twice as many buyers as units over all servers, each with a key that it tries again with.
+        // Twice as many buyers as units, the same ones on all servers; each retries with its key.
         let plan = LoadPlan {
             requests: 2 * units,
             connections: 64,
@@ -477,7 +477,7 @@ pub fn cluster_kill_rounds(
     Ok(summary)
 }
 
-/// The same buyers again, with their keys, until all is sold.
+/// Repeats the load with the same buyers and keys until every unit is sold.
 fn sell_out_named(cluster: &mut Cluster, sale: &str, units: u64) -> anyhow::Result<()> {
     let began = Instant::now();
     loop {
@@ -506,7 +506,7 @@ fn sell_out_named(cluster: &mut Cluster, sale: &str, units: u64) -> anyhow::Resu
         }
         if began.elapsed() > QUIET_WAIT {
             bail!(
-                "{units} units of {sale} are not all sold within {QUIET_WAIT:?}: {report:#}\n{}",
+                "{units} units of {sale} were not all sold within {QUIET_WAIT:?}: {report:#}\n{}",
                 cluster.logs()
             );
         }

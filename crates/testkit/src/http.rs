@@ -1,4 +1,5 @@
-//! One HTTP exchange over a plain socket, byte by byte as a test wants it: also what no client library would send.
+//! One HTTP exchange over a plain socket. The caller controls every byte, so that a test can also
+//! send what no client library would.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -8,24 +9,21 @@ use anyhow::Context;
 
 const WAIT: Duration = Duration::from_secs(30);
 
-/// An answer.
 #[derive(Debug, Clone)]
 pub struct Response {
-    /// The status code; 0 where the connection was closed without an answer.
+    /// The status code; 0 if the connection was closed without an answer.
     pub status: u16,
-    /// The head as it was sent.
+    /// The status line and the headers as received.
     pub head: String,
-    /// The body.
     pub body: String,
 }
 
 impl Response {
-    /// The body as JSON; `null` where it is none.
+    /// The body as JSON; `null` if it is not valid JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).unwrap_or_default()
     }
 
-    /// A header's value.
     pub fn header(&self, name: &str) -> Option<&str> {
         let lines = self.head.lines().skip(1);
         let mut pairs = lines.filter_map(|line| line.split_once(':'));
@@ -45,12 +43,13 @@ impl Response {
     }
 }
 
-/// Sends these bytes and reads until the other side closes.
+/// Sends these bytes and reads until the peer closes the connection.
 pub fn raw(address: SocketAddr, bytes: &[u8]) -> anyhow::Result<Response> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(WAIT))?;
     stream.set_write_timeout(Some(WAIT))?;
-    // A service that refuses early may close before everything was sent; its answer is what counts.
+    // A service that rejects the request early may close before everything is sent; its answer
+    // still counts.
     let sent = stream.write_all(bytes);
     let mut answer = Vec::new();
     let mut part = [0; 4_096];
@@ -62,7 +61,7 @@ pub fn raw(address: SocketAddr, bytes: &[u8]) -> anyhow::Result<Response> {
             Err(error) => return Err(error).context("no answer"),
         }
     }
-    // The other side has closed already.
+    // An error means that the peer has already closed the connection.
     drop(stream.shutdown(Shutdown::Both));
     Ok(parse(&String::from_utf8_lossy(&answer)))
 }
@@ -77,7 +76,7 @@ fn parse(text: &str) -> Response {
     }
 }
 
-/// One request with these headers and body, on a connection of its own.
+/// Sends one request with these headers and this body on a new connection.
 pub fn exchange(
     address: SocketAddr,
     method: &str,
@@ -97,12 +96,11 @@ pub fn exchange(
     raw(address, request.as_bytes())
 }
 
-/// A GET.
 pub fn get(address: SocketAddr, path: &str) -> anyhow::Result<Response> {
     exchange(address, "GET", path, &[], "")
 }
 
-/// A POST of JSON, or of nothing.
+/// Sends JSON, or no body if `body` is empty.
 pub fn post(address: SocketAddr, path: &str, body: &str) -> anyhow::Result<Response> {
     let json = [("Content-Type", "application/json")];
     let headers = if body.is_empty() { &[][..] } else { &json[..] };

@@ -1,5 +1,5 @@
-//! SIGKILL under load, again and again: each round sells one sale over two lives of the service.
-//! What clients read before the kill must be true after it, and the rest must sell.
+//! Repeated SIGKILL under load: each round sells one sale across two runs of the service.
+//! What clients read before the kill must still hold after it, and the rest must sell.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -11,40 +11,39 @@ use seckill_loadgen::{Buyers, Confirmation, Keys, Outcome, Plan, Progress, Repor
 
 use crate::process::{ServerProcess, run};
 
-/// Rounds that share a database. Each audit reads all of it, so a single one would make the last rounds the longest.
+/// Rounds that share a database. Each audit reads the whole database, so with a single one the last
+/// rounds would take the longest.
 const ROUNDS_A_FILE: u32 = 8;
 
-/// What the rounds are made of.
 #[derive(Debug, Clone)]
 pub struct KillPlan {
-    /// The binary.
     pub binary: PathBuf,
-    /// An empty folder to work in.
+    /// An empty working folder.
     pub dir: PathBuf,
-    /// How many times to kill.
+    /// The number of rounds, with one kill each.
     pub rounds: u32,
     /// Units of each round's sale.
     pub units: u32,
-    /// The latest moment of the kill after the load began, in milliseconds.
+    /// The latest time of a kill after the first answer, in milliseconds.
     pub kill_within_ms: u64,
-    /// Where the random moments begin.
+    /// The seed of the random kill times.
     pub seed: u64,
 }
 
-/// What came of the rounds.
+/// The results of [`kill_rounds`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct KillSummary {
-    /// Rounds that held.
+    /// Rounds without a violation.
     pub rounds: u32,
     /// Rounds whose kill came while units were being sold.
     pub killed_while_selling: u32,
-    /// Yeses that clients read before a kill; each has its order.
+    /// Confirmations that clients read before a kill; each has its order.
     pub confirmations_before_kills: u64,
     /// Attempts whose answer was cut off by a kill.
     pub cut_off: u64,
 }
 
-/// Runs the rounds; the first thing that does not hold ends them with an error that names it.
+/// Runs the rounds. Returns an error that describes the first violation.
 pub fn kill_rounds(plan: &KillPlan) -> anyhow::Result<KillSummary> {
     let data = plan.dir.join("data");
     let mut random = plan.seed.max(1);
@@ -64,7 +63,7 @@ pub fn kill_rounds(plan: &KillPlan) -> anyhow::Result<KillSummary> {
         let sold = before.count(Outcome::Won);
         summary.killed_while_selling += u32::from(sold > 0 && sold < plan.units.into());
         write(&mut history, &before.confirmations)?;
-        // Every yes must stand in the file as the kill left it.
+        // Every confirmation must be in the database as the kill left it.
         audit(plan, &data).with_context(place)?;
         let after = after_restart(plan, &data, &sale).with_context(place)?;
         write(&mut history, &after.confirmations)?;
@@ -75,7 +74,7 @@ pub fn kill_rounds(plan: &KillPlan) -> anyhow::Result<KillSummary> {
     Ok(summary)
 }
 
-/// xorshift64 (Marsaglia 2003): the moments need variety, not secrecy.
+/// xorshift64 (Marsaglia 2003): the kill times need to vary, not to be unpredictable.
 pub(crate) fn next(state: &mut u64) -> u64 {
     *state ^= *state << 13;
     *state ^= *state >> 7;
@@ -83,7 +82,7 @@ pub(crate) fn next(state: &mut u64) -> u64 {
     *state
 }
 
-/// Twice as many buyers as units, one unit each, all with a key that they try again with.
+/// Twice as many buyers as units, one unit each; each buyer retries with its key.
 fn crowd(
     plan: &KillPlan,
     served: &ServerProcess,
@@ -108,7 +107,7 @@ fn before_kill(plan: &KillPlan, data: &Path, sale: &str, wait: Duration) -> anyh
     let made = run(&plan.binary, &create)?;
     ensure!(
         made.status.success(),
-        "no sale: {}",
+        "the sale was not created: {}",
         String::from_utf8_lossy(&made.stderr)
     );
     let requests = 8 * u64::from(plan.units);
@@ -117,7 +116,8 @@ fn before_kill(plan: &KillPlan, data: &Path, sale: &str, wait: Duration) -> anyh
     std::thread::scope(|scope| {
         let load = scope.spawn(|| seckill_loadgen::run(&crowd, &progress));
         let began = Instant::now();
-        // The moment counts from the first answer, so that a slow start does not move every kill before the sale.
+        // The wait counts from the first answer; otherwise a slow start would put every kill before
+        // the first order.
         while progress.counts().answered == 0 && began.elapsed() < Duration::from_secs(10) {
             std::thread::yield_now();
         }
@@ -126,7 +126,7 @@ fn before_kill(plan: &KillPlan, data: &Path, sale: &str, wait: Duration) -> anyh
         progress.stop();
         let report = load
             .join()
-            .map_err(|_| anyhow::anyhow!("the load panicked"))?;
+            .map_err(|_| anyhow::anyhow!("the loadgen thread panicked"))?;
         Ok(report?)
     })
 }
@@ -137,11 +137,11 @@ fn after_restart(plan: &KillPlan, data: &Path, sale: &str) -> anyhow::Result<Rep
     let report = seckill_loadgen::run(&crowd, &Progress::default())?;
     ensure!(
         report.failed == 0,
-        "{} attempts failed without a fault",
+        "{} attempts failed although nothing was killed",
         report.failed
     );
     let shown = crate::get(served.address, &format!("/v1/sales/{sale}"))?.json();
-    ensure!(shown["remaining"] == 0, "units are left of {sale}: {shown}");
+    ensure!(shown["remaining"] == 0, "{sale} is not sold out: {shown}");
     served.kill()?;
     Ok(report)
 }
@@ -162,7 +162,7 @@ fn audit(plan: &KillPlan, data: &Path) -> anyhow::Result<()> {
     )?;
     if !audited.status.success() {
         bail!(
-            "the audit says: {}{}",
+            "the audit failed: {}{}",
             String::from_utf8_lossy(&audited.stdout),
             String::from_utf8_lossy(&audited.stderr)
         );
@@ -170,7 +170,7 @@ fn audit(plan: &KillPlan, data: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A key that had a claim before the kill must have got the same after it.
+/// A key that had a claim before the kill must get the same claim after it.
 fn compare(before: &[Confirmation], after: &[Confirmation]) -> anyhow::Result<()> {
     let name = |yes: &Confirmation| (yes.buyer.clone(), yes.key.clone());
     let first: HashMap<_, &str> = before

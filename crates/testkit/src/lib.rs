@@ -1,5 +1,5 @@
-//! The product's processes as a user has them: started, asked, killed. For the tests, the bench and the fault runs.
-//! Nothing here looks inside the product; it knows the binary, its output and its HTTP answers.
+//! Starts, queries and kills the product's processes, for tests, the bench and fault runs. Uses
+//! only the binary, its output and its HTTP answers, never the product's internals.
 
 mod cluster;
 mod http;

@@ -1,4 +1,5 @@
-//! A `seckill serve` process, and commands that run to their end. Whatever is started here is ended here.
+//! Runs `seckill serve` as a process, and other commands to completion. A server process is stopped
+//! when its value is dropped, so that no test leaves one behind.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -9,22 +10,22 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// What `serve` prints before its address, once it answers.
+/// The text before the address in the line that `serve` prints once it listens.
 const LISTENING: &str = "seckill is listening on http://";
 const END_WAIT: Duration = Duration::from_secs(30);
 
-/// A service in a process of its own.
+/// A running service. It is killed on drop.
 #[derive(Debug)]
 pub struct ServerProcess {
     child: Child,
-    /// Where it listens.
     pub address: SocketAddr,
     log: PathBuf,
 }
 
 impl ServerProcess {
-    /// Starts `seckill serve` on a free port over this folder and waits until it listens. `prefix` are words to run it
-    /// under, such as `taskset -c 0`; `more` are further arguments.
+    /// Starts `seckill serve` on a free port with `dir` as its data folder, and waits until it
+    /// listens. `prefix` is a command to run it under, such as `taskset -c 0`; `more` holds further
+    /// arguments.
     pub fn start(
         binary: &Path,
         dir: &Path,
@@ -35,7 +36,7 @@ impl ServerProcess {
         let (binary, data) = (binary.display().to_string(), dir.display().to_string());
         let words = [prefix, &[binary.as_str()]].concat();
         let arguments = ["serve", "--listen", "127.0.0.1:0", "--data", &data];
-        // The log lies beside the folder, since the folder is the product's.
+        // The log is next to the data folder, because that folder belongs to the product.
         Self::spawn(
             &words,
             &[&arguments, more].concat(),
@@ -43,7 +44,7 @@ impl ServerProcess {
         )
     }
 
-    /// Starts any program that prints the line of `serve` once it listens.
+    /// Starts any program that prints the same line as `serve` once it listens.
     pub fn spawn(words: &[&str], arguments: &[&str], log: &Path) -> anyhow::Result<Self> {
         let (program, words) = words.split_first().context("no program")?;
         let mut child = Command::new(program)
@@ -61,7 +62,7 @@ impl ServerProcess {
         let Some(address) = first.trim().strip_prefix(LISTENING) else {
             let status = child.wait()?;
             bail!(
-                "{program} ended with {status}: {}",
+                "{program} stopped with {status}: {}",
                 std::fs::read_to_string(log)?
             );
         };
@@ -73,31 +74,29 @@ impl ServerProcess {
         })
     }
 
-    /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it has logged so far.
+    /// The log so far; empty if it cannot be read.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// A URL of it.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    /// Ends it at once, as a power cut would: SIGKILL.
+    /// Stops the process immediately with SIGKILL, as a crash would.
     pub fn kill(mut self) -> anyhow::Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
     }
 
-    /// Asks it to end with this signal and waits until it has.
+    /// Sends this signal and waits until the process has exited.
     pub fn end(mut self, signal: Signal) -> anyhow::Result<ExitStatus> {
-        let pid = Pid::from_raw(self.child.id().cast_signed()).context("a process id")?;
+        let pid = Pid::from_raw(self.child.id().cast_signed()).context("not a process id")?;
         kill_process(pid, signal)?;
         let asked = Instant::now();
         loop {
@@ -105,7 +104,7 @@ impl ServerProcess {
                 return Ok(status);
             }
             if asked.elapsed() > END_WAIT {
-                bail!("serve did not end within {END_WAIT:?}: {}", self.log());
+                bail!("serve did not exit within {END_WAIT:?}: {}", self.log());
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -114,7 +113,7 @@ impl ServerProcess {
 
 impl Drop for ServerProcess {
     fn drop(&mut self) {
-        // Ended already in the good case; in a failing test nothing may be left.
+        // Normally the process has exited already; a failing test must not leave it running.
         if matches!(self.child.try_wait(), Ok(None)) {
             drop(self.child.kill());
             drop(self.child.wait());
@@ -122,7 +121,7 @@ impl Drop for ServerProcess {
     }
 }
 
-/// Runs the binary to its end.
+/// Runs the binary to completion.
 pub fn run(binary: &Path, arguments: &[&str]) -> anyhow::Result<Output> {
     Command::new(binary)
         .args(arguments)
@@ -131,7 +130,7 @@ pub fn run(binary: &Path, arguments: &[&str]) -> anyhow::Result<Output> {
         .with_context(|| format!("{} cannot be started", binary.display()))
 }
 
-/// Lets this test have as many open connections as the system allows.
+/// Raises this process's limit on open files to the maximum that the system allows.
 pub fn raise_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let maximum = getrlimit(Resource::Nofile).maximum;
@@ -139,6 +138,6 @@ pub fn raise_file_limit() {
         current: maximum,
         maximum,
     };
-    // Where it is refused, the connections themselves will fail and say why.
+    // If this fails, opening the connections fails and reports the reason.
     let _ = setrlimit(Resource::Nofile, raised);
 }

@@ -1,4 +1,5 @@
-//! Many sales at once, over the operator's socket of a running service: a process each would take minutes.
+//! Creates many sales over the operator socket of a running service. One process per sale would
+//! take minutes.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -8,7 +9,8 @@ use anyhow::{Context, ensure};
 
 const THREADS: u32 = 16;
 
-/// Makes the sales `{prefix}-0` up to `count`, with `units` each, in the service over this folder.
+/// Creates `count` sales named `{prefix}-0`, `{prefix}-1` and so on, with `units` each, in the
+/// service that uses this folder.
 pub fn create_sales(folder: &Path, count: u32, prefix: &str, units: u32) -> anyhow::Result<()> {
     let create = |first: u32| -> anyhow::Result<()> {
         let mut stream = UnixStream::connect(folder.join("seckill.sock"))?;

@@ -1,5 +1,5 @@
-//! What happens to the servers of a cluster while crowds buy: Redis wiped, rolled back, failed over, its slot moved; MySQL and
-//! Kafka killed; the topic made anew; replies lost. Each ends with everything sold once and a clean audit.
+//! Faults of a cluster's servers under load, such as Redis wiped or failed over, MySQL killed, or
+//! replies lost. Each scenario must end with every unit sold once and a clean audit.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,53 +13,56 @@ use crate::servers::{
     Urls, free_port,
 };
 
-/// Units of a scenario's sale: more than the first crowds ask for, so that each "sold out" among their answers is false.
+/// Units of a scenario's sale. The load during the fault requests fewer, so that every "sold out"
+/// among its answers is false.
 const UNITS: u64 = 6_000;
 const REQUESTS_A_SERVER: u64 = 1_500;
 const CROWD_TIME: Duration = Duration::from_secs(6);
 const SALE: &str = "s";
-/// Lines that lose replies: one of so many of Redis's and of MySQL's. Each late by so much.
+/// `RepliesLost` loses about one in this many replies of Redis and of MySQL.
 const LOST_ONE_IN: (u32, u32) = (25, 60);
+/// `RepliesLost` delays each reply by this.
 const LATE_MS: u32 = 2;
 
-/// What a scenario came to.
+/// The result of a scenario without a violation.
 #[derive(Debug, Clone, Copy)]
 pub struct Survived {
-    /// What the crowds that met the fault were told.
+    /// The answers to the load during the fault.
     pub crowd: LoadTotals,
-    /// The longest time that a rebuild took, in milliseconds; 0 where there was none.
+    /// The longest rebuild, in milliseconds; 0 if there was none.
     pub closed_ms: u64,
-    /// The longest time between two orders, in milliseconds: what buyers saw, from the fault to the next yes.
+    /// The longest time between two orders, in milliseconds: the outage as buyers saw it, from the
+    /// fault to the next confirmation.
     pub gap_ms: u64,
 }
 
-/// A scenario.
+/// A fault of one or more of the servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scenario {
     /// `FLUSHALL`.
     RedisWiped,
-    /// Killed, and started again with an append-only file from before.
+    /// Killed, and restarted with an older copy of its append-only file.
     RedisRolledBack,
-    /// Killed, and a replica that lags behind is made master.
+    /// Killed, and a replica that lags behind is promoted to master.
     RedisFailedOver,
-    /// In a Cluster, the sale's slot is moved to another master, key by key.
+    /// In a Redis Cluster, the sale's slot moves to another master, key by key.
     RedisSlotMoved,
-    /// In a Cluster, the sale's master is killed, and its replica, which lags behind, takes over.
+    /// In a Redis Cluster, the sale's master is killed, and its lagging replica takes over.
     RedisNodeLost,
-    /// The same with a master that still takes connections and says nothing.
+    /// Like `RedisNodeLost`, but the master still accepts connections and never replies.
     RedisNodeSilent,
-    /// Killed and started again.
+    /// Killed and restarted.
     MysqlKilled,
-    /// Killed and started again.
+    /// Killed and restarted.
     KafkaKilled,
-    /// The topic deleted and made again.
+    /// The topic is deleted and created again.
     TopicMadeAgain,
-    /// Redis and MySQL do what they are asked, and many of their replies do not arrive.
+    /// Redis and MySQL execute every request, but many of their replies do not arrive.
     RepliesLost,
 }
 
 impl Scenario {
-    /// Whether the gate loses or doubts its state, so that the sale is rebuilt.
+    /// Whether the gate loses its state or can no longer trust it, so that the sale is rebuilt.
     pub fn is_rebuilt(self) -> bool {
         match self {
             Self::RedisWiped
@@ -74,7 +77,7 @@ impl Scenario {
         }
     }
 
-    /// Every scenario, with its name.
+    /// Every scenario, by the name that `cargo xtask faults servers` uses.
     pub const ALL: [(&'static str, Self); 10] = [
         ("redis-wiped", Self::RedisWiped),
         ("redis-rolled-back", Self::RedisRolledBack),
@@ -92,7 +95,8 @@ impl Scenario {
 /// The lease of [`fast_settings`], in milliseconds.
 pub const FAST_LEASE_MS: u64 = 300;
 
-/// Settings under which a cluster heals fast enough for a test. What is promised does not hang on them.
+/// Settings with which a cluster recovers fast enough for a test. The guarantees do not depend on
+/// them.
 pub fn fast_settings(name: &str) -> Vec<String> {
     [
         ("TOPIC", name),
@@ -109,7 +113,7 @@ pub fn fast_settings(name: &str) -> Vec<String> {
     .to_vec()
 }
 
-/// Servers that are a scenario's own, so that what happens to them happens to nobody else.
+/// Servers that only one scenario uses, so that its fault affects no other test.
 enum Own {
     Redis(Redis),
     Sentinels(Sentinels),
@@ -119,7 +123,7 @@ enum Own {
     Lines { redis: Proxy, mysql: Proxy },
 }
 
-/// Where a scenario's servers are.
+/// A scenario's working folder and the addresses of its servers.
 struct Place {
     programs: Programs,
     dir: PathBuf,
@@ -143,7 +147,7 @@ impl Place {
         Kafka::start(&self.programs, &dir, port, KafkaLayout::Kraft, &plain)
     }
 
-    /// Starts what a scenario needs for itself, and leads the cluster there.
+    /// Starts the servers that only this scenario uses, and points the URLs at them.
     fn prepare(&mut self, scenario: Scenario) -> anyhow::Result<Own> {
         Ok(match scenario {
             Scenario::RedisWiped | Scenario::RedisRolledBack => {
@@ -178,7 +182,7 @@ impl Place {
         })
     }
 
-    /// Lets it happen.
+    /// Injects the fault.
     fn strike(&self, scenario: Scenario, own: Own, cluster: &Cluster) -> anyhow::Result<Own> {
         Ok(match (scenario, own) {
             (Scenario::RedisWiped, Own::Redis(redis)) => {
@@ -220,7 +224,7 @@ impl Place {
             (Scenario::RepliesLost, Own::Lines { redis, mysql }) => {
                 redis.disturb(LOST_ONE_IN.0, LATE_MS);
                 mysql.disturb(LOST_ONE_IN.1, LATE_MS);
-                // Until most of the crowds' time is over.
+                // Until the load has sent most of its requests.
                 std::thread::sleep(CROWD_TIME / 2);
                 redis.disturb(0, 0);
                 mysql.disturb(0, 0);
@@ -228,13 +232,18 @@ impl Place {
                 ensure!(lost.0 > 0 && lost.1 > 0, "no replies were lost: {lost:?}");
                 Own::Lines { redis, mysql }
             }
-            (scenario, _) => bail!("{scenario:?} has other servers"),
+            (scenario, _) => {
+                bail!("{scenario:?} does not match the servers that were started for it")
+            }
         })
     }
 
     fn stock_key(&self) -> anyhow::Result<String> {
         let sql = format!("SELECT stock_key FROM seckill_sale WHERE id = '{SALE}'");
-        self.urls.mysql(&sql)?.pop().context("the sale's stock key")
+        self.urls
+            .mysql(&sql)?
+            .pop()
+            .context("the sale has no stock key")
     }
 
     fn longest_gap_ms(&self) -> anyhow::Result<u64> {
@@ -242,16 +251,20 @@ impl Place {
             "SELECT CAST(COALESCE(MAX(TIMESTAMPDIFF(MICROSECOND, previous, date)), 0) DIV 1000 AS CHAR) FROM \
              (SELECT date, LAG(date) OVER (ORDER BY id) AS previous FROM seckill WHERE sale_id = '{SALE}') AS orders"
         );
-        let gap = self.urls.mysql(&sql)?.pop().context("a gap")?;
+        let gap = self
+            .urls
+            .mysql(&sql)?
+            .pop()
+            .context("MySQL returned no gap")?;
         Ok(gap.parse()?)
     }
 
-    /// Kills a Redis and starts it again with its append-only file as it was a moment before.
+    /// Kills Redis and restarts it with a copy of its append-only file from shortly before.
     fn roll_back(&self, redis: Redis) -> anyhow::Result<Redis> {
         let dir = self.dir.join("redis");
         let (file, kept) = (dir.join("appendonlydir"), dir.join("kept"));
         copy(&file, &kept)?;
-        // More is sold meanwhile, which the copy does not have.
+        // Meanwhile more units are sold, which the copy does not contain.
         std::thread::sleep(Duration::from_millis(700));
         let port = redis.port;
         redis.daemon.kill()?;
@@ -261,9 +274,11 @@ impl Place {
     }
 }
 
-/// Puts a proxy before the server of a URL, which leads to the proxy from then on.
+/// Starts a proxy in front of the URL's server and points the URL at the proxy.
 fn line(url: &mut String) -> anyhow::Result<Proxy> {
-    let (before, after) = url.rsplit_once("127.0.0.1:").context("a URL of loopback")?;
+    let (before, after) = url
+        .rsplit_once("127.0.0.1:")
+        .context("not a loopback URL")?;
     let digits = after.bytes().take_while(u8::is_ascii_digit).count();
     let (port, rest) = after.split_at(digits);
     let proxy = Proxy::start(port.parse()?)?;
@@ -271,7 +286,8 @@ fn line(url: &mut String) -> anyhow::Result<Proxy> {
     Ok(proxy)
 }
 
-/// Runs a scenario with three servers, on servers of its own where the fault is theirs, else on those that are up.
+/// Runs a scenario with three `serve` processes. Servers that the fault affects are started for
+/// this scenario alone; the others are the shared ones that are already running.
 pub fn survive(
     scenario: Scenario,
     binary: &Path,
@@ -302,19 +318,20 @@ pub fn survive(
     };
     let crowd = cluster.crowd(SALE, &plan, |cluster| {
         std::thread::sleep(CROWD_TIME / 3);
-        let servers = own.take().context("the scenario's servers")?;
+        let servers = own.take().context("the scenario's servers are missing")?;
         own = Some(place.strike(scenario, servers, cluster)?);
         Ok(())
     })?;
     ensure!(
         crowd.sold_out == 0,
-        "{} of {UNITS} units were asked for, and some were told that none is left: {crowd:?}",
+        "only {} of {UNITS} units were requested, but some answers were sold out: {crowd:?}",
         3 * REQUESTS_A_SERVER
     );
-    // Before the rest is sold: what the crowds bought all the time.
+    // Queried before the rest is sold, so that the gap covers the load during the fault alone.
     let gap_ms = place.longest_gap_ms()?;
     cluster.sell_out_and_audit(SALE, UNITS)?;
-    // What the store refuses keeps the promises, but a sound gate gives no unit twice in the first place.
+    // The store's voids uphold the guarantees, but a correct gate does not give a unit out twice in
+    // the first place.
     let sql = format!(
         "SELECT CAST(COUNT(*) AS CHAR) FROM seckill_void WHERE sale_id = '{SALE}' AND reason LIKE 'another order%'"
     );
@@ -336,7 +353,7 @@ fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Lets the replica fall behind, kills the master, and lets the Sentinels make the replica master.
+/// Lets the replica fall behind, kills the master, and waits until Sentinel promotes the replica.
 fn fail_over(sentinels: &mut Sentinels) -> anyhow::Result<()> {
     sentinels.replica.daemon.pause()?;
     std::thread::sleep(Duration::from_millis(300));

@@ -1,4 +1,4 @@
-//! The baselines: what the libraries underneath do when nothing of the product is in the way.
+//! The baselines: what the underlying libraries achieve without the product.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use seckill_sale::{Attempt, NewSale, SaleId, Verdict};
 use serde_json::json;
 use tokio::net::TcpSocket;
 
-/// hyper alone, with the very bytes of the product's most frequent answer.
+/// hyper alone; it sends the same bytes as the product's most frequent answer.
 pub(crate) fn http() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -28,7 +28,7 @@ pub(crate) fn http() -> anyhow::Result<()> {
         let socket = TcpSocket::new_v4()?;
         socket.bind("127.0.0.1:0".parse()?)?;
         let listener = socket.listen(65_535)?;
-        // The line that the product prints, so that both are started alike.
+        // The same line as the product's, so that both are started in the same way.
         println!("seckill is listening on http://{}", listener.local_addr()?);
         loop {
             let (stream, _) = listener.accept().await?;
@@ -37,7 +37,7 @@ pub(crate) fn http() -> anyhow::Result<()> {
                 let connection = http1::Builder::new();
                 let served =
                     connection.serve_connection(TokioIo::new(stream), service_fn(sold_out));
-                // A client that goes away ends its connection, as it should.
+                // An error means that the client closed the connection, which is expected.
                 let _ = served.await;
             });
         }
@@ -52,7 +52,7 @@ async fn sold_out(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, std::co
     Ok(answer)
 }
 
-/// The engine's claims and a bare loop's inserts, in turns, in batches of the same size.
+/// The engine's claims and a bare loop's inserts, alternating, in batches of the same size.
 pub(crate) fn claims(rows: u32, batch: u32, rounds: u32, dir: &Path) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -61,7 +61,7 @@ pub(crate) fn claims(rows: u32, batch: u32, rounds: u32, dir: &Path) -> anyhow::
     for round in 0..rounds {
         let place = dir.join(format!("engine-{round}"));
         engine_per_s.push(runtime.block_on(engine_claims(&place, rows, batch))?);
-        // The bare loop writes the rows that the engine wrote, into the schema that it made.
+        // The bare loop writes the engine's rows into the engine's schema.
         let orders = place.join(seckill_embedded::DATABASE_FILE);
         bare_per_s.push(bare_commits(
             &orders,
@@ -76,7 +76,8 @@ pub(crate) fn claims(rows: u32, batch: u32, rounds: u32, dir: &Path) -> anyhow::
     Ok(())
 }
 
-/// Two callers take turns, so that the next call waits when one has been committed, as under a crowd; one call a commit.
+/// Two callers alternate, so that the next call is already waiting when one has been committed, as
+/// under load. Each call is one commit.
 async fn engine_claims(dir: &Path, rows: u32, batch: u32) -> anyhow::Result<f64> {
     let engine = Arc::new(EmbeddedEngine::open(EmbeddedOptions {
         batch_max: 1,
@@ -95,7 +96,7 @@ async fn engine_claims(dir: &Path, rows: u32, batch: u32) -> anyhow::Result<f64>
                 for verdict in engine.decide(attempts).await {
                     ensure!(
                         matches!(verdict, Ok(Verdict::Claimed(_))),
-                        "no claim: {verdict:?}"
+                        "not claimed: {verdict:?}"
                     );
                 }
             }

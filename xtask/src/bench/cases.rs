@@ -1,4 +1,4 @@
-//! The cases of answers and claims; each returns its lines.
+//! The cases for answers and claims. Each returns its lines of the report.
 
 use anyhow::ensure;
 
@@ -8,7 +8,6 @@ use super::{cluster, million, scale};
 
 pub(crate) type Case = fn(&Harness) -> anyhow::Result<Vec<Line>>;
 
-/// Every case, by name.
 pub(crate) const ALL: [(&str, Case); 15] = [
     ("no", no),
     ("yes", yes),
@@ -30,7 +29,7 @@ pub(crate) const ALL: [(&str, Case); 15] = [
 const NO_REQUESTS: &str = "300000";
 const YES_REQUESTS: u32 = 100_000;
 
-/// A no on a sold-out sale against hyper alone.
+/// A rejection on a sold-out sale against hyper alone.
 fn no(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let product = rig.product(&rig.folder("no"), 0)?;
     let bare = rig.bare_http()?;
@@ -43,7 +42,7 @@ fn no(rig: &Harness) -> anyhow::Result<Vec<Line>> {
             let ours = rig.load(&product, "/seckill", &load)?;
             ensure!(
                 ours.count("sold_out") == ours.count("asked"),
-                "not all were sold out"
+                "not all answers were sold out"
             );
             ratios.push(theirs.cpu_us() / ours.cpu_us());
             per_s.push(ours.per_s());
@@ -71,12 +70,12 @@ fn yes_run(rig: &Harness, round: u32, connections: &str) -> anyhow::Result<Run> 
     let run = rig.load(&product, "/seckill", &load)?;
     ensure!(
         run.count("won") == u64::from(YES_REQUESTS),
-        "not all were won"
+        "not all attempts were won"
     );
     Ok(run)
 }
 
-/// A durable yes over HTTP against a no.
+/// A durable confirmation over HTTP against a rejection.
 fn yes(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let sold_out = rig.product(&rig.folder("yes-no"), 0)?;
     let mut lines = Vec::new();
@@ -100,7 +99,7 @@ fn yes(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     Ok(lines)
 }
 
-/// Claims through the port against a bare loop of group commits of the same rows.
+/// Claims through the engine's port against a bare loop of group commits of the same rows.
 fn claims(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let dir = rig.folder("claims").display().to_string();
     std::fs::create_dir_all(&dir)?;
@@ -126,7 +125,7 @@ fn claims(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     ])
 }
 
-/// The load tool's own weight against wrk's.
+/// The CPU time of loadgen itself against wrk's.
 fn load(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let product = rig.product(&rig.folder("load"), 0)?;
     let (mut ratios, mut ours_us) = (vec![], vec![]);
@@ -141,7 +140,7 @@ fn load(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     }
     let mut lines = vec![Line::of("CPU of the load tool, a request", "µs", &ours_us)];
     if ratios.is_empty() {
-        eprintln!("wrk is not installed: no comparison with it");
+        eprintln!("wrk is not installed, so there is no comparison with it");
     } else {
         lines.push(
             Line::of(

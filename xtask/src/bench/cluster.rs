@@ -1,5 +1,5 @@
-//! The cases of the cluster: purchases from the HTTP request to the committed row with all servers and the load on the same
-//! two cores, a no, the two ways to decide, the recorder alone, and the million.
+//! The cluster's cases: confirmations, rejections, the gate, its two ways to decide, the recorder
+//! and a million requests. All servers and the load share the same cores.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -17,13 +17,13 @@ use crate::engines::Lease;
 /// More than any case sells.
 const UNITS: &str = "100000000";
 const YES_REQUESTS: &str = "100000";
-/// Purchases before the first that are measured.
+/// Purchases before the measured ones.
 const WARM_REQUESTS: &str = "500000";
 const READY_WAIT: Duration = Duration::from_secs(60);
-/// Rows of the recorder's case.
+/// Rows in the recorder's case.
 const ROWS: u64 = 100_000;
 
-/// The servers, and the product's commands on them.
+/// The running servers. They stop on drop.
 struct Servers<'a> {
     rig: &'a Harness,
     _lease: Lease,
@@ -40,7 +40,7 @@ impl<'a> Servers<'a> {
         })
     }
 
-    /// Begins anew with this many units of `counter`.
+    /// Starts over with this many units of `counter`.
     fn reset(&self, units: &str) -> anyhow::Result<()> {
         self.command(&["init", "--units", units])
             .and_then(|_| self.command(&["init", "--reset", "--units", units]))
@@ -53,7 +53,7 @@ impl<'a> Servers<'a> {
         self.rig.command(&[arguments, &flags].concat())
     }
 
-    /// A server, ready.
+    /// Starts `seckill serve` and waits until it is ready.
     fn serve(&self, more: &[&str]) -> anyhow::Result<ServerProcess> {
         let flags = self.urls.flags();
         let mut arguments = vec!["serve", "--listen", "127.0.0.1:0"];
@@ -70,7 +70,7 @@ impl<'a> Servers<'a> {
         Ok(served)
     }
 
-    /// Load on the same cores.
+    /// Runs the load, on the same cores.
     fn load(&self, served: &ServerProcess, more: &[&str]) -> anyhow::Result<Value> {
         let url = served.url("/seckill");
         let arguments = [&["load", &url, "--ramp", "0", "--json"], more].concat();
@@ -107,7 +107,8 @@ pub(crate) fn yes(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let mut lines = Vec::new();
     servers.reset(UNITS)?;
     let served = servers.serve(&[])?;
-    // Kafka's code is compiled while it runs: a broker that has just started takes several times the CPU time for a record.
+    // The JVM compiles Kafka's code while it runs: a new broker takes several times the CPU time
+    // per record.
     let warm = ["--requests", WARM_REQUESTS, "--connections", "512"];
     servers.load(&served, &warm)?;
     for (connections, per_s_min, p99_max) in [
@@ -127,7 +128,7 @@ pub(crate) fn yes(rig: &Harness) -> anyhow::Result<Vec<Line>> {
             let won = report["won"].as_u64().unwrap_or(0);
             ensure!(
                 won.to_string() == YES_REQUESTS,
-                "not all were won: {report}"
+                "not all attempts were won: {report}"
             );
             per_s.push(report["answers_per_s"].as_f64().unwrap_or(0.0));
             p50.push(report["latency"]["p50_us"].as_f64().unwrap_or(0.0) / 1e3);
@@ -195,7 +196,7 @@ pub(crate) fn gate(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     Ok(lines)
 }
 
-/// A no on a sold-out sale against the embedded engine's.
+/// A rejection on a sold-out sale against the embedded engine's.
 pub(crate) fn no(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let servers = Servers::up(rig)?;
     servers.reset("0")?;
@@ -208,7 +209,7 @@ pub(crate) fn no(rig: &Harness) -> anyhow::Result<Vec<Line>> {
         let ours = rig.load(&cluster, "/seckill", &load)?;
         ensure!(
             ours.count("sold_out") == ours.count("asked"),
-            "not all were sold out"
+            "not all answers were sold out"
         );
         ratios.push(theirs.cpu_us() / ours.cpu_us());
     }
@@ -222,7 +223,7 @@ pub(crate) fn no(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     ])
 }
 
-/// The tutorial's way to decide against the script, with ever more clients of one server.
+/// The tutorial's way to decide (`WATCH`) against the script, with a growing number of clients.
 pub(crate) fn watch(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let servers = Servers::up(rig)?;
     servers.reset(UNITS)?;
@@ -241,7 +242,7 @@ pub(crate) fn watch(rig: &Harness) -> anyhow::Result<Vec<Line>> {
                     report["won"]
                         .as_u64()
                         .is_some_and(|won| won.to_string() == requests),
-                    "not all were won: {report}"
+                    "not all attempts were won: {report}"
                 );
                 per_s.push(report["answers_per_s"].as_f64().unwrap_or(0.0));
                 served.end(rustix::process::Signal::TERM)?;
@@ -287,7 +288,8 @@ pub(crate) fn million(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     ])
 }
 
-/// The recorder alone against a bare loop of multi-row INSERTs of the same rows into a table with the same keys.
+/// The recorder alone against a bare loop of multi-row INSERTs of the same rows into a table with
+/// the same keys.
 pub(crate) fn record(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let servers = Servers::up(rig)?;
     let (mut ours, mut bare, mut ratios) = (vec![], vec![], vec![]);
@@ -296,14 +298,14 @@ pub(crate) fn record(rig: &Harness) -> anyhow::Result<Vec<Line>> {
         fill_log(&servers)?;
         let began = Instant::now();
         let recorder = recorder(rig, &servers.urls)?;
-        // What it takes to join the group is not recording.
+        // The time that the recorder takes to join its consumer group does not count.
         let mut first = None;
         wait_until("all rows", READY_WAIT, || {
             let rows: u64 = servers
                 .urls
                 .mysql("SELECT COUNT(*) FROM seckill")?
                 .first()
-                .context("a count")?
+                .context("MySQL returned no count")?
                 .parse()?;
             if rows > 0 && first.is_none() {
                 first = Some((Instant::now(), rows));
@@ -325,7 +327,7 @@ pub(crate) fn record(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     ])
 }
 
-/// Sells without a recorder, until the log has all claims.
+/// Sells without a recorder until the order log has all claims.
 fn fill_log(servers: &Servers<'_>) -> anyhow::Result<()> {
     let served = servers.serve(&["--no-record", "--confirm", "gate"])?;
     servers.load(
@@ -341,7 +343,7 @@ fn fill_log(servers: &Servers<'_>) -> anyhow::Result<()> {
             .and_then(|value| value.parse::<f64>().ok())
             .unwrap_or(0.0) as u64)
     };
-    wait_until("all claims in the log", READY_WAIT, || {
+    wait_until("all claims in the order log", READY_WAIT, || {
         Ok(metrics()? >= ROWS)
     })?;
     served.end(rustix::process::Signal::TERM)?;
@@ -352,7 +354,7 @@ struct Recorder(std::process::Child);
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        // It has nothing left to do.
+        // It has no work left.
         drop(self.0.kill());
         drop(self.0.wait());
     }
@@ -369,7 +371,7 @@ fn recorder(rig: &Harness, urls: &Urls) -> anyhow::Result<Recorder> {
     Ok(Recorder(command.spawn()?))
 }
 
-/// The same rows, a thousand a transaction, into a table of the same shape.
+/// Inserts the same rows, a thousand per statement, into a table with the same schema.
 fn bare_inserts(urls: &Urls) -> anyhow::Result<f64> {
     const BATCH: usize = 1_000;
     let read = "SELECT CONCAT('(', QUOTE(order_id), ',', QUOTE(sale_id), ',', unit, ',', gen, ',', QUOTE(buyer), ',NULL,NULL,', \

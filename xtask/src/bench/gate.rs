@@ -1,5 +1,5 @@
-//! The gate alone: the cluster engine's claims, with nothing behind the gate, against redis-benchmark calling the same script
-//! with as many attempts a call. Both have one call out at a time.
+//! The gate alone: the cluster engine's claims, without relay and recorder, against redis-benchmark
+//! calling the same script with the same batch size. Both have one call in flight at a time.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,14 +13,15 @@ use seckill_sale::{Attempt, DEFAULT_SALE_ID, SaleId, Verdict};
 use seckill_testkit::servers::Urls;
 
 const SCRIPT: &str = include_str!("../../../crates/cluster/src/gate/gate.lua");
-/// What redis-benchmark puts in place of each of these words.
+/// redis-benchmark replaces each occurrence with a random number.
 const RANDOM: &str = "__rand_int__";
-/// The most that it takes for the random words' bound.
+/// The largest bound that redis-benchmark accepts for its random numbers.
 const RANDOM_BELOW: &str = "2147483647";
-/// What it says is a line of its whole command, again and again.
+/// redis-benchmark prints its whole command again and again, so errors show only the end.
 const SHOWN_MAX_CHARS: usize = 200;
 
-/// Claims a second of the engine: two callers take turns, so that the next batch waits when one has been decided.
+/// Claims per second of the engine. Two callers alternate, so that the next batch is already
+/// waiting when one has been decided.
 pub(crate) fn engine_per_s(urls: &Urls, claims: u32, batch: u32) -> anyhow::Result<f64> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -42,7 +43,7 @@ pub(crate) fn engine_per_s(urls: &Urls, claims: u32, batch: u32) -> anyhow::Resu
                     for verdict in engine.decide(attempts.clone()).await {
                         ensure!(
                             matches!(verdict, Ok(Verdict::Accepted(_))),
-                            "no claim: {verdict:?}"
+                            "not claimed: {verdict:?}"
                         );
                     }
                 }
@@ -65,7 +66,7 @@ pub(crate) fn engine_per_s(urls: &Urls, claims: u32, batch: u32) -> anyhow::Resu
     })
 }
 
-/// Claims a second of redis-benchmark on the same sale.
+/// Claims per second of redis-benchmark on the same sale.
 pub(crate) fn bare_per_s(
     urls: &Urls,
     redis_server: &Path,
@@ -78,8 +79,8 @@ pub(crate) fn bare_per_s(
             "SELECT CONCAT(epoch, ' ', stock_key) FROM seckill_sale WHERE id = '{DEFAULT_SALE_ID}'"
         ))?
         .pop()
-        .context("the default sale")?;
-    let (epoch, stock) = sale.split_once(' ').context("an epoch and a key")?;
+        .context("there is no default sale")?;
+    let (epoch, stock) = sale.split_once(' ').context("not an epoch and a key")?;
     let left = || -> anyhow::Result<u32> {
         let said = urls.redis(&format!("GET {stock}"))?;
         let number = said.lines().nth(1).and_then(|number| number.parse().ok());
@@ -98,7 +99,8 @@ pub(crate) fn bare_per_s(
     }
     command.args(["claim", epoch]);
     for attempt in 0..batch {
-        // Each as long as the engine's own: a name of 32 characters, no buyer, no key, a digest, one unit.
+        // The same size as the engine's attempts: an id of 32 characters, no buyer, no key, a
+        // digest, one unit.
         let id = format!("{attempt:020}{RANDOM}");
         let digest = "0123456789abcdef";
         let part =
@@ -110,15 +112,16 @@ pub(crate) fn bare_per_s(
         .output()
         .with_context(|| format!("{} cannot be started", program.display()))?;
     let said = String::from_utf8_lossy(&done.stdout);
-    // It does not look at what Redis replies. A few of its random names meet, which are repeats then.
+    // It ignores Redis's replies. A few of its random ids collide, and the gate treats those as
+    // repeats.
     let taken = before - left()?;
     ensure!(
         done.status.success() && f64::from(taken) > 0.99 * f64::from(claims / batch * batch),
-        "redis-benchmark took {taken} units: {}",
+        "redis-benchmark claimed {taken} units: {}",
         String::from_utf8_lossy(&done.stderr)
     );
     let Some((before, _)) = said.rsplit_once(" requests per second") else {
-        bail!("redis-benchmark said {}", shown(&said));
+        bail!("unexpected output of redis-benchmark: {}", shown(&said));
     };
     let calls_per_s: f64 = before
         .rsplit(|c: char| !(c.is_ascii_digit() || c == '.'))

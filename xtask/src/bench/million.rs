@@ -1,4 +1,5 @@
-//! The cases of size: a million requests, a million orders, and what they take.
+//! The cases for size: a million requests, a million orders, and the time and memory that they
+//! take.
 
 use std::time::Instant;
 
@@ -20,7 +21,7 @@ pub(crate) fn million(rig: &Harness) -> anyhow::Result<Vec<Line>> {
         "{}",
         run.report
     );
-    // The last answer came after the last row: a yes is a row.
+    // The last answer came after the last row, because a confirmation is a stored row.
     let audit = rig.command(&["audit", "--json", "--data", &folder.display().to_string()])?;
     ensure!(
         audit["store_rows"] == 100_000 && audit["verdict"] == "clean",
@@ -38,7 +39,7 @@ pub(crate) fn million(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     ])
 }
 
-/// What a claim and a losing buyer take in the server's memory.
+/// The server's memory per claim, and per buyer who got nothing.
 pub(crate) fn memory(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let folder = rig.folder("memory");
     let product = rig.product(&folder, 0)?;
@@ -50,10 +51,11 @@ pub(crate) fn memory(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let orders = "/v1/sales/big/orders";
     let unique = ["--connections", "512", "--buyers", "unique"];
     let few = [&unique[..], &["--keys", "unique", "--requests", "50000"]].concat();
-    // The first claims fill SQLite's page cache and the allocator's pools, which do not grow with the claims.
+    // The first claims fill SQLite's page cache and the allocator's pools, which do not grow with
+    // the number of claims.
     rig.load(&product, orders, &few)?;
     let before = memory_kib(product.pid(), "VmRSS")?;
-    // Buyers are numbered from 0 in each run: repeats of the first 50,000 and 950,000 new ones.
+    // Buyers are numbered from 0 in each run: 50,000 repeat their attempt, 950,000 are new.
     let all = [&unique[..], &["--keys", "unique", "--requests", "1000000"]].concat();
     let run = rig.load(&product, orders, &all)?;
     ensure!(run.count("won") == 950_000, "{}", run.report);
@@ -78,7 +80,7 @@ pub(crate) fn memory(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     ])
 }
 
-/// From the start of the process until it listens, over a million orders with keys and limits.
+/// From the start of the process until it listens, with a million orders with keys and limits.
 pub(crate) fn restart(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let folder = rig.folder("memory");
     if !folder.exists() {

@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: each case against its baseline, interleaved in one run, so that the machine's moods cancel out.
-//! Figures are medians over rounds with their spread; docs/PERFORMANCE.md is written from them by `--write`.
+//! `cargo xtask bench`: measures each case against its baseline, interleaved in one run, so that
+//! changes in the machine's speed cancel out. Figures are medians over rounds with their spread.
 
 mod bare;
 mod cases;
@@ -18,37 +18,37 @@ use crate::build;
 use report::Report;
 use rig::Harness;
 
-/// What to measure.
+/// Measure the product against its baselines, interleaved in one run
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
-    /// Only the cases whose name contains this
+    /// Run only cases whose name contains this
     #[arg(long, default_value = "")]
     case: String,
-    /// Rounds of each case; the baseline is measured in each, too
+    /// Number of rounds of each case; each round also measures the baseline
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Print JSON instead of the table
     #[arg(long)]
     json: bool,
-    /// Write the tables to docs/PERFORMANCE.md and docs/PERFORMANCE-CLUSTER.md, whichever has a case among these
+    /// Write docs/PERFORMANCE.md and docs/PERFORMANCE-CLUSTER.md, if any of their cases ran
     #[arg(long)]
     write: bool,
 }
 
-/// What runs in a process of its own, pinned to a core.
+/// Run a component of the bench in its own process
 #[derive(Debug, Subcommand)]
 pub(crate) enum Component {
-    /// A bare hyper server that sends the bytes of a sold-out answer
+    /// Run a bare hyper server that sends the bytes of a sold-out answer
     Http,
-    /// Durable claims through the engine's port against a bare loop of the same commits; prints JSON
+    /// Measure durable claims of the engine against a bare loop of the same commits; prints JSON
     Claims {
-        /// Rows a round
+        /// Rows per round
         rows: u32,
-        /// Rows a commit
+        /// Rows per commit
         batch: u32,
-        /// Rounds
+        /// Number of rounds
         rounds: u32,
-        /// The folder to work in
+        /// Working folder
         dir: PathBuf,
     },
 }

@@ -1,4 +1,4 @@
-//! Medians with their spread, as a table, as JSON, and as the document.
+//! The report: medians with their spread, as a table, as JSON, and as documents. Measures nothing.
 
 use serde::Serialize;
 
@@ -9,14 +9,14 @@ pub(crate) struct Line {
     what: String,
     value: f64,
     unit: &'static str,
-    /// Lowest and highest over the rounds.
+    /// The lowest and highest value over the rounds.
     spread: Option<(f64, f64)>,
-    /// What is reached for, and whether it was.
+    /// The target, and whether it was met.
     target: Option<(String, bool)>,
 }
 
 impl Line {
-    /// The median of what the rounds gave.
+    /// The median over the rounds.
     pub(crate) fn of(what: impl Into<String>, unit: &'static str, rounds: &[f64]) -> Self {
         let mut sorted = rounds.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -31,7 +31,7 @@ impl Line {
         }
     }
 
-    /// One value.
+    /// A single value without a spread.
     pub(crate) fn one(what: impl Into<String>, unit: &'static str, value: f64) -> Self {
         Self::of(what, unit, &[value])
     }
@@ -94,9 +94,8 @@ fn shown(value: f64) -> String {
     }
 }
 
-const HEADS: [&str; 6] = ["case", "what", "median", "lowest … highest", "target", ""];
+const HEADS: [&str; 6] = ["case", "metric", "median", "lowest … highest", "target", ""];
 
-/// All lines of a run.
 pub(crate) struct Report {
     lines: Vec<Line>,
 }
@@ -136,7 +135,7 @@ impl Report {
             .join("\n")
     }
 
-    /// The documents that this run has figures for: name and text.
+    /// The path and text of each document that this run has figures for.
     pub(crate) fn documents(&self) -> Vec<(&'static str, String)> {
         let cluster: Vec<&Line> = self.lines.iter().filter(|line| line.is_cluster()).collect();
         let alone: Vec<&Line> = self
@@ -165,7 +164,7 @@ impl Report {
     }
 }
 
-/// Head, table and tail; none where there is no line.
+/// Head, table and tail; `None` if there are no lines.
 fn document(head: &str, lines: &[&Line], tail: &str) -> Option<String> {
     if lines.is_empty() {
         return None;

@@ -1,4 +1,4 @@
-//! What the cases stand on: servers and load on separate cores, and the CPU time that each took.
+//! The harness of the cases: runs server and load on separate cores and measures their CPU time.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,11 +10,11 @@ use tempfile::TempDir;
 
 use crate::build;
 
-/// The core of whatever is measured.
+/// Pins the measured program to core 0.
 const SERVER: [&str; 3] = ["taskset", "-c", "0"];
-/// The core of the load.
+/// Pins the load to core 1.
 const LOAD: [&str; 3] = ["taskset", "-c", "1"];
-/// Clock ticks of /proc/PID/stat: `getconf CLK_TCK` is 100 on every Linux that we know.
+/// Clock ticks in /proc/PID/stat: `getconf CLK_TCK` is 100 on all common Linux systems.
 const TICKS_PER_S: f64 = 100.0;
 
 pub(crate) struct Harness {
@@ -24,12 +24,12 @@ pub(crate) struct Harness {
     scratch: TempDir,
 }
 
-/// A server under load: answers, time, and its CPU time.
+/// A measured load: its report and the CPU time of the server.
 #[derive(Debug, Clone)]
 pub(crate) struct Run {
     pub(crate) report: Value,
     pub(crate) cpu_s: f64,
-    /// The load's own CPU time.
+    /// The CPU time of the load itself.
     pub(crate) load_cpu_s: f64,
 }
 
@@ -66,12 +66,12 @@ impl Harness {
         })
     }
 
-    /// A fresh folder on the disk that is built on.
+    /// A path in the scratch folder, which is on the same disk as the build.
     pub(crate) fn folder(&self, name: &str) -> PathBuf {
         self.scratch.path().join(name)
     }
 
-    /// The product on its core.
+    /// Starts the product on the server's core.
     pub(crate) fn product(&self, folder: &Path, units: u32) -> anyhow::Result<ServerProcess> {
         ServerProcess::start(
             &self.binary,
@@ -81,7 +81,7 @@ impl Harness {
         )
     }
 
-    /// A part of the bench on the server's core, as a server.
+    /// Starts the bare HTTP server on the server's core.
     pub(crate) fn bare_http(&self) -> anyhow::Result<ServerProcess> {
         let mut words = SERVER.to_vec();
         let xtask = self.xtask.display().to_string();
@@ -89,7 +89,8 @@ impl Harness {
         ServerProcess::spawn(&words, &["bench-part", "http"], &self.folder("bare.log"))
     }
 
-    /// A part of the bench on the server's core, to its end; its standard output as JSON.
+    /// Runs a component of the bench on the server's core to completion, and returns its standard
+    /// output as JSON.
     pub(crate) fn part(&self, arguments: &[&str]) -> anyhow::Result<Value> {
         let done = Command::new(SERVER[0])
             .args(&SERVER[1..])
@@ -106,7 +107,7 @@ impl Harness {
         Ok(serde_json::from_slice(&done.stdout)?)
     }
 
-    /// Loads a server from the other core.
+    /// Runs the load on its core against a server.
     pub(crate) fn load(
         &self,
         served: &ServerProcess,
@@ -137,7 +138,7 @@ impl Harness {
         })
     }
 
-    /// wrk from the load's core, where it is installed: its requests and its CPU time.
+    /// Runs wrk on the load's core, if it is installed. Returns its requests and its CPU time.
     pub(crate) fn wrk(
         &self,
         served: &ServerProcess,
@@ -171,11 +172,12 @@ impl Harness {
             .find_map(|line| line.trim().split_once(" requests in "));
         let requests = requests
             .and_then(|(count, _)| count.parse().ok())
-            .context("wrk's output")?;
+            .context("unexpected output of wrk")?;
         Ok(Some((requests, children_cpu_s() - children)))
     }
 
-    /// A command of the product to its end.
+    /// Runs a product command to completion and returns its output as JSON, or `null` if it is not
+    /// JSON.
     pub(crate) fn command(&self, arguments: &[&str]) -> anyhow::Result<Value> {
         let done = run(&self.binary, arguments)?;
         ensure!(
@@ -190,15 +192,21 @@ impl Harness {
 /// User and system time of a process, in seconds.
 pub(crate) fn cpu_s(pid: u32) -> anyhow::Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // Behind the name in parentheses, which may hold spaces, utime and stime are the 12th and 13th field.
-    let behind = stat.rsplit_once(')').context("/proc/PID/stat")?.1;
+    // After the name in parentheses, which may contain spaces, utime and stime are the 12th and
+    // 13th fields.
+    let behind = stat
+        .rsplit_once(')')
+        .context("unexpected format of /proc/PID/stat")?
+        .1;
     let fields: Vec<&str> = behind.split_whitespace().collect();
     let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok());
-    let both = ticks(11).zip(ticks(12)).context("/proc/PID/stat")?;
+    let both = ticks(11)
+        .zip(ticks(12))
+        .context("unexpected format of /proc/PID/stat")?;
     Ok((both.0 + both.1) / TICKS_PER_S)
 }
 
-/// User and system time of this process's ended children, in seconds.
+/// User and system time of this process's exited children, in seconds.
 fn children_cpu_s() -> f64 {
     let usage = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let behind = usage.rsplit_once(')').map_or("", |(_, behind)| behind);
@@ -210,7 +218,7 @@ fn children_cpu_s() -> f64 {
     (fields.get(13).unwrap_or(&0.0) + fields.get(14).unwrap_or(&0.0)) / TICKS_PER_S
 }
 
-/// A line of /proc/PID/status, in KiB.
+/// A field of /proc/PID/status, in KiB.
 pub(crate) fn memory_kib(pid: u32, line: &str) -> anyhow::Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let found = status

@@ -1,4 +1,4 @@
-//! The cases of growth: an attempt costs the same among many sales and many buyers as among few.
+//! The cases for scale: an attempt must cost the same with many sales and buyers as with few.
 
 use anyhow::ensure;
 
@@ -7,7 +7,7 @@ use super::rig::Harness;
 
 const REQUESTS: &str = "200000";
 
-/// A no and a yes among 10,000 sales against one sale.
+/// A rejection and a confirmation among 10,000 sales against one sale.
 pub(crate) fn sales(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     const SALES: u32 = 10_000;
     let (mut noes, mut confirmations) = (Vec::new(), Vec::new());
@@ -32,12 +32,12 @@ pub(crate) fn sales(rig: &Harness) -> anyhow::Result<Vec<Line>> {
             "--paths",
             "10000",
         ];
-        // `one-{}` with two names: the second does not exist in the first run, so both paths name the same sale.
+        // The two paths differ only in their query, so both name the same sale.
         let few = rig.load(&product, "/v1/sales/one-0/orders?{}", &one)?;
         let spread = rig.load(&product, "/v1/sales/s-{}/orders", &many)?;
         ensure!(
             few.count("won") == 100_000 && spread.count("won") == 100_000,
-            "not all were won"
+            "not all attempts were won"
         );
         confirmations.push(spread.cpu_us() / few.cpu_us());
         let one = [
@@ -60,7 +60,7 @@ pub(crate) fn sales(rig: &Harness) -> anyhow::Result<Vec<Line>> {
         let spread = rig.load(&product, "/v1/sales/s-{}/orders", &many)?;
         ensure!(
             few.count("won") + spread.count("won") == 0,
-            "something was left"
+            "some attempts were won after the sell-out"
         );
         noes.push(spread.cpu_us() / few.cpu_us());
     }
@@ -75,7 +75,7 @@ pub(crate) fn sales(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     ])
 }
 
-/// A no to 10,000,000 buyers against 1,000 of them.
+/// Rejections of 10,000,000 buyers against rejections of 1,000.
 pub(crate) fn buyers(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let folder = rig.folder("buyers");
     let product = rig.product(&folder, 0)?;
@@ -99,7 +99,7 @@ pub(crate) fn buyers(rig: &Harness) -> anyhow::Result<Vec<Line>> {
             ],
         )
     };
-    // The units go first; from then on everybody gets a no.
+    // The first load sells all units; from then on, every buyer is rejected.
     load("unique", "2000")?;
     let mut ratios = Vec::new();
     for _ in 0..rig.rounds {
@@ -107,7 +107,7 @@ pub(crate) fn buyers(rig: &Harness) -> anyhow::Result<Vec<Line>> {
         let many = load("10000000", "500000")?;
         ratios.push(many.cpu_us() / few.cpu_us());
     }
-    // The longest run meets each of the ten million once.
+    // The last load has one request from each of the ten million buyers.
     let few = load("1000", REQUESTS)?;
     let all = load("10000000", "10000000")?;
     ratios.push(all.cpu_us() / few.cpu_us());

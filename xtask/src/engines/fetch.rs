@@ -1,5 +1,5 @@
-//! Where the servers' programs come from: what is installed, else the system's packages, else Maven Central's jars of one
-//! pinned version, whose checksums are kept here.
+//! Provides the servers' programs: uses what is installed, installs system packages, and fetches
+//! jars of pinned versions from Maven Central. Verifies Kafka's jars against known checksums.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use seckill_testkit::servers::{KafkaLayout, Programs};
 
 use crate::build::{succeed, target};
 
-/// A set of jars: what to ask Maven for, and the checksums of all that comes.
+/// A set of jars: the artifacts to request from Maven, and the checksums of all resulting files.
 struct Jars {
     name: &'static str,
     artifacts: &'static [(&'static str, &'static str, &'static str)],
@@ -22,7 +22,7 @@ const KRAFT: Jars = Jars {
     artifacts: &[("org.apache.kafka", "kafka_2.13", "4.3.1")],
     checksums: include_str!("kafka-4.3.1.sha256"),
 };
-/// The last line that knows ZooKeeper. ZooKeeper needs snappy, and its own description leaves that out.
+/// The last release line with ZooKeeper. ZooKeeper needs snappy, but its POM does not list it.
 const ZOOKEEPER: Jars = Jars {
     name: "kafka-3.9.2",
     artifacts: &[
@@ -34,7 +34,8 @@ const ZOOKEEPER: Jars = Jars {
 };
 const JAVA_MIN: u32 = 17;
 
-/// All programs, installed or fetched as needed. An error names what is missing and what was tried.
+/// Returns all programs, installing or fetching what is missing. An error names what is missing and
+/// what was tried.
 pub(crate) fn programs(layout: KafkaLayout) -> anyhow::Result<Programs> {
     let mysqld = || which("mariadbd").or_else(|| which("mysqld"));
     let missing: Vec<&str> = [
@@ -53,7 +54,7 @@ pub(crate) fn programs(layout: KafkaLayout) -> anyhow::Result<Programs> {
         install(&missing)?;
     }
     let none = |what: &str| {
-        format!("no {what} on the path, and the system's packages brought none; install it")
+        format!("no {what} on the path, and the system's packages did not provide it; install it")
     };
     let mysqld = mysqld().with_context(|| none("mariadbd or mysqld"))?;
     let is_mariadb = mysqld.ends_with("mariadbd");
@@ -82,7 +83,7 @@ fn which(name: &str) -> Option<PathBuf> {
         .find(|program| program.is_file())
 }
 
-/// Java, installed where it is missing.
+/// Returns Java, installing it if missing.
 pub(crate) fn java_installed() -> anyhow::Result<PathBuf> {
     if java().is_none() {
         install(&["default-jre-headless"])?;
@@ -90,7 +91,7 @@ pub(crate) fn java_installed() -> anyhow::Result<PathBuf> {
     java().with_context(|| format!("no Java {JAVA_MIN} or later on the path; install it"))
 }
 
-/// Has Maven installed where it is missing.
+/// Installs Maven if it is missing.
 pub(crate) fn installed_maven() -> anyhow::Result<()> {
     if which("mvn").is_none() {
         install(&["maven"])?;
@@ -102,21 +103,22 @@ pub(crate) fn installed_maven() -> anyhow::Result<()> {
 fn java() -> Option<PathBuf> {
     let java = which("java")?;
     let said = Command::new(&java).arg("-version").output().ok()?;
-    // The first line is like: openjdk version "17.0.15" 2025-04-15
+    // For example: openjdk version "17.0.15" 2025-04-15
     let text = String::from_utf8_lossy(&said.stderr).into_owned();
     let version: u32 = text.split('"').nth(1)?.split('.').next()?.parse().ok()?;
     (version >= JAVA_MIN).then_some(java)
 }
 
-/// Installs Debian's packages without letting their daemons start: a policy that forbids it stands while apt works.
+/// Installs Debian packages without starting their daemons: while apt runs, a policy file forbids
+/// that.
 pub(crate) fn install(packages: &[&str]) -> anyhow::Result<()> {
     let wanted = packages.join(", ");
     if which("apt-get").is_none() {
-        bail!("{wanted} are not installed, and this system has no apt-get; install them");
+        bail!("missing programs: {wanted}; this system has no apt-get, so install them manually");
     }
     if !rustix_is_root() {
         bail!(
-            "{wanted} are not installed, and only root can install them here; run: apt-get install {}",
+            "missing programs: {wanted}; only root can install them; run: apt-get install {}",
             packages.join(" ")
         );
     }
@@ -128,7 +130,7 @@ pub(crate) fn install(packages: &[&str]) -> anyhow::Result<()> {
     }
     let apt = |arguments: &[&str]| {
         let mut apt = Command::new("apt-get");
-        // Standard output belongs to the task's own answer.
+        // Standard output is reserved for the task's own result.
         succeed(
             apt.env("DEBIAN_FRONTEND", "noninteractive")
                 .args(arguments)
@@ -164,19 +166,20 @@ fn is_fetched(jars: &Jars) -> bool {
     check(&folder(jars).join("libs"), jars.checksums).is_ok()
 }
 
-/// Fetches jars with Maven, unless they are there; either way each is checked.
+/// Fetches jars with Maven unless they are present. Verifies them in both cases.
 fn fetch(jars: &Jars) -> anyhow::Result<PathBuf> {
     let dir = folder(jars);
     let libs = dir.join("libs");
     if !is_fetched(jars) {
         fetch_artifacts(&dir, jars.artifacts)?;
-        check(&libs, jars.checksums)
-            .with_context(|| format!("the jars of {} are not those that are known", jars.name))?;
+        check(&libs, jars.checksums).with_context(|| {
+            format!("the jars of {} do not match the known checksums", jars.name)
+        })?;
     }
     Ok(libs)
 }
 
-/// Has Maven copy artifacts, with all that they need, into `dir`/libs.
+/// Copies artifacts and their dependencies into `dir/libs` with Maven.
 pub(crate) fn fetch_artifacts(dir: &Path, artifacts: &[(&str, &str, &str)]) -> anyhow::Result<()> {
     let libs = dir.join("libs");
     if libs.exists() {
@@ -209,12 +212,12 @@ pub(crate) fn fetch_artifacts(dir: &Path, artifacts: &[(&str, &str, &str)]) -> a
     succeed(&mut maven).context("Maven could not fetch the jars")
 }
 
-/// Whether a folder has exactly these files.
+/// Fails unless the folder has exactly these files.
 fn check(libs: &Path, checksums: &str) -> anyhow::Result<()> {
     let count = std::fs::read_dir(libs)?.count();
     ensure!(
         count == checksums.lines().count(),
-        "{} has {count} files",
+        "{} has {count} files, which is not the expected number",
         libs.display()
     );
     let mut sums = Command::new("sha256sum")
@@ -224,10 +227,10 @@ fn check(libs: &Path, checksums: &str) -> anyhow::Result<()> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .context("sha256sum")?;
+        .context("sha256sum cannot be started")?;
     if let Some(mut input) = sums.stdin.take() {
         input.write_all(checksums.as_bytes())?;
     }
-    ensure!(sums.wait()?.success(), "a checksum differs");
+    ensure!(sums.wait()?.success(), "a checksum does not match");
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! `cargo xtask engines`: a real Redis, MySQL or MariaDB, and Kafka on free loopback ports, with their data under `target/`.
-//! How a server is started is the testkit's; here is where its program comes from and what is up.
+//! `cargo xtask engines`: finds the programs of Redis, Kafka, and MySQL or MariaDB, and tracks
+//! which servers run on loopback, with data under `target/`. How a server starts is in the testkit.
 
 pub(crate) mod fetch;
 
@@ -18,41 +18,41 @@ use serde_json::json;
 
 use crate::build::{root, succeed, target};
 
-/// The database of the servers that are brought up.
+/// The database in the MySQL server that is started here.
 const DATABASE: &str = "seckill";
-/// URLs in the environment, as the product itself reads them.
+/// The environment variables with URLs, which the product reads as well.
 const VARIABLES: [&str; 3] = [
     "SECKILL_CLUSTER__REDIS",
     "SECKILL_CLUSTER__KAFKA",
     "SECKILL_CLUSTER__MYSQL",
 ];
 
-/// What to do with the servers.
+/// Manage real servers for the cluster engine
 #[derive(Debug, Subcommand)]
 pub(crate) enum Engines {
-    /// Bring them up; what is up already stays
+    /// Start the servers unless they are already running
     Up {
-        /// Print {"redis": url, "kafka": "host:port", "mysql": url} alone
+        /// Print only {"redis": url, "kafka": "host:port", "mysql": url}
         #[arg(long)]
         json: bool,
-        /// The tutorial's own layout: Kafka 3.9 on ZooKeeper
+        /// Use the tutorial's layout: Kafka 3.9 with ZooKeeper
         #[arg(long)]
         zookeeper: bool,
     },
-    /// End them and forget their data
+    /// Stop the servers and delete their data
     Down,
-    /// Say what is up
+    /// Show which servers are running
     Status {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// End what a process has brought up once it is gone
+    /// Stop the servers that a process has started, once it has exited
     #[command(hide = true)]
     Guard {
-        /// The process
+        /// Id of the process
         pid: u32,
-        /// Its folder
+        /// Folder of its servers
         dir: PathBuf,
     },
 }
@@ -75,18 +75,18 @@ pub(crate) fn run(engines: &Engines) -> anyhow::Result<()> {
                     urls.redis, urls.kafka, urls.mysql
                 );
                 println!(
-                    "\n`seckill demo --engine cluster` finds them; `cargo xtask engines down` ends them."
+                    "\n`seckill demo --engine cluster` finds them; `cargo xtask engines down` stops them."
                 );
             }
         }
-        Engines::Down => println!("{} processes ended", down(&dir)?),
+        Engines::Down => println!("{} processes stopped", down(&dir)?),
         Engines::Status { json } => status(&dir, *json)?,
         Engines::Guard { pid, dir } => guard(*pid, dir)?,
     }
     Ok(())
 }
 
-/// Brings the servers up in this folder, and says so in its files.
+/// Starts the servers in this folder and records their URLs there.
 pub(crate) fn up(dir: &Path, layout: KafkaLayout) -> anyhow::Result<Urls> {
     use_dir(dir);
     std::fs::create_dir_all(dir)?;
@@ -139,7 +139,7 @@ fn start(
         serde_json::to_string_pretty(programs)?,
     )?;
     let [redis, kafka, mysql] = given;
-    // Kafka takes the longest; the others come up meanwhile.
+    // Kafka takes the longest; the others start meanwhile.
     let kafka_dir = dir.join("kafka");
     std::thread::scope(|scope| {
         let brought = scope.spawn(|| match kafka {
@@ -175,7 +175,7 @@ fn start(
         let kafka = brought
             .join()
             .map_err(|_| anyhow::anyhow!("Kafka's thread panicked"))??;
-        // From here on they live by themselves.
+        // From here on, the processes outlive this one.
         redis.0.into_iter().for_each(|redis| redis.daemon.let_go());
         mysql.0.into_iter().for_each(|mysql| mysql.daemon.let_go());
         if let Some(kafka) = kafka.0 {
@@ -193,7 +193,7 @@ fn start(
     })
 }
 
-/// The same three from the compose file, where there is a docker engine.
+/// Starts the same three servers from the compose file, if Docker is available.
 fn with_docker() -> Result<Urls, String> {
     let quiet = |arguments: &[&str]| {
         let mut docker = Command::new("docker");
@@ -206,7 +206,7 @@ fn with_docker() -> Result<Urls, String> {
         docker.status().is_ok_and(|status| status.success())
     };
     if !quiet(&["info"]) || !quiet(&["compose", "version"]) {
-        return Err("no docker engine with compose either".into());
+        return Err("Docker with Compose is not available either".into());
     }
     let compose = [
         "compose",
@@ -229,7 +229,7 @@ fn with_docker() -> Result<Urls, String> {
     })
 }
 
-/// Ends what was started in this folder, and only that; its data goes.
+/// Stops only the processes that were started in this folder, and deletes their data.
 pub(crate) fn down(dir: &Path) -> anyhow::Result<u32> {
     let ended = end_recorded(dir)?;
     for data in ["redis", "kafka", "mysql"] {
@@ -253,7 +253,7 @@ fn remove(dir: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Each server, and whether something answers at its address.
+/// Each server, and whether its address accepts connections.
 fn answering(urls: &Urls) -> [(&'static str, bool); 3] {
     let place = |url: &str| {
         let behind = url.rsplit_once('@').map_or(url, |(_, behind)| behind);
@@ -284,12 +284,12 @@ fn status(dir: &Path, as_json: bool) -> anyhow::Result<()> {
         if as_json {
             println!("{}", json!({"up": false}));
         } else {
-            println!("nothing is up; `cargo xtask engines up` brings the servers up");
+            println!("no servers are running; `cargo xtask engines up` starts them");
         }
         return Ok(());
     };
     let urls: Urls = serde_json::from_str(&text)
-        .context("engines.json is not understood; `cargo xtask engines down` removes it")?;
+        .context("engines.json cannot be parsed; `cargo xtask engines down` removes it")?;
     let answers = answering(&urls);
     let all = answers.iter().all(|(_, answers)| *answers);
     if as_json {
@@ -307,18 +307,18 @@ fn status(dir: &Path, as_json: bool) -> anyhow::Result<()> {
         println!("{name:6} {} {url}", if answers { "up  " } else { "down" });
     }
     if !all {
-        bail!("not all are up; `cargo xtask engines up` brings them up anew");
+        bail!("not all servers are running; `cargo xtask engines up` restarts them");
     }
     Ok(())
 }
 
-/// Servers for as long as this value, or this process, lives: they end also when it is killed.
+/// Servers that stop when this value is dropped, or when this process exits, even by SIGKILL.
 pub(crate) struct Lease {
     dir: PathBuf,
 }
 
 impl Lease {
-    /// Brings servers up in a folder of their own.
+    /// Starts servers in a folder of their own.
     pub(crate) fn up(dir: &Path) -> anyhow::Result<(Self, Urls)> {
         std::fs::create_dir_all(dir)?;
         down(dir)?;
@@ -332,7 +332,8 @@ impl Lease {
 }
 
 impl Lease {
-    /// Ends what others bring up in a folder; nothing where something is up there already, which is somebody's.
+    /// Stops servers that another command will start in this folder. Returns `None` if servers are
+    /// already running there, because those belong to someone else.
     pub(crate) fn over(dir: &Path) -> anyhow::Result<Option<Self>> {
         if dir.join(URLS_FILE).exists() {
             return Ok(None);
@@ -349,7 +350,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if let Err(error) = down(&self.dir) {
             eprintln!(
-                "xtask: the servers in {} were not ended: {error:#}",
+                "xtask: the servers in {} were not stopped: {error:#}",
                 self.dir.display()
             );
         }
@@ -366,7 +367,7 @@ fn spawn_guard(dir: &Path) -> anyhow::Result<()> {
         .stderr(Stdio::null())
         .process_group(0)
         .spawn()
-        .context("the guard of the servers cannot be started")?;
+        .context("the servers' guard process cannot be started")?;
     Ok(())
 }
 

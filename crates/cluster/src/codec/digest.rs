@@ -1,5 +1,5 @@
-//! Digests of buyers and keys: what the gate knows people by. 128 bits of SipHash-1-3, keyed by the store's secret,
-//! so that nobody can choose two names that meet.
+//! Digests of buyers and idempotency keys, which identify them in the gate: 128 bits of
+//! SipHash-1-3, keyed with the store's secret so that no one can construct a collision. No I/O.
 
 use std::hash::Hasher;
 
@@ -10,7 +10,6 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 
 use super::order_id::SECRET_BYTES;
 
-/// Makes digests.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Digester(SipHasher13);
 
@@ -19,7 +18,7 @@ impl Digester {
         Self(SipHasher13::new_with_key(secret))
     }
 
-    /// The buyer's digest; empty for the anonymous buyer, whom no limit binds.
+    /// Empty for the anonymous buyer, who has no limit.
     pub(crate) fn buyer(&self, buyer: &Buyer) -> String {
         if buyer.is_anonymous() {
             return String::new();
@@ -27,7 +26,6 @@ impl Digester {
         self.text(&[buyer.as_str()])
     }
 
-    /// The digest of a buyer's key.
     pub(crate) fn key(&self, buyer: &Buyer, key: &IdempotencyKey) -> String {
         self.text(&[buyer.as_str(), key.as_str()])
     }
@@ -35,7 +33,7 @@ impl Digester {
     fn text(&self, parts: &[&str]) -> String {
         let mut hasher = self.0;
         for part in parts {
-            // The length keeps ("ab", "c") and ("a", "bc") apart.
+            // The length distinguishes ("ab", "c") from ("a", "bc").
             hasher.write(&(part.len() as u32).to_le_bytes());
             hasher.write(part.as_bytes());
         }
@@ -48,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_run_together_stay_apart() {
+    fn digests_depend_on_the_boundary_between_parts() {
         let digester = Digester::new(&[1; SECRET_BYTES]);
         let key = |buyer, key| {
             let key = IdempotencyKey::new(key).unwrap();

@@ -1,5 +1,5 @@
-//! The claim's message: what the gate puts into the outbox, the relay into the log, and the recorder reads.
-//! Version 1. A reader refuses what it does not understand; it never guesses.
+//! The claim message, version 1: written to the outbox by the gate and to the log by the relay, and
+//! read by the recorder. Readers reject everything that does not match the format exactly. No I/O.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -8,19 +8,16 @@ use seckill_sale::{Attempt, Buyer, IdempotencyKey, OrderId, SaleId, Unit};
 use serde::Deserialize;
 
 const VERSION: u32 = 1;
-/// The type of a claim, also as CloudEvents has it.
+/// The message type of a claim, also used as the CloudEvents type.
 pub(crate) const CLAIM: &str = "seckill.claim";
 
-/// A unit of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Line {
-    /// The unit's number.
     pub(crate) unit: u32,
-    /// Its generation.
     #[serde(rename = "gen")]
     pub(crate) generation: u32,
-    /// The buyer's slot; none where the sale has no limit.
+    /// The buyer's slot; `None` if the sale has no limit.
     pub(crate) slot: Option<u8>,
 }
 
@@ -33,25 +30,24 @@ impl Line {
     }
 }
 
-/// A claim as the log has it.
+/// A claim in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ClaimMessage {
     pub(crate) sale_id: SaleId,
     pub(crate) epoch: u32,
-    /// The gate's count of its claims: grows within an epoch.
+    /// The gate's claim counter, which increases within an epoch.
     pub(crate) n: u64,
     pub(crate) order_id: OrderId,
     pub(crate) line: Line,
     /// Empty for the anonymous buyer.
     pub(crate) buyer: Buyer,
     pub(crate) idem_key: Option<IdempotencyKey>,
-    /// The digest of the attempt's content.
+    /// Digest of the attempt's content.
     pub(crate) fingerprint: u64,
-    /// When the gate gave it, in Unix milliseconds.
+    /// When the gate made the claim, in Unix milliseconds.
     pub(crate) at_ms: i64,
 }
 
-/// The fields of a claim's JSON.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Fields<'a> {
@@ -71,23 +67,23 @@ struct Fields<'a> {
     at_ms: i64,
 }
 
-/// Why a record is no claim.
+/// Why a record is not a claim.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NotAClaim {
-    #[error("it is no claim: {0}")]
+    #[error("the record is not a claim: {0}")]
     Json(String),
-    #[error("its version is {0}; this recorder reads version {VERSION}")]
+    #[error("the record has version {0}; this recorder supports version {VERSION}")]
     Version(u32),
-    #[error("its type is {0:?}, not {CLAIM:?}")]
+    #[error("the record has type {0:?}, not {CLAIM:?}")]
     Kind(String),
-    #[error("it has {0} lines; a claim has one")]
+    #[error("the record has {0} lines; a claim has one")]
     Lines(usize),
-    #[error("its fingerprint is not 16 hexadecimal digits")]
+    #[error("the fingerprint is not 16 hexadecimal digits")]
     Fingerprint,
 }
 
 impl ClaimMessage {
-    /// Reads a record of the log.
+    /// Parses a record of the log.
     pub(crate) fn read(record: &[u8]) -> Result<Self, NotAClaim> {
         let not_json = |error: serde_json::Error| NotAClaim::Json(error.to_string());
         let fields: Fields<'_> = serde_json::from_slice(record).map_err(not_json)?;
@@ -113,7 +109,7 @@ impl ClaimMessage {
         })
     }
 
-    /// A record of this content.
+    /// Serializes the claim as a record of the log.
     pub(crate) fn record(&self) -> String {
         let attempt = (&self.order_id, &self.buyer, self.idem_key.as_ref());
         let claim = OutboxClaim {
@@ -131,12 +127,12 @@ fn fingerprint(text: &str) -> Option<u64> {
     u64::from_str_radix(text, 16).ok().filter(|_| is_hex)
 }
 
-/// A fingerprint as gate and log write it.
+/// Formats a fingerprint as in the gate and the log: 16 hexadecimal digits.
 pub(crate) fn fingerprint_text(fingerprint: u64) -> String {
     format!("{fingerprint:016x}")
 }
 
-/// The part of the message that is known before the gate has decided: it travels through the gate untouched.
+/// The part of the message that is known before the gate decides. The gate stores it unchanged.
 pub(crate) fn attempt_part(order_id: &OrderId, attempt: &Attempt) -> String {
     let named = (order_id, &attempt.buyer, attempt.key.as_ref());
     part(named, attempt.fingerprint())
@@ -147,7 +143,7 @@ fn part(
     fingerprint: u64,
 ) -> String {
     let mut part = String::with_capacity(160);
-    // Order ids and fingerprints have no character that JSON escapes; the others are written by the library.
+    // Order ids and fingerprints contain no characters that JSON escapes.
     let _ = write!(part, r#""order_id":"{order_id}","buyer":"#);
     push_json(&mut part, buyer.as_str());
     part.push_str(r#","idem_key":"#);
@@ -159,7 +155,7 @@ fn part(
     part
 }
 
-/// Appends a text as JSON has it; most need no escape.
+/// Appends a JSON string. Most strings need no escaping, which the fast path uses.
 fn push_json(part: &mut String, text: &str) {
     let is_plain = |byte: u8| (0x20..0x7f).contains(&byte) && !matches!(byte, b'"' | b'\\');
     if text.bytes().all(is_plain) {
@@ -171,13 +167,13 @@ fn push_json(part: &mut String, text: &str) {
     }
 }
 
-/// The order id inside an attempt's part, which always begins with it.
+/// Extracts the order id from an attempt's part, which always starts with it.
 pub(crate) fn order_id_of(part: &str) -> Option<&str> {
     let rest = part.strip_prefix(r#""order_id":""#)?;
     rest.split_once('"').map(|(id, _)| id)
 }
 
-/// What the gate adds to an attempt: one claim of an outbox entry.
+/// One claim of an outbox entry: an attempt's part with the data that the gate adds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OutboxClaim {
     pub(crate) order_id: OrderId,
@@ -186,7 +182,7 @@ pub(crate) struct OutboxClaim {
     pub(crate) line: Line,
 }
 
-/// A claim's message, whole.
+/// Builds the complete message of a claim.
 pub(crate) fn whole(sale: &SaleId, epoch: u32, at_ms: i64, claim: &OutboxClaim) -> String {
     let OutboxClaim { part, n, line, .. } = claim;
     let slot = line.slot.map_or("null".into(), |slot| slot.to_string());
@@ -222,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_gate_and_the_relay_put_together_the_recorder_reads() {
+    fn the_recorder_reads_what_gate_and_relay_write() {
         for buyer in ["ann", "a\"b\\", "王芳", "'; DROP TABLE seckill; --"] {
             let (attempt, text) = message(buyer);
             let read = ClaimMessage::read(text.as_bytes()).unwrap();
@@ -246,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_claim_is_refused_with_a_reason() {
+    fn records_that_are_not_claims_are_rejected_with_a_reason() {
         let (_, text) = message("ann");
         let refused = |from: &str, to: &str| {
             let text = text.replacen(from, to, 1);

@@ -1,5 +1,5 @@
-//! The words that travel between gate, log and store: order ids, the claim's message, digests of names.
-//! No I/O here.
+//! Formats shared by gate, log and store: order ids, claim messages, and digests of buyers and
+//! keys. No I/O here.
 
 pub(crate) mod digest;
 pub(crate) mod message;

@@ -1,5 +1,5 @@
-//! Order ids that say where to ask for them: sale, epoch, moment, 48 random bits and a MAC, as 32 characters.
-//! The MAC (SipHash-2-4, keyed by a secret in the store) makes an id that somebody made up cost no I/O.
+//! Order ids that encode sale, epoch, time, 48 random bits and a MAC in 32 characters. The MAC
+//! (SipHash-2-4, keyed with a secret in the store) rejects forged ids without I/O.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -9,29 +9,28 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use seckill_sale::OrderId;
 use siphasher::sip::SipHasher24;
 
-/// What is kept by order id. The ids are our own making, so that nobody can choose some that meet.
+/// A map by order id. A fast hash is safe because clients cannot choose ids that collide.
 pub(crate) type ByOrder<T> = HashMap<OrderId, T, foldhash::fast::RandomState>;
 
-/// Bytes of the store's secret.
 pub(crate) const SECRET_BYTES: usize = 16;
 const ID_BYTES: usize = 24;
 const MAC_AT: usize = 20;
 const RANDOM_AT: usize = 14;
-/// Random bytes are fetched this many at a time.
+/// Number of random bytes fetched from the system at a time.
 const POOL_BYTES: usize = 4_096;
 
-/// What an order id says.
+/// The decoded content of an order id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Named {
-    /// The sale's number in the store.
+    /// `num` of the sale in the store.
     pub(crate) sale_num: u32,
-    /// The sale's epoch when the id was made.
+    /// Epoch of the sale when the id was created.
     pub(crate) epoch: u32,
-    /// When it was made, in Unix milliseconds by the clock of the server that made it.
+    /// Creation time in Unix milliseconds, by the clock of the server that created the id.
     pub(crate) at_ms: i64,
 }
 
-/// Tells ids that were made with the store's secret from all others.
+/// Verifies that an id was created with the store's secret.
 pub(crate) struct Mac(SipHasher24);
 
 impl Mac {
@@ -44,7 +43,7 @@ impl Mac {
         [a, b, c, d]
     }
 
-    /// What an id says; nothing where it was not made with the secret.
+    /// Decodes an id. Returns `None` if it was not created with the secret.
     pub(crate) fn read(&self, id: &OrderId) -> Option<Named> {
         let bytes = URL_SAFE_NO_PAD.decode(id.as_str()).ok()?;
         let id: [u8; ID_BYTES] = bytes.try_into().ok()?;
@@ -62,7 +61,6 @@ impl Mac {
     }
 }
 
-/// Makes and reads order ids.
 pub(crate) struct OrderIds {
     mac: Mac,
     pool: Mutex<Pool>,
@@ -83,7 +81,6 @@ impl OrderIds {
         }
     }
 
-    /// A new id.
     pub(crate) fn next(&self, named: Named) -> Result<OrderId, getrandom::Error> {
         let mut id = [0; ID_BYTES];
         id[0..4].copy_from_slice(&named.sale_num.to_be_bytes());
@@ -97,7 +94,7 @@ impl OrderIds {
         Ok(OrderId::new(&text).unwrap_or_else(|bad| unreachable!("{bad}")))
     }
 
-    /// [`Mac::read`].
+    /// See [`Mac::read`].
     pub(crate) fn read(&self, id: &OrderId) -> Option<Named> {
         self.mac.read(id)
     }
@@ -123,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_says_what_it_was_made_from_and_no_other_secret_reads_it() {
+    fn an_id_is_decoded_only_with_its_own_secret() {
         let ids = OrderIds::new(&[7; SECRET_BYTES]);
         let named = Named {
             sale_num: u32::MAX,
@@ -138,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_made_up_id_is_not_read() {
+    fn a_forged_id_is_rejected() {
         let ids = OrderIds::new(&[7; SECRET_BYTES]);
         for made_up in ["x", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "a-b_c"] {
             assert_eq!(ids.read(&OrderId::new(made_up).unwrap()), None);

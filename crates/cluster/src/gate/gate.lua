@@ -1,16 +1,18 @@
--- The gate of one sale. Decides attempts and keeps the outbox; each call is one atomic step.
--- Redis does not undo a script that fails half way, so each operation first reads and decides, and only then writes, and
--- what it writes can fail in its first command alone (no memory, no disk).
+-- The gate of one sale. Decides attempts and maintains the outbox. Each call is one atomic step.
+-- Redis does not roll back a script that fails midway. Each operation therefore reads and decides
+-- first and writes last, and only its first write can fail (out of memory, persistence error).
 --
 -- KEYS  1 stock key   string: free units, a mirror of the fields below; the tutorial's `counter`
---       2 {K}:m       hash: epoch, run, gate, leader, version, total, limit, opens, closes, win, next, n, outn
+--       2 {K}:m       hash: epoch, run, gate, leader, version, total, limit, opens, closes, win,
+--                     next, n, outn
 --       3 {K}:c       hash: order id -> unit:gen:slot:fingerprint:buyer:live|ended
 --       4 {K}:k       hash: digest(buyer, key) -> order id
---       5 {K}:b       hash: digest(buyer) -> a character for each slot in use, '0' + slot
---       6 {K}:f       list: unit:gen given back, first out first in, behind a sentinel
---       7 {K}:o       stream: the outbox; id epoch-n, one entry a batch
--- Every key always exists (a sentinel `-`), since an absent one gives TRYAGAIN while a Cluster slot moves.
--- ARGV  1 operation, 2 epoch, then its own
+--       5 {K}:b       hash: digest(buyer) -> one character per slot in use, '0' + slot
+--       6 {K}:f       list: unit:gen of released units, first in first out, after a sentinel
+--       7 {K}:o       stream: the outbox; entry id epoch-n, one entry per batch
+-- Every key always exists (hashes and the list contain a sentinel `-`), because a missing key
+-- causes TRYAGAIN while a Cluster slot is migrating.
+-- ARGV  1 operation, 2 epoch, then the arguments of the operation
 -- Replies {status, ...}: OK, or GONE, TYPE, RUN, EPOCH, REBUILD, DRIFT with a detail.
 
 local K, M, C, I, B, F, O = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
@@ -29,7 +31,7 @@ local function whole(number)
   return string.format('%d', number)
 end
 
--- Reads all seven keys, each by its type. Returns the state, or nil and the refusal.
+-- Reads all seven keys with the command for each type. Returns the state, or nil and the refusal.
 local function read()
   local reads = {
     {K, redis.pcall('GET', K)},
@@ -47,11 +49,11 @@ local function read()
   end
   local m = reads[2][2]
   if not m[1] then
-    return nil, {'GONE', 'there is no ' .. M}
+    return nil, {'GONE', M .. ' does not exist'}
   end
   local function number(at) return tonumber(m[at] or '') end
   for _, at in ipairs({5, 6, 10, 11, 12, 13}) do
-    if not number(at) then return nil, {'DRIFT', M .. ' lacks a field'} end
+    if not number(at) then return nil, {'DRIFT', M .. ' is missing a field'} end
   end
   return {
     free_mirror = tonumber(reads[1][2] or ''),
@@ -62,7 +64,8 @@ local function read()
   }
 end
 
--- The state of a gate that may be used: this epoch, this run of Redis, open, and nothing moved by another hand.
+-- Returns the state of a usable gate: in this epoch, in this run of Redis, open, and not modified
+-- by another client.
 local function guard()
   local s, refusal = read()
   if not s then return nil, refusal end
@@ -77,10 +80,10 @@ local function guard()
   end
   s.free = s.total - s.next + s.returned
   if s.free_mirror ~= s.free or s.returned < 0 then
-    return nil, {'DRIFT', K .. ' is ' .. tostring(s.free_mirror) .. ', its sale has ' .. whole(s.free) .. ' free'}
+    return nil, {'DRIFT', K .. ' is ' .. tostring(s.free_mirror) .. ' (expected ' .. whole(s.free) .. ' free units)'}
   end
   if s.outbox ~= s.outn or s.claims < 1 or s.keys < 1 or s.buyers < 1 then
-    return nil, {'DRIFT', 'the outbox has ' .. s.outbox .. ' entries, not ' .. whole(s.outn) .. ', or a key was emptied'}
+    return nil, {'DRIFT', 'the outbox has ' .. s.outbox .. ' entries (expected ' .. whole(s.outn) .. '), or a key was emptied'}
   end
   return s
 end
@@ -90,7 +93,8 @@ local function head(s, now)
     s.closes and whole(s.closes) or ''}
 end
 
--- The window as 0 before, 1 open, 2 closed. It only moves on, also when the clock jumps back.
+-- The window state: 0 before, 1 open, 2 closed. It only moves forward, even if the clock jumps
+-- back.
 local function window(s, now)
   local win = 1
   if s.opens and now < s.opens then win = 0 end
@@ -108,16 +112,19 @@ local function unit_of(claim)
   return string.match(claim, '^(%d+:%d+):')
 end
 
--- claim: six arguments an attempt: order id, digest(buyer), digest(buyer, key), fingerprint, quantity, message part.
+-- claim: decides a batch. Six arguments per attempt: order id, digest(buyer), digest(buyer, key),
+-- fingerprint, quantity, message part.
 local WIDTH = 6
 local function claim()
   local s, refusal = guard()
   if not s then return refusal end
   local now, count = now_ms(), (#ARGV - 2) / WIDTH
   local function arg(i, at) return ARGV[2 + (i - 1) * WIDTH + at] end
-  -- Lua writes a number by way of its fractions, which takes longer than deciding an attempt: texts are carried as texts.
+  -- Converting numbers to strings takes longer in Lua than deciding an attempt, so values that
+  -- arrive as strings stay strings.
 
-  -- Phase 1: read and decide, on an overlay, so that a batch sees what it has given itself.
+  -- Phase 1: read and decide on an overlay, so that each attempt sees the earlier claims of its
+  -- batch.
   local ids, key_at, keys, buyer_at, buyers = {}, {}, {}, {}, {}
   for i = 1, count do
     ids[i] = arg(i, 1)
@@ -153,12 +160,12 @@ local function claim()
     local id, buyer, key, fingerprint = ids[i], arg(i, 2), arg(i, 3), arg(i, 4)
     local before, verdict = by_key[key], nil
     if known[i] then
-      -- This very attempt was sent before, and its reply was lost.
+      -- The same attempt was sent before and its reply was lost.
       verdict = '~' .. unit_of(known[i])
     elseif before then
       local unit = unit_of(before[2])
       if not unit then
-        return {'DRIFT', 'a key names an order that the gate does not know: ' .. before[1]}
+        return {'DRIFT', 'an idempotency key refers to an unknown order: ' .. before[1]}
       end
       if string.match(before[2], '^%d+:%d+:%d+:(%x+):') == fingerprint then
         verdict = '=' .. unit .. ':' .. before[1]
@@ -213,7 +220,7 @@ local function claim()
     set_buyers[#set_buyers + 1] = slots[buyer]
   end
 
-  -- Phase 2: write. No list of arguments is longer than three for each of 256 attempts.
+  -- Phase 2: write. No argument list exceeds three values for each of 256 attempts.
   local entry_id = ''
   if taken > 0 then
     entry_id = epoch .. '-' .. whole(n)
@@ -237,7 +244,8 @@ local function claim()
   return reply
 end
 
--- trim: outbox entries whose claims are all decided. Also while the gate is closed, and on any run of Redis.
+-- trim: removes outbox entries whose claims are all decided. Also allowed while the gate is closed
+-- and after a restart of Redis.
 local function trim()
   local s, refusal = read()
   if not s then return refusal end
@@ -247,7 +255,7 @@ local function trim()
   return {'OK', whole(gone)}
 end
 
--- give_back: an ended order's unit goes on sale again. By order id, so that doing it twice does nothing twice.
+-- give_back: releases the unit of an ended order. Keyed by order id, which makes it idempotent.
 local function give_back()
   local s, refusal = guard()
   if not s then return refusal end
@@ -275,13 +283,13 @@ local function give_back()
   return reply
 end
 
--- Sets the sale's terms: version, total, limit, opens, closes, each '' for none.
+-- Sets the sale's terms: version, total, limit, opens, closes; '' means none.
 local function set_terms(at)
   redis.call('HSET', M, 'version', ARGV[at], 'total', ARGV[at + 1], 'limit', ARGV[at + 2], 'opens', ARGV[at + 3], 'closes',
     ARGV[at + 4], 'win', 0)
 end
 
--- sync: newer terms of the sale.
+-- sync: applies newer terms of the sale.
 local function sync()
   local s, refusal = guard()
   if not s then return refusal end
@@ -295,14 +303,15 @@ local function sync()
   return head(s, now_ms())
 end
 
--- peek: whether the gate can be used, and what it has.
+-- peek: returns the head of the gate's state if the gate is usable.
 local function peek()
   local s, refusal = guard()
   if not s then return refusal end
   return head(s, now_ms())
 end
 
--- look: an order as the gate knows it; or, given a digest(buyer, key) as well, the order id under it.
+-- look: returns the claim of an order id or, if ARGV 4 is a digest(buyer, key), the order id stored
+-- under that digest. The reply is '' if there is none.
 local function look()
   local s, refusal = guard()
   if not s then return refusal end
@@ -310,7 +319,8 @@ local function look()
   return {'OK', redis.call('HGET', C, ARGV[3]) or ''}
 end
 
--- close: no more claims, while what the gate gave is carried to the store. Replies how much is left in the outbox.
+-- close: stops new claims while existing ones are forwarded to the store. Replies with the number
+-- of outbox entries left.
 local function close()
   local s, refusal = read()
   if not s then return refusal end
@@ -319,8 +329,9 @@ local function close()
   return {'OK', whole(s.outbox)}
 end
 
--- reset: an empty gate of this epoch, led by ARGV 3, over whatever was there; unless that is of this epoch or a later one,
--- or a key is of another type and so somebody else's.
+-- reset: replaces any existing state with an empty gate of this epoch, led by ARGV 3. Refuses if
+-- the existing gate is of this epoch or a later one, or if a key has another type and so belongs to
+-- another application.
 local function reset()
   local s, refusal = read()
   if refusal and refusal[1] == 'TYPE' then return refusal end
@@ -345,11 +356,11 @@ local function led()
   if not s then return nil, refusal end
   if s.run ~= run_id() then return nil, {'RUN', 'Redis restarted during the rebuild'} end
   if s.epoch ~= epoch or s.leader ~= ARGV[3] then return nil, {'EPOCH', s.epoch} end
-  if s.gate ~= 'rebuilding' then return nil, {'REBUILD', 'the gate is open already'} end
+  if s.gate ~= 'rebuilding' then return nil, {'REBUILD', 'the gate is already open'} end
   return s
 end
 
--- load: into one of the keys, of an epoch that ARGV 3 leads; ARGV 4 is c, k, b or f.
+-- load: adds items to one key while ARGV 3 leads the epoch; ARGV 4 names the key: c, k, b or f.
 local function load()
   local s, refusal = led()
   if not s then return refusal end
@@ -362,13 +373,14 @@ local function load()
   return {'OK'}
 end
 
--- open: the terms, units handed out, and how many of these came back, which must be what was loaded.
+-- open: opens a loaded gate. Arguments: the terms, the number of units handed out, and the number
+-- of released units, which must match the loaded free list.
 local function open()
   local s, refusal = led()
   if not s then return refusal end
   local next, returned = tonumber(ARGV[9]), tonumber(ARGV[10])
   if s.returned ~= returned then
-    return {'DRIFT', 'the free list has ' .. s.returned .. ' units, not ' .. returned}
+    return {'DRIFT', 'the free list has ' .. s.returned .. ' units (expected ' .. returned .. ')'}
   end
   set_terms(4)
   redis.call('SET', K, whole(ARGV[5] - next + returned))

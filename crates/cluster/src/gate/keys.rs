@@ -1,13 +1,12 @@
-//! The names of a sale's keys in Redis. All share one hash tag, so that a Cluster keeps them together.
+//! Names of a sale's keys in Redis. All share one hash tag, so a Cluster stores them in one slot.
 
 use std::sync::Arc;
 
-/// The seven keys of a sale, in the order that the script takes them.
+/// The seven keys of a sale, in the order that the script expects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GateKeys(Arc<[String; 7]>);
 
 impl GateKeys {
-    /// The keys over a stock key.
     pub(crate) fn new(stock_key: &str) -> Self {
         let key = |suffix: &str| format!("{{{stock_key}}}:{suffix}");
         Self(Arc::new([
@@ -25,7 +24,7 @@ impl GateKeys {
         &self.0
     }
 
-    /// Free units, as the tutorial has them.
+    /// The number of free units, the tutorial's `counter`.
     pub(crate) fn stock(&self) -> &str {
         &self.0[0]
     }

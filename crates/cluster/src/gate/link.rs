@@ -1,5 +1,5 @@
-//! The connection to Redis: single, Sentinel or Cluster, made when it is needed and made anew after it broke.
-//! It knows no operation of the gate; every error says whether the command may have had its effect.
+//! The connection to Redis (single, Sentinel or Cluster), made on first use and after a failure.
+//! Errors state whether a command may have taken effect. Must not know the gate's operations.
 
 use std::time::{Duration, Instant};
 
@@ -16,14 +16,15 @@ use seckill_engine::{Cause, Effect, Fault};
 use tokio::sync::Mutex;
 
 const CONNECT_WAIT: Duration = Duration::from_secs(2);
-/// The same for one node of a Cluster: the client waits for all of them, twice, before it is of use.
+/// Connect timeout for one node of a Cluster. The client waits for all nodes, twice, before it is
+/// usable.
 const NODE_CONNECT_WAIT: Duration = Duration::from_millis(500);
 /// How long a command waits for a connection.
 const LINK_WAIT: Duration = Duration::from_secs(3);
-/// How long nobody tries again after a connection failed: those who wait must not try one after another.
+/// How long a failed attempt to connect is reported to later callers before the next attempt.
+/// Without it, waiting callers would each try in turn.
 const FAILED_FOR: Duration = Duration::from_millis(200);
 
-/// Where Redis is.
 #[derive(Debug, Clone)]
 enum Target {
     Single(Box<ConnectionInfo>),
@@ -36,17 +37,16 @@ enum Target {
     Cluster(Vec<ConnectionInfo>),
 }
 
-/// A Redis URL that cannot be used, with what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "Redis URL {shown}: {error}; give redis://[user:password@]host:port[/db], rediss:// for TLS, redis+cluster://host:port,… or redis+sentinel://host:port,…/name"
+    "invalid Redis URL {shown}: {error}; use redis://[user:password@]host:port[/db], rediss:// for TLS, redis+cluster://host:port,… or redis+sentinel://host:port,…/name"
 )]
 pub struct InvalidRedisUrl {
     shown: String,
     error: String,
 }
 
-/// A URL without its user and password.
+/// Replaces the user and password of a URL with `…`.
 pub fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return url.to_owned();
@@ -70,10 +70,10 @@ fn parse(url: &str) -> Result<Target, InvalidRedisUrl> {
     };
     let (scheme, rest) = url
         .split_once("://")
-        .ok_or_else(|| bad("it has no scheme".into()))?;
+        .ok_or_else(|| bad("the scheme is missing".into()))?;
     let (plain, kind) = match scheme.split_once('+') {
         Some((plain @ ("redis" | "rediss"), kind @ ("sentinel" | "cluster"))) => (plain, kind),
-        Some(_) => return Err(bad(format!("there is no scheme {scheme}"))),
+        Some(_) => return Err(bad(format!("unknown scheme {scheme}"))),
         None => return Ok(Target::Single(Box::new(info(url)?))),
     };
     let (user, places) = match rest.rsplit_once('@') {
@@ -92,7 +92,7 @@ fn parse(url: &str) -> Result<Target, InvalidRedisUrl> {
     }
     let (name, db) = path.split_once('/').unwrap_or((path, "0"));
     if name.is_empty() {
-        return Err(bad("the master's name is missing".into()));
+        return Err(bad("the name of the master is missing".into()));
     }
     let nodes = each("", "")?;
     let first = hosts.split(',').next().unwrap_or_default();
@@ -117,7 +117,7 @@ struct Linked {
     failed: Option<(Instant, Fault)>,
 }
 
-/// Redis, wherever it is now.
+/// A client that follows Redis across failovers.
 pub(crate) struct Redis {
     target: Target,
     shown: String,
@@ -127,7 +127,8 @@ pub(crate) struct Redis {
 }
 
 impl Redis {
-    /// Nothing is connected yet. `wait` bounds each command; `ca` is a PEM file's content.
+    /// Does not connect yet. `wait` is the timeout of each command; `ca` is the content of a PEM
+    /// file.
     pub(crate) fn new(
         url: &str,
         ca: Option<Vec<u8>>,
@@ -150,10 +151,11 @@ impl Redis {
         })
     }
 
-    /// Sends one command. After a lost connection or a late reply the effect is unknown, and the next call connects anew.
+    /// Sends one command. After a lost connection or a timeout the effect is unknown, and the next
+    /// call reconnects.
     pub(crate) async fn call(&self, command: &Cmd) -> Result<Value, Fault> {
         let Ok(linked) = tokio::time::timeout(LINK_WAIT, self.link()).await else {
-            return Err(self.unreachable("it could not be connected to in time"));
+            return Err(self.unreachable("the connection attempt timed out"));
         };
         let (made, link) = linked?;
         let sent = async {
@@ -162,7 +164,7 @@ impl Redis {
                 Link::Cluster(mut link) => command.query_async::<Value>(&mut link).await,
             }
         };
-        // The Cluster client tries again by itself for longer than one reply may take.
+        // The Cluster client retries internally for longer than the timeout of one reply.
         let error = match tokio::time::timeout(self.wait, sent).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) => error,
@@ -181,15 +183,15 @@ impl Redis {
         Err(self.fault(&error))
     }
 
-    /// Connects, where nothing is connected yet.
+    /// Connects if there is no connection yet.
     pub(crate) async fn reach(&self) -> Result<(), Fault> {
         match tokio::time::timeout(LINK_WAIT, self.link()).await {
             Ok(linked) => linked.map(|_| ()),
-            Err(_) => Err(self.unreachable("it could not be connected to in time")),
+            Err(_) => Err(self.unreachable("the connection attempt timed out")),
         }
     }
 
-    /// A connection of one's own, to the node that has this key. It never reconnects by itself.
+    /// Opens a private connection to the node that has this key. It never reconnects by itself.
     pub(crate) async fn private(&self, key: &str) -> Result<MultiplexedConnection, Fault> {
         let Target::Cluster(nodes) = &self.target else {
             return self.single().await;
@@ -216,11 +218,12 @@ impl Redis {
                 .open(node.clone().set_addr(moved_to(node.addr(), host, port)))
                 .await;
         }
-        Err(refused.unwrap_or_else(|| self.unreachable("the URL names no node")))
+        Err(refused.unwrap_or_else(|| self.unreachable("the URL contains no node")))
     }
 
     async fn link(&self) -> Result<(u64, Link), Fault> {
-        // Whoever comes while a connection is made waits for it, for as long as that may take.
+        // Callers that arrive while a connection is being made wait on this lock. Their own timeout
+        // limits the wait.
         let mut linked = self.linked.lock().await;
         if let Some(link) = &linked.link {
             return Ok((linked.made, link.clone()));
@@ -271,11 +274,11 @@ impl Redis {
                     tokio::time::timeout(CONNECT_WAIT, self.master(nodes, name, user, *tls));
                 let client = match master.await {
                     Ok(client) => client.map_err(|error| self.fault(&error))?,
-                    Err(_) => return Err(self.unreachable("the Sentinels did not answer")),
+                    Err(_) => return Err(self.unreachable("the Sentinels did not respond in time")),
                 };
                 self.connect(client).await
             }
-            Target::Cluster(_) => Err(self.unreachable("it is a Cluster")),
+            Target::Cluster(_) => Err(self.unreachable("it is a Cluster, not a single node")),
         }
     }
 
@@ -339,12 +342,12 @@ impl Redis {
         match tokio::time::timeout(CONNECT_WAIT, client.get_async_connection()).await {
             Ok(Ok(link)) => Ok(Link::Cluster(link)),
             Ok(Err(error)) => Err(self.not_connected(&error)),
-            Err(_) => Err(self.unreachable("the Cluster did not answer")),
+            Err(_) => Err(self.unreachable("the Cluster did not respond in time")),
         }
     }
 
-    /// A Redis that throws keys away when memory is short cannot be a gate; one that writes nothing down loses more
-    /// when it restarts.
+    /// Refuses a Redis that evicts keys, which cannot be a gate, and warns about one without
+    /// persistence, which loses its state when it restarts.
     async fn check(&self, link: &Link) -> Result<(), Fault> {
         let info = redis::cmd("INFO");
         let said = match link.clone() {
@@ -358,14 +361,14 @@ impl Redis {
             return Err(Fault::without_effect(
                 Cause::Store,
                 format!(
-                    "Redis at {} has maxmemory-policy {policy}: it would throw claims away; set it to noeviction",
+                    "Redis at {} has maxmemory-policy {policy}, which can evict claims; set it to noeviction",
                     self.shown
                 ),
             ));
         }
         if text.contains("aof_enabled:0") {
             tracing::warn!(
-                "Redis at {} has appendonly no: a restart loses its state, and each sale closes until it is rebuilt from MySQL",
+                "Redis at {} has appendonly=no: a restart loses its state, and each sale closes until it is rebuilt from MySQL",
                 self.shown
             );
         }
@@ -381,7 +384,7 @@ impl Redis {
                 .detail()
                 .is_some_and(|detail| detail.contains("NOAUTH")) =>
             {
-                "; it wants a password: redis://:password@host:port"
+                "; it requires a password: redis://:password@host:port"
             }
             _ => "",
         };
@@ -400,7 +403,8 @@ impl Redis {
             || error.is_timeout()
             || error.is_connection_dropped()
             || matches!(error.kind(), redis::ErrorKind::Parse);
-        // The Cluster client sends again by itself: its last error says nothing of the tries before.
+        // The Cluster client retries internally, and its last error does not describe earlier
+        // attempts.
         let is_retried = matches!(self.target, Target::Cluster(_))
             && !matches!(
                 error.kind(),
@@ -419,7 +423,8 @@ impl Redis {
     }
 }
 
-/// Whether the connection is of no more use: also one to a node that is no longer the master.
+/// Whether the connection is unusable. This includes a connection to a node that is no longer the
+/// master.
 fn lost(error: &RedisError) -> bool {
     use redis::ErrorKind;
     error.is_io_error()
@@ -447,7 +452,7 @@ fn moved_to(node: &ConnectionAddr, host: &str, port: u16) -> ConnectionAddr {
     }
 }
 
-/// All text of a reply, whatever its shape: INFO is one text, or one for each node of a Cluster.
+/// Formats all text in a reply of any shape. INFO is one string, or one per node of a Cluster.
 struct Printed<'a>(&'a Value);
 
 impl std::fmt::Debug for Printed<'_> {
@@ -469,7 +474,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_of_url_is_understood() {
+    fn every_kind_of_url_is_parsed() {
         assert!(matches!(
             parse("redis://127.0.0.1:6379/2"),
             Ok(Target::Single(_))
@@ -498,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_url_is_refused_without_its_password() {
+    fn the_error_for_an_invalid_url_does_not_contain_the_password() {
         for bad in [
             "127.0.0.1:6379",
             "http://:secret@h",

@@ -1,5 +1,5 @@
-//! The gate: decides attempts in Redis, by one script or in the tutorial's way, and keeps the outbox.
-//! What it says of a claim is a proposal; nothing here knows the log or the store.
+//! The gate: decides attempts in Redis, with a script or with the tutorial's WATCH/MULTI/EXEC, and
+//! maintains the outbox. Its claims are only proposals. It must not use the log or the store.
 
 pub(crate) mod keys;
 pub(crate) mod link;
@@ -15,7 +15,7 @@ use seckill_sale::{Attempt, OrderId, Sale, SaleId, Unit};
 
 use self::keys::GateKeys;
 use self::link::Redis;
-use self::reply::{Claims, Head, ResponseKind};
+use self::reply::{Claims, GateReply, Head};
 use crate::codec::digest::Digester;
 use crate::codec::message::{self, OutboxClaim};
 use crate::options::Strategy;
@@ -24,19 +24,20 @@ const SCRIPT: &str = include_str!("gate.lua");
 static SCRIPT_SHA: LazyLock<String> =
     LazyLock::new(|| sha1_smol::Sha1::from(SCRIPT).digest().to_string());
 
-/// The most attempts in one call: a sixth of the arguments that one Lua call may unpack.
+/// Maximum number of attempts in one call. The script unpacks at most three values per attempt into
+/// one command, well below Lua's limit.
 pub(crate) const CLAIM_MAX: usize = 256;
-/// The most items in one call of `load` and `trim`.
+/// Maximum number of items in one `load` or `trim` call.
 pub(crate) const ITEMS_MAX: usize = 400;
 
-/// An attempt as the gate takes it. Sent again, it is the same attempt.
+/// An attempt with its order id and digests. Sending it again is idempotent.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
     pub(crate) order_id: OrderId,
     pub(crate) attempt: Attempt,
     pub(crate) buyer_digest: String,
     pub(crate) key_digest: String,
-    /// The attempt's part of the claim's message.
+    /// The attempt's part of the claim message.
     pub(crate) part: String,
 }
 
@@ -53,7 +54,7 @@ impl Asked {
     }
 }
 
-/// What goes into one of the gate's keys during a rebuild.
+/// The key that a rebuild loads items into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Into {
     Claims,
@@ -62,7 +63,6 @@ pub(crate) enum Into {
     Returned,
 }
 
-/// An entry of the outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OutboxEntry {
     pub(crate) id: String,
@@ -70,7 +70,7 @@ pub(crate) struct OutboxEntry {
     pub(crate) claims: Vec<OutboxClaim>,
 }
 
-/// An outbox entry that is to be carried to the log, and where it lies.
+/// An outbox entry to forward to the log, with its location.
 #[derive(Debug, Clone)]
 pub(crate) struct Offer {
     pub(crate) sale: SaleId,
@@ -79,7 +79,6 @@ pub(crate) struct Offer {
     pub(crate) entry: OutboxEntry,
 }
 
-/// The gates of all sales.
 pub(crate) struct Gate {
     pub(crate) redis: Redis,
     strategy: Strategy,
@@ -105,7 +104,7 @@ impl Gate {
         keys: &GateKeys,
         epoch: u32,
         asked: &[Asked],
-    ) -> Result<ResponseKind<Claims>, Fault> {
+    ) -> Result<GateReply<Claims>, Fault> {
         debug_assert!(asked.len() <= CLAIM_MAX);
         if self.strategy == Strategy::Watch {
             return self.watch.claim(&self.redis, keys, epoch, asked).await;
@@ -133,26 +132,26 @@ impl Gate {
         }
     }
 
-    /// Takes entries out of the outbox.
+    /// Removes entries from the outbox.
     pub(crate) async fn trim(
         &self,
         keys: &GateKeys,
         epoch: u32,
         entries: &[String],
-    ) -> Result<ResponseKind<()>, Fault> {
+    ) -> Result<GateReply<()>, Fault> {
         let more = |command: &mut Cmd| {
             command.arg(entries);
         };
         Ok(self.run("trim", keys, epoch, more).await?.map(|_| ()))
     }
 
-    /// Puts an ended order's unit on sale again. Says whether the gate knows the order.
+    /// Releases the unit of an ended order. Returns whether the gate knows the order.
     pub(crate) async fn give_back(
         &self,
         keys: &GateKeys,
         epoch: u32,
         order_id: &OrderId,
-    ) -> Result<ResponseKind<(Head, bool)>, Fault> {
+    ) -> Result<GateReply<(Head, bool)>, Fault> {
         let more = |command: &mut Cmd| {
             command.arg(order_id.as_str());
         };
@@ -165,33 +164,28 @@ impl Gate {
         })
     }
 
-    /// Tells the gate newer terms.
+    /// Applies newer terms of the sale.
     pub(crate) async fn sync(
         &self,
         keys: &GateKeys,
         epoch: u32,
         sale: &Sale,
-    ) -> Result<ResponseKind<Head>, Fault> {
+    ) -> Result<GateReply<Head>, Fault> {
         let more = |command: &mut Cmd| terms(command, sale);
         self.headed("sync", keys, epoch, more).await
     }
 
-    /// Whether the gate can be used, and what it has.
-    pub(crate) async fn peek(
-        &self,
-        keys: &GateKeys,
-        epoch: u32,
-    ) -> Result<ResponseKind<Head>, Fault> {
+    /// Returns the head of the gate's state if the gate is usable.
+    pub(crate) async fn peek(&self, keys: &GateKeys, epoch: u32) -> Result<GateReply<Head>, Fault> {
         self.headed("peek", keys, epoch, |_| {}).await
     }
 
-    /// Whether the gate knows an order.
     pub(crate) async fn knows(
         &self,
         keys: &GateKeys,
         epoch: u32,
         order_id: &OrderId,
-    ) -> Result<ResponseKind<bool>, Fault> {
+    ) -> Result<GateReply<bool>, Fault> {
         let more = |command: &mut Cmd| {
             command.arg(order_id.as_str());
         };
@@ -204,13 +198,12 @@ impl Gate {
         }))
     }
 
-    /// The claim under a key's digest.
     pub(crate) async fn order_of_key(
         &self,
         keys: &GateKeys,
         epoch: u32,
         key_digest: &str,
-    ) -> Result<ResponseKind<Option<OrderId>>, Fault> {
+    ) -> Result<GateReply<Option<OrderId>>, Fault> {
         let more = |command: &mut Cmd| {
             command.arg("").arg(key_digest);
         };
@@ -223,12 +216,8 @@ impl Gate {
         }))
     }
 
-    /// Ends claims of this epoch. Says how many entries wait in the outbox.
-    pub(crate) async fn close(
-        &self,
-        keys: &GateKeys,
-        epoch: u32,
-    ) -> Result<ResponseKind<u64>, Fault> {
+    /// Stops new claims in this epoch. Returns the number of entries left in the outbox.
+    pub(crate) async fn close(&self, keys: &GateKeys, epoch: u32) -> Result<GateReply<u64>, Fault> {
         let said = self.run("close", keys, epoch, |_| {}).await?;
         Ok(said.map(|parts| {
             parts
@@ -239,20 +228,21 @@ impl Gate {
         }))
     }
 
-    /// Begins an epoch with an empty, closed gate.
+    /// Starts an epoch with an empty, closed gate.
     pub(crate) async fn reset(
         &self,
         keys: &GateKeys,
         epoch: u32,
         leader: &str,
-    ) -> Result<ResponseKind<()>, Fault> {
+    ) -> Result<GateReply<()>, Fault> {
         let more = |command: &mut Cmd| {
             command.arg(leader);
         };
         Ok(self.run("reset", keys, epoch, more).await?.map(|_| ()))
     }
 
-    /// Loads up to [`ITEMS_MAX`] items into a closed gate: field and value by turns, or units for [`Into::Returned`].
+    /// Loads up to [`ITEMS_MAX`] items into a closed gate: alternating fields and values, or units
+    /// for [`Into::Returned`].
     pub(crate) async fn load(
         &self,
         keys: &GateKeys,
@@ -260,7 +250,7 @@ impl Gate {
         leader: &str,
         into: Into,
         items: &[String],
-    ) -> Result<ResponseKind<()>, Fault> {
+    ) -> Result<GateReply<()>, Fault> {
         let name = match into {
             Into::Claims => "c",
             Into::Keys => "k",
@@ -273,7 +263,8 @@ impl Gate {
         Ok(self.run("load", keys, epoch, more).await?.map(|_| ()))
     }
 
-    /// Opens a loaded gate: how many units were handed out, and how many of them came back.
+    /// Opens a loaded gate. `handed_out` counts the units given so far, `returned` those of
+    /// them that were released.
     pub(crate) async fn open(
         &self,
         keys: &GateKeys,
@@ -282,7 +273,7 @@ impl Gate {
         sale: &Sale,
         handed_out: u32,
         returned: usize,
-    ) -> Result<ResponseKind<()>, Fault> {
+    ) -> Result<GateReply<()>, Fault> {
         let more = |command: &mut Cmd| {
             command.arg(leader);
             terms(command, sale);
@@ -291,7 +282,7 @@ impl Gate {
         Ok(self.run("open", keys, epoch, more).await?.map(|_| ()))
     }
 
-    /// Up to `count` entries of the outbox, beginning behind the entry `after`. An absent outbox has none.
+    /// Returns up to `count` outbox entries that follow `after`. A missing outbox counts as empty.
     pub(crate) async fn outbox(
         &self,
         keys: &GateKeys,
@@ -302,7 +293,6 @@ impl Gate {
         self.outbox_range(keys, &from, "+", count).await
     }
 
-    /// One entry of the outbox, if it is there.
     pub(crate) async fn outbox_entry(
         &self,
         keys: &GateKeys,
@@ -311,7 +301,7 @@ impl Gate {
         Ok(self.outbox_range(keys, id, id, 1).await?.pop())
     }
 
-    /// The units that the gate offers: those that came back, and from which one on the rest is fresh.
+    /// Returns the released units, and the highest unit number handed out so far.
     pub(crate) async fn offered(&self, keys: &GateKeys) -> Result<(Vec<u32>, u32), Fault> {
         let mut list = redis::cmd("LRANGE");
         list.arg(keys.returned()).arg(1).arg(-1);
@@ -350,7 +340,7 @@ impl Gate {
         read.ok_or_else(|| reply::strange(&value))
     }
 
-    /// Takes a sale's keys away.
+    /// Deletes the keys of a sale.
     pub(crate) async fn forget(&self, keys: &GateKeys) -> Result<(), Fault> {
         let mut command = redis::cmd("DEL");
         command.arg(keys.all().as_slice());
@@ -363,21 +353,22 @@ impl Gate {
         keys: &GateKeys,
         epoch: u32,
         more: impl Fn(&mut Cmd),
-    ) -> Result<ResponseKind<Head>, Fault> {
+    ) -> Result<GateReply<Head>, Fault> {
         Ok(match self.run(operation, keys, epoch, more).await? {
             Ok(mut parts) => Ok(reply::head(&mut parts)?),
             Err(refusal) => Err(refusal),
         })
     }
 
-    /// Runs an operation of the script, which Redis forgets when it restarts.
+    /// Runs an operation of the script. Sends the script again if Redis does not have it, for
+    /// example after a restart.
     async fn run(
         &self,
         operation: &str,
         keys: &GateKeys,
         epoch: u32,
         more: impl Fn(&mut Cmd),
-    ) -> Result<ResponseKind<Vec<Value>>, Fault> {
+    ) -> Result<GateReply<Vec<Value>>, Fault> {
         let command = |name: &str, script: &str| {
             let mut command = redis::cmd(name);
             command
@@ -424,7 +415,7 @@ fn entry(value: &Value) -> Option<OutboxEntry> {
         .map(|pair| Some((reply::text(&pair[0])?, reply::text(&pair[1])?)));
     let (_, at_ms) = fields.next()??;
     let id = reply::text(id)?;
-    // The claims of a batch have consecutive numbers, and the entry has the last one's.
+    // The claims of a batch have consecutive numbers, and the entry id contains the last one.
     let last_n: u64 = id.split_once('-')?.1.parse().ok()?;
     let first_n = (last_n + 1).checked_sub(fields.len() as u64)?;
     let claims: Option<Vec<OutboxClaim>> = fields
@@ -475,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn the_claims_of_an_entry_are_numbered_up_to_its_own_number() {
+    fn claims_are_numbered_up_to_the_number_of_their_entry() {
         let read = entry(&outbox_entry("4-9", &["7:1:0", "8:1:2", "3:5:0"])).unwrap();
         assert_eq!((read.id.as_str(), read.at_ms), ("4-9", 5));
         let claims = read.claims.iter().enumerate();
@@ -494,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_the_script_never_writes_is_not_read() {
+    fn malformed_entries_are_rejected() {
         for (id, given) in [
             ("4-9", "7:1"),
             ("4-9", "9:7:1:0"),

@@ -1,51 +1,52 @@
-//! What the gate's script replies, read strictly: a reply that is not understood is a fault, never a verdict.
+//! Parses the replies of the gate's script. Parsing is strict: an unexpected reply is a fault,
+//! never a verdict.
 
 use redis::Value;
 use seckill_engine::{Cause, Fault};
 use seckill_sale::{OrderId, Unit};
 
-/// Why the gate did nothing. Each but `Epoch` asks for a rebuild.
+/// Why the gate did nothing. Every refusal except `Epoch` requires a rebuild.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// It has no state of the sale.
+    /// The gate has no state for the sale.
     Gone(String),
-    /// A key of ours holds something else: not ours to delete.
+    /// A key has another type. It belongs to another application and must not be deleted.
     Type(String),
     /// Redis restarted or failed over.
     Run(String),
-    /// It is of another epoch.
+    /// The gate is in this other epoch.
     Epoch(u32),
-    /// It is closed.
+    /// The gate is closed.
     Rebuilding,
-    /// Somebody else's hand was in it.
+    /// Another client modified the gate's keys.
     Drift(String),
 }
 
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Gone(detail) => write!(f, "the gate's state is gone: {detail}"),
+            Self::Gone(detail) => write!(f, "the gate has lost its state: {detail}"),
             Self::Type(detail) => write!(
                 f,
-                "a key of the gate holds something else ({detail}); delete or rename it, or set cluster.key_prefix"
+                "a key of the gate has another type ({detail}); delete or rename it, or set cluster.key_prefix"
             ),
             Self::Run(detail) => f.write_str(detail),
-            Self::Epoch(epoch) => write!(f, "the gate is of epoch {epoch}"),
+            Self::Epoch(epoch) => write!(f, "the gate is in epoch {epoch}"),
             Self::Rebuilding => f.write_str("the gate is being rebuilt"),
-            Self::Drift(detail) => write!(f, "the gate was changed by another hand: {detail}"),
+            Self::Drift(detail) => write!(f, "another client modified the gate's keys: {detail}"),
         }
     }
 }
 
-/// Done, or refused without effect.
-pub(crate) type ResponseKind<T> = Result<T, Refusal>;
+/// The result of an operation. A refused operation had no effect.
+pub(crate) type GateReply<T> = Result<T, Refusal>;
 
-/// The gate's state with each reply.
+/// A summary of the gate's state, returned with each reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Head {
     pub(crate) epoch: u32,
     pub(crate) version: u64,
-    /// Grows with each claim, give-back and change.
+    /// Increases with each claim, release and change of terms.
     pub(crate) n: u64,
     pub(crate) free: u32,
     pub(crate) now_ms: i64,
@@ -54,14 +55,14 @@ pub(crate) struct Head {
     pub(crate) closes_at_ms: Option<i64>,
 }
 
-/// The gate's word on one attempt.
+/// The gate's decision on one attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Decided {
     Claimed {
         unit: Unit,
         slot: Option<u8>,
     },
-    /// This very attempt has its claim from an earlier call, whose reply was lost.
+    /// An earlier call with the same attempt made this claim, and its reply was lost.
     ClaimedBefore {
         unit: Unit,
     },
@@ -78,18 +79,17 @@ pub(crate) enum Decided {
     SoldOut,
 }
 
-/// The reply to `claim`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Claims {
     pub(crate) head: Head,
-    /// The outbox entry of the claims; empty where there is none.
+    /// The outbox entry of the new claims; empty if the batch made none.
     pub(crate) entry: String,
-    /// Each attempt's verdict.
+    /// One decision per attempt, in order.
     pub(crate) decided: Vec<Decided>,
 }
 
-/// A reply whose first element says whether the operation was done.
-pub(crate) fn read(value: Value) -> Result<ResponseKind<Vec<Value>>, Fault> {
+/// Reads the status in the first element and returns the remaining elements.
+pub(crate) fn read(value: Value) -> Result<GateReply<Vec<Value>>, Fault> {
     let Value::Array(mut parts) = value else {
         return Err(strange(&value));
     };
@@ -110,7 +110,7 @@ pub(crate) fn read(value: Value) -> Result<ResponseKind<Vec<Value>>, Fault> {
     })
 }
 
-/// The eight elements of the head; what follows it is left in `parts`.
+/// Parses the eight elements of the head and leaves the rest in `parts`.
 pub(crate) fn head(parts: &mut Vec<Value>) -> Result<Head, Fault> {
     const HEAD_PARTS: usize = 8;
     if parts.len() < HEAD_PARTS {
@@ -138,7 +138,7 @@ pub(crate) fn head(parts: &mut Vec<Value>) -> Result<Head, Fault> {
     Ok(head)
 }
 
-/// The reply to `claim` behind its status.
+/// Parses the reply to `claim`, without its status.
 pub(crate) fn claims(mut parts: Vec<Value>) -> Result<Claims, Fault> {
     let head = head(&mut parts)?;
     let (entry, verdicts) = match parts.as_slice() {
@@ -200,7 +200,6 @@ fn optional<T: std::str::FromStr>(text: &str) -> Option<Option<T>> {
     text.parse().ok().map(Some)
 }
 
-/// A part of a reply as text.
 pub(crate) fn text(value: &Value) -> Option<&str> {
     match value {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
@@ -210,13 +209,13 @@ pub(crate) fn text(value: &Value) -> Option<&str> {
     }
 }
 
-/// A reply that nobody understands: what it did is unknown.
+/// The fault for an unexpected reply. The effect of the command is unknown.
 pub(crate) fn strange(value: &Value) -> Fault {
     const SHOWN_MAX_CHARS: usize = 200;
     let shown: String = format!("{value:?}").chars().take(SHOWN_MAX_CHARS).collect();
     Fault::unknown(
         Cause::Store,
-        format!("Redis replied what the gate's script never says: {shown}"),
+        format!("unexpected reply from Redis: {shown}"),
     )
 }
 
@@ -246,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_script_never_says_is_a_fault_of_unknown_effect() {
+    fn unexpected_replies_are_faults_of_unknown_effect() {
         for strange in [
             Value::Nil,
             Value::Int(1),

@@ -1,11 +1,10 @@
-//! The texts that the gate's hashes hold, as the script writes and reads them.
+//! Encodes and decodes values of the gate's hashes and free list in the script's format. No I/O.
 
 use seckill_sale::{Slots, Unit};
 
-/// A slot is a character, counted from this one.
+/// A slot is stored as the character `SLOT_ZERO + slot`.
 const SLOT_ZERO: u8 = b'0';
 
-/// A claim as the gate's hash has it.
 pub(crate) fn stored_claim(
     unit: Unit,
     slot: Option<u8>,
@@ -22,7 +21,7 @@ pub(crate) fn stored_claim(
     )
 }
 
-/// The unit of a claim's text, or of a text of the free list.
+/// Parses the unit from a stored claim or from an item of the free list.
 pub(crate) fn unit_of(text: &str) -> Option<Unit> {
     let mut parts = text.split(':');
     Some(Unit {
@@ -31,7 +30,6 @@ pub(crate) fn unit_of(text: &str) -> Option<Unit> {
     })
 }
 
-/// Slots as the script writes them.
 pub(crate) fn slots_of(text: &str) -> Slots {
     let slots = text.bytes().map(|byte| byte.wrapping_sub(SLOT_ZERO));
     slots.fold(Slots::default(), |slots, slot| {
@@ -39,7 +37,6 @@ pub(crate) fn slots_of(text: &str) -> Slots {
     })
 }
 
-/// The text of slots.
 pub(crate) fn slots_text(slots: Slots) -> String {
     let all = (1..=64).filter(|slot| slots.with(*slot).is_none());
     all.map(|slot| char::from(SLOT_ZERO + slot)).collect()
@@ -50,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_are_written_as_the_script_reads_them() {
+    fn slots_round_trip_in_the_scripts_format() {
         let slots = Slots::default()
             .with(1)
             .unwrap()

@@ -1,5 +1,5 @@
-//! Reads the order log: a thread that polls Kafka and hands batches on, partition by partition, from where it is told to.
-//! It keeps no offsets: the recorder's lie in the store, with the orders.
+//! Reads the order log: a thread polls Kafka and delivers batches per partition, from the offsets
+//! that the recorder requests. Must not store offsets: the recorder stores them with the orders.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,20 +21,20 @@ use crate::options::ClusterOptions;
 
 const POLL_WAIT: Duration = Duration::from_millis(20);
 const BROKER_WAIT: Duration = Duration::from_secs(5);
-/// How long a broker may take to say where a partition begins and ends; nothing of any partition is read meanwhile.
+/// Timeout for fetching the offset range of a partition. No partition is read in the meantime.
 const ENDS_WAIT: Duration = Duration::from_secs(1);
-/// How often a full inbox is looked at again.
+/// How often a full inbox is checked again.
 const FULL_PAUSE: Duration = Duration::from_millis(1);
 const PROBE_PAUSE: Duration = Duration::from_secs(1);
 
-/// One record, read as a claim by the log's own thread, so that the recorder need not.
+/// One record, parsed as a claim on the log reader thread to take this work off the recorder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) offset: i64,
     pub(crate) content: Result<ClaimMessage, Foreign>,
 }
 
-/// What a record has that is no claim, and why it is none.
+/// The payload of a record that is not a claim, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Foreign {
     pub(crate) payload: Vec<u8>,
@@ -50,18 +50,18 @@ impl Record {
         Self { offset, content }
     }
 
-    /// The claim, if it is one.
     pub(crate) fn claim(&self) -> Option<&ClaimMessage> {
         self.content.as_ref().ok()
     }
 }
 
-/// What the log says.
+/// A message from the log reader.
 #[derive(Debug)]
 pub(crate) enum FromLog {
-    /// These partitions are ours now; each waits for its [`ToLog::Begin`].
+    /// These partitions are now assigned to this process. Each stays paused until its
+    /// [`ToLog::Begin`].
     Assigned(Vec<i32>),
-    /// Records of one partition, in their order, as read since the `Begin` of this serial.
+    /// Records of one partition, in order, read since the `Begin` with this serial.
     Records {
         part: i32,
         serial: u64,
@@ -69,11 +69,11 @@ pub(crate) enum FromLog {
     },
 }
 
-/// What the log is told.
+/// A request to the log reader.
 pub(crate) enum ToLog {
-    /// Read this partition from here on; what was read before is of another serial.
+    /// Read this partition from this offset. Records read earlier have another serial.
     Begin { part: i32, offset: i64, serial: u64 },
-    /// Where this partition begins and ends.
+    /// Fetch the first and the next offset of this partition.
     Ends {
         part: i32,
         reply: oneshot::Sender<Result<(i64, i64), String>>,
@@ -104,9 +104,9 @@ impl ConsumerContext for Assignments {
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         match rebalance {
             Rebalance::Assign(parts) => {
-                // Nothing is read before the store has said from where.
+                // Reading starts only once the store has supplied the offset.
                 if let Err(error) = consumer.pause(parts) {
-                    tracing::warn!(%error, "a partition could not be paused");
+                    tracing::warn!(%error, "cannot pause a partition");
                 }
                 assigned.extend(
                     parts
@@ -120,7 +120,7 @@ impl ConsumerContext for Assignments {
     }
 }
 
-/// The reading end of the log, run by a thread of its own.
+/// Handle to the log reader, which runs on its own thread.
 pub(crate) struct LogConsumer {
     to_log: std_mpsc::Sender<ToLog>,
     inbox: Arc<Inbox>,
@@ -131,12 +131,13 @@ pub(crate) struct LogConsumer {
 }
 
 impl LogConsumer {
-    /// Joins the group of recorders.
+    /// Starts the thread and joins the consumer group of the recorders.
     pub(crate) fn start(options: &ClusterOptions) -> Result<Self, Fault> {
         let group = format!("seckill-record-{}", options.topic);
         let own = [
             ("group.id", group.as_str()),
-            // A recorder that died is replaced this soon; the broker takes no less by default.
+            // A crashed recorder is replaced after this time. By default, brokers accept no shorter
+            // timeout.
             ("session.timeout.ms", "6000"),
             ("heartbeat.interval.ms", "500"),
             ("fetch.wait.max.ms", "100"),
@@ -172,7 +173,10 @@ impl LogConsumer {
             .name("seckill-log".into())
             .spawn(move || poller.run())
             .map_err(|error| {
-                Fault::without_effect(Cause::Store, format!("no thread for the log: {error}"))
+                Fault::without_effect(
+                    Cause::Store,
+                    format!("cannot start the log reader thread: {error}"),
+                )
             })?;
         Ok(Self {
             to_log,
@@ -184,15 +188,15 @@ impl LogConsumer {
         })
     }
 
-    /// What comes next; none once it was stopped.
+    /// Waits for the next message. Returns `None` once the reader is stopped.
     pub(crate) async fn next(&self) -> Option<FromLog> {
         self.inbox.next().await
     }
 
-    /// Reads a partition from here on. The serial is that of the records that come of it.
+    /// Reads a partition from this offset. Returns the serial that the resulting records have.
     pub(crate) fn begin(&self, part: i32, offset: i64) -> u64 {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed) + 1;
-        // The thread is gone only when the process ends.
+        // The receiver is dropped only when the reader stops.
         let _ = self.to_log.send(ToLog::Begin {
             part,
             offset,
@@ -201,25 +205,25 @@ impl LogConsumer {
         serial
     }
 
-    /// Where a partition begins and ends.
+    /// Fetches the first and the next offset of a partition.
     pub(crate) async fn ends(&self, part: i32) -> Result<(i64, i64), String> {
         let (reply, ends) = oneshot::channel();
         let _ = self.to_log.send(ToLog::Ends { part, reply });
         match tokio::time::timeout(2 * BROKER_WAIT, ends).await {
             Ok(Ok(ends)) => ends,
-            Ok(Err(_)) => Err("the log's reader has stopped".into()),
-            Err(_) => Err("the broker did not say where it begins and ends".into()),
+            Ok(Err(_)) => Err("the log reader has stopped".into()),
+            Err(_) => Err("the broker did not return the offset range in time".into()),
         }
     }
 
-    /// Leaves the group, so that another recorder takes over at once.
+    /// Leaves the group, so that another recorder can take over immediately.
     pub(crate) async fn stop(mut self) {
         self.stop.store(true, Ordering::Release);
         self.inbox.close();
         if let Some(thread) = self.thread.take() {
             let joined = tokio::task::spawn_blocking(move || thread.join()).await;
             if !matches!(joined, Ok(Ok(()))) {
-                tracing::error!("the log's reader ended badly");
+                tracing::error!("the log reader thread failed");
             }
         }
     }
@@ -251,7 +255,7 @@ impl Poller {
                 self.obey(told);
             }
             let batch = self.poll();
-            // After the poll: it is what runs the callback.
+            // Must follow the poll, which runs the rebalance callback.
             let assigned = std::mem::take(&mut *self.assigned());
             if !assigned.is_empty() {
                 for part in &assigned {
@@ -260,12 +264,13 @@ impl Poller {
                 self.inbox.assign(assigned);
             }
             for (part, records) in batch {
-                // A partition that was not begun is paused; what it had fetched before that is not wanted.
+                // A partition without a serial is paused. Records fetched before the pause are
+                // discarded.
                 if let Some(serial) = self.serials.get(&part).copied() {
                     self.inbox.add(part, serial, records);
                 }
             }
-            // The recorder may ask or tell before it takes more, and it must be heard.
+            // Keep serving requests: the recorder may send one before it takes more records.
             while self.inbox.count() >= self.batch_max && !self.stop.load(Ordering::Acquire) {
                 if let Ok(told) = self.told.recv_timeout(FULL_PAUSE) {
                     self.obey(told);
@@ -283,7 +288,8 @@ impl Poller {
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// After trouble, whether the broker is there again; where nothing is written no record would tell.
+    /// After a failure, checks whether the broker is reachable again. Without new records, nothing
+    /// else would clear the condition.
     fn probe(&mut self) {
         let condition = &self.consumer.client().context().words.0;
         if condition.trouble().is_none() || self.probed.elapsed() < PROBE_PAUSE {
@@ -299,7 +305,7 @@ impl Poller {
         }
     }
 
-    /// Waits for a record and takes what has come with it, up to a batch.
+    /// Waits for a record, then takes further available records up to the batch size.
     fn poll(&self) -> BTreeMap<i32, Vec<Record>> {
         let mut batch: BTreeMap<i32, Vec<Record>> = BTreeMap::new();
         let (mut wait, mut count) = (POLL_WAIT, 0);
@@ -333,7 +339,7 @@ impl Poller {
         batch
     }
 
-    /// Tells the recorder of a partition once more, if it still is ours.
+    /// Announces a partition to the recorder again if it is still assigned to this process.
     fn assign_again(&self, part: i32) {
         let ours = self
             .consumer
@@ -348,7 +354,7 @@ impl Poller {
         match told {
             ToLog::Ends { part, reply } => {
                 let ends = self.consumer.fetch_watermarks(&self.topic, part, ENDS_WAIT);
-                // Whoever asked may have gone.
+                // The caller may have timed out.
                 let _ = reply.send(ends.map_err(|error| error.to_string()));
             }
             ToLog::Begin {
@@ -366,7 +372,7 @@ impl Poller {
                     })
                     .and_then(|()| self.consumer.resume(&parts));
                 if let Err(error) = begun {
-                    tracing::warn!(part, offset, %error, "the log could not be read from here");
+                    tracing::warn!(part, offset, %error, "cannot read the log from this offset");
                     self.assign_again(part);
                 }
             }

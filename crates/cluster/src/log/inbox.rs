@@ -1,5 +1,5 @@
-//! What the log's reader has read and the recorder has not taken: grows while a batch is being stored, so that batches grow
-//! with the load by themselves. Plain state behind a lock that nobody holds across I/O.
+//! Buffers records between the log reader and the recorder. It fills while a batch is being stored,
+//! so batch size adapts to the load. The lock must never be held across I/O.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,6 @@ use tokio::sync::Notify;
 
 use super::consumer::{FromLog, Record};
 
-/// Records between reader and recorder, by partition.
 #[derive(Default)]
 pub(super) struct Inbox {
     held: Mutex<Held>,
@@ -20,7 +19,7 @@ struct Held {
     assigned: Vec<i32>,
     parts: BTreeMap<i32, (u64, Vec<Record>)>,
     count: usize,
-    /// The partition that was served last: the next one goes first.
+    /// The partition served last. The next call starts with the partition after it.
     last: i32,
     is_closed: bool,
 }
@@ -30,7 +29,7 @@ impl Inbox {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes new partitions; what was read of them before is not wanted.
+    /// Adds newly assigned partitions and discards records read from them before.
     pub(super) fn assign(&self, parts: Vec<i32>) {
         let mut held = self.held();
         for part in &parts {
@@ -43,7 +42,7 @@ impl Inbox {
         self.came.notify_one();
     }
 
-    /// Adds records of one partition, as read since the beginning of this serial.
+    /// Adds records of one partition and discards those with another serial.
     pub(super) fn add(&self, part: i32, serial: u64, records: Vec<Record>) {
         let mut held = self.held();
         held.count += records.len();
@@ -59,18 +58,19 @@ impl Inbox {
         self.came.notify_one();
     }
 
-    /// Records that wait.
+    /// Number of buffered records.
     pub(super) fn count(&self) -> usize {
         self.held().count
     }
 
-    /// Nothing more will come.
+    /// Makes all later calls of [`Inbox::next`] return `None`.
     pub(super) fn close(&self) {
         self.held().is_closed = true;
         self.came.notify_one();
     }
 
-    /// Waits for something and takes it: partitions first, then what has come of one of them. None at the end.
+    /// Waits for and takes new assignments or else the records of one partition. Returns `None`
+    /// once the inbox is closed.
     pub(super) async fn next(&self) -> Option<FromLog> {
         loop {
             {
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_comes_meanwhile_is_taken_together_and_partitions_take_turns() {
+    async fn buffered_records_are_taken_together_and_partitions_take_turns() {
         let inbox = Inbox::default();
         inbox.add(0, 1, vec![record(0)]);
         inbox.add(1, 1, vec![record(7)]);
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_read_before_a_new_beginning_is_dropped() {
+    async fn records_with_an_older_serial_are_dropped() {
         let inbox = Inbox::default();
         inbox.add(0, 1, vec![record(0)]);
         inbox.add(0, 2, vec![record(5)]);

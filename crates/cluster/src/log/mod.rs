@@ -1,4 +1,5 @@
-//! The order log: the Kafka topic that carries claims to the store. Made, written, read; what a record means is not its.
+//! The order log: creates, writes and reads the Kafka topic that transports claims to the store. It
+//! does not decide what a record means.
 
 pub(crate) mod consumer;
 mod inbox;
@@ -17,15 +18,16 @@ use seckill_engine::{Cause, Fault};
 use crate::options::ClusterOptions;
 
 const ADMIN_WAIT: Duration = Duration::from_secs(10);
-/// Troubles that are listened to before one is told.
+/// Number of polls for pending errors before one is reported.
 const TROUBLES_MAX: usize = 32;
 
-/// What Kafka's library complains of; kept, so that a page can tell why nothing moves.
+/// The latest error reported by librdkafka, kept so that status pages can show why the log is
+/// stalled.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LogCondition(Arc<Mutex<Option<String>>>);
 
 impl LogCondition {
-    /// The latest complaint since all was well.
+    /// The latest error since the last success.
     pub(crate) fn trouble(&self) -> Option<String> {
         self.0
             .lock()
@@ -48,19 +50,19 @@ impl LogCondition {
     }
 }
 
-/// Turns the library's own words into ours.
+/// Routes librdkafka's logs and errors to tracing and to a [`LogCondition`].
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Words(pub(crate) LogCondition);
 
 impl ClientContext for Words {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // The library repeats itself for each broker and each try; the condition below is what people read.
+        // librdkafka logs once per broker and attempt. Operators see the condition instead.
         tracing::debug!(?level, facility, message, "librdkafka");
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "librdkafka");
-        // That all brokers are down is what comes of any trouble with them; what was said before tells more.
+        // AllBrokersDown follows any broker failure. An earlier error is more specific.
         let is_general = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown);
         if !is_general || self.0.trouble().is_none() {
             self.0.fails(reason.to_owned());
@@ -70,14 +72,15 @@ impl ClientContext for Words {
 
 impl ConsumerContext for Words {}
 
-/// Asks the brokers to do something.
+/// A client for administrative requests.
 struct Admin {
     client: AdminClient<Words>,
     wait: AdminOptions,
 }
 
 impl Admin {
-    /// Tries whether the brokers can be reached at all: a client for this alone never learns why not, and says "timed out".
+    /// Checks with a consumer that the brokers are reachable. An admin client does not learn why a
+    /// connection fails and reports only a timeout.
     async fn reach(options: &ClusterOptions) -> Result<Self, Fault> {
         let words = Words::default();
         let condition = words.0.clone();
@@ -86,7 +89,7 @@ impl Admin {
             .map_err(|error| fault(options, &error, "; see cluster.kafka_properties"))?;
         let asked = tokio::task::spawn_blocking(move || {
             let asked = probe.fetch_metadata(None, ADMIN_WAIT);
-            // The library tells of a trouble only where it is polled, one at a time.
+            // librdkafka reports errors only when polled, one per poll.
             for _ in 0..TROUBLES_MAX {
                 drop(probe.poll(Duration::ZERO));
             }
@@ -109,7 +112,8 @@ impl Admin {
     }
 }
 
-/// The settings of a client: what all have in common, its own, over both the user's, and over all what must not change.
+/// Builds a client configuration. Later layers override earlier ones: common settings, `own`, the
+/// user's `kafka_properties`, and `fixed` settings that must not change.
 pub(crate) fn client(
     options: &ClusterOptions,
     own: &[(&str, &str)],
@@ -122,7 +126,7 @@ pub(crate) fn client(
         ("socket.nagle.disable", "true"),
         ("reconnect.backoff.ms", "50"),
         ("reconnect.backoff.max.ms", "1000"),
-        // A topic that has only just been made is not known everywhere at once.
+        // A new topic is not known to all brokers immediately.
         ("topic.metadata.refresh.interval.ms", "500"),
     ];
     let user = options
@@ -156,8 +160,8 @@ pub(crate) fn fault(options: &ClusterOptions, error: &KafkaError, next: &str) ->
     )
 }
 
-/// Makes the topic where it is missing. Says whether it was made. It keeps its records for ever: an order's record must
-/// be there as long as the order.
+/// Creates the topic if it is missing, and returns whether it did. The topic keeps records forever:
+/// an order's record must exist as long as the order.
 pub(crate) async fn create_topic(options: &ClusterOptions) -> Result<bool, Fault> {
     let admin = Admin::reach(options).await?;
     let topic = NewTopic::new(
@@ -178,18 +182,18 @@ pub(crate) async fn create_topic(options: &ClusterOptions) -> Result<bool, Fault
         Some(Err((topic, code))) => Err(Fault::without_effect(
             Cause::Store,
             format!(
-                "Kafka at {} did not make the topic {topic}: {code}",
+                "Kafka at {} did not create topic {topic}: {code}",
                 options.kafka
             ),
         )),
         None => Err(Fault::unknown(
             Cause::Store,
-            "Kafka said nothing of the topic",
+            "Kafka did not report on the topic",
         )),
     }
 }
 
-/// Takes all records out of the topic. Gives where each partition goes on.
+/// Deletes all records of the topic. Returns the next offset of each partition.
 pub(crate) async fn empty_topic(options: &ClusterOptions) -> Result<Vec<(i32, i64)>, Fault> {
     let failed = |error: KafkaError| fault(options, &error, "");
     let consumer: BaseConsumer<Words> = client(options, &[("group.id", "seckill-init")], &[])
@@ -223,7 +227,7 @@ pub(crate) async fn empty_topic(options: &ClusterOptions) -> Result<Vec<(i32, i6
     Ok(ends)
 }
 
-/// The topic's partitions; none where there is no topic.
+/// Lists the topic's partitions. The list is empty if the topic does not exist.
 pub(crate) fn partitions(
     consumer: &BaseConsumer<Words>,
     topic: &str,
@@ -241,7 +245,7 @@ pub(crate) fn partitions(
         .collect())
 }
 
-/// The topic's settings that are weaker than what the log needs, in words.
+/// Describes the topic's settings that are weaker than the log requires.
 pub(crate) async fn weaker_settings(options: &ClusterOptions) -> Result<Vec<String>, Fault> {
     let admin = Admin::reach(options).await?;
     let topic = ResourceSpecifier::Topic(&options.topic);
@@ -256,7 +260,7 @@ pub(crate) async fn weaker_settings(options: &ClusterOptions) -> Result<Vec<Stri
             let value = described.get(name).and_then(|entry| entry.value.clone());
             if let Some(value) = value.filter(|value| value != "-1") {
                 weaker.push(format!(
-                    "Kafka's topic {} has {name}={value}: older records go, and the audit misses them; set it to -1",
+                    "Kafka topic {} has {name}={value}: Kafka deletes old records, which the audit needs; set it to -1",
                     options.topic
                 ));
             }
@@ -266,7 +270,7 @@ pub(crate) async fn weaker_settings(options: &ClusterOptions) -> Result<Vec<Stri
             .and_then(|entry| entry.value.clone());
         if policy.is_some_and(|policy| policy.contains("compact")) {
             weaker.push(format!(
-                "Kafka's topic {} has cleanup.policy=compact: all records of a sale have one key, so that only the last would stay; set it to delete",
+                "Kafka topic {} has cleanup.policy=compact: all records of a sale share one key, so compaction would keep only the last; set it to delete",
                 options.topic
             ));
         }

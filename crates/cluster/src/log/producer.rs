@@ -1,4 +1,5 @@
-//! Writes records to the order log. All is handed over at once and acknowledged later; nothing is kept here.
+//! Writes records to the order log. Records are queued immediately and acknowledged later. Must not
+//! keep records: those that fail stay in the outbox.
 
 use std::time::Duration;
 
@@ -12,11 +13,12 @@ use super::{LogCondition, Words};
 use crate::codec::message::CLAIM;
 use crate::options::ClusterOptions;
 
-/// What became of a record: where it lies, or why it does not.
+/// The delivery report of a record.
 #[derive(Debug)]
 pub(crate) struct Delivered {
-    /// The number that it was handed over with.
+    /// The ticket that was passed to [`LogProducer::produce`].
     pub(crate) ticket: usize,
+    /// Partition and offset, or the reason for the failure.
     pub(crate) place: Result<(i32, i64), String>,
 }
 
@@ -52,12 +54,11 @@ impl ProducerContext for Deliveries {
                 Err(why)
             }
         };
-        // Whoever waited for it is gone when the process ends.
+        // The receiver is dropped only at shutdown.
         let _ = self.delivered.send(Delivered { ticket, place });
     }
 }
 
-/// The writing end of the log.
 pub(crate) struct LogProducer {
     producer: ThreadedProducer<Deliveries>,
     topic: String,
@@ -65,7 +66,8 @@ pub(crate) struct LogProducer {
 }
 
 impl LogProducer {
-    /// Nothing is connected before the first record. As many acknowledgements can be on their way as records.
+    /// Connects when the first record is sent. The channel is unbounded, but it holds at most one
+    /// report per record.
     pub(crate) fn new(
         options: &ClusterOptions,
     ) -> Result<(Self, mpsc::UnboundedReceiver<Delivered>), Fault> {
@@ -74,13 +76,14 @@ impl LogProducer {
         let condition = words.0.clone();
         let timeout_ms = options.log_wait_ms.to_string();
         let own = [
-            // At 0 each record is a request of its own, which costs a fifth of a core.
+            // With 0, each record becomes its own request, which costs a fifth of a core.
             ("linger.ms", "1"),
             ("message.timeout.ms", timeout_ms.as_str()),
             ("queue.buffering.max.messages", "200000"),
         ];
-        // A record that comes twice is stored once. An idempotent producer gives up for ever where the broker has lost the end
-        // of its log, and the outbox is there to send just that again.
+        // Duplicate records are stored once, so idempotence is not needed. An idempotent producer
+        // fails permanently if the broker loses the end of its log, which the outbox is meant to
+        // send again.
         let fixed = [("acks", "all"), ("enable.idempotence", "false")];
         let producer = super::client(options, &own, &fixed)
             .create_with_context(Deliveries { words, delivered })
@@ -95,7 +98,7 @@ impl LogProducer {
         ))
     }
 
-    /// Hands one record over. False where the queue is full: try again later.
+    /// Queues one record. Returns false if the queue is full; retry later.
     pub(crate) fn produce(
         &self,
         ticket: usize,
@@ -122,7 +125,7 @@ impl LogProducer {
         self.producer.send(record).is_ok()
     }
 
-    /// Asks the broker for the topic; an answer ends the trouble.
+    /// Fetches the topic's metadata; success clears the condition.
     pub(crate) fn probe(&self, wait: Duration) {
         let asked = self
             .producer
@@ -133,9 +136,9 @@ impl LogProducer {
         }
     }
 
-    /// Waits for what was handed over.
+    /// Waits for queued records to be delivered.
     pub(crate) fn flush(&self, wait: Duration) {
-        // What is left is in the outbox still.
+        // Undelivered records are still in the outbox.
         let _ = self.producer.flush(wait);
     }
 }

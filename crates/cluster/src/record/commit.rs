@@ -1,5 +1,5 @@
-//! The recorder's transaction: the offset row and the sales under lock, then the rows, voids, events and the offset at once.
-//! What is written is decided in `plan`.
+//! The recorder's transaction: locks the offset row and the sales, then writes rows, voids, events
+//! and the offset. What to write is decided in `plan`, not here.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write;
@@ -16,20 +16,20 @@ use crate::store::{
     text_or_null,
 };
 
-/// A position in the log.
+/// A position in a partition of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// Which log: grows when it was replaced.
+    /// Generation of the log; grows when the log was replaced.
     pub(crate) log_gen: u32,
     /// The next record's offset.
     pub(crate) next: i64,
 }
 
-/// What a batch came to.
+/// The result of a stored batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Done {
     pub(crate) place: Place,
-    /// The orders that are rows now.
+    /// The orders that have rows now.
     pub(crate) orders: Vec<(Unit, OrderId)>,
     pub(crate) voids: u64,
     pub(crate) dead: u64,
@@ -38,7 +38,7 @@ pub(crate) struct Done {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Committed {
     Stored(Done),
-    /// The store goes on elsewhere; nothing was written.
+    /// The store's position has moved; nothing was written.
     Moved,
 }
 
@@ -46,7 +46,8 @@ fn of_part(topic: &str, part: i32) -> String {
     format!("topic = {} AND part = {part}", quoted(topic.as_bytes()))
 }
 
-/// Where a partition goes on, and the mark of the record before. A partition that nobody has read begins at 0.
+/// Returns where to resume a partition, and the mark of the record before. A partition that was
+/// never read starts at 0.
 pub(crate) async fn place(
     store: &Store,
     topic: &str,
@@ -65,7 +66,7 @@ pub(crate) async fn place(
             };
             return Ok((Place { log_gen, next }, text_or_null(&mut row, 2).flatten()));
         }
-        // Another recorder's row is as good.
+        // A row inserted by another recorder serves as well.
         session
             .insert(&format!(
                 "INSERT INTO seckill_offset (topic, part, log_gen, next_offset) VALUES ({}, {part}, 1, 0)",
@@ -75,11 +76,11 @@ pub(crate) async fn place(
     }
     Err(Fault::without_effect(
         Cause::Store,
-        "seckill_offset has no row for the partition, and takes none",
+        "seckill_offset has no row for the partition, and none could be inserted",
     ))
 }
 
-/// Begins to read another log under the same name.
+/// Starts a new generation, for another log under the same topic name.
 pub(crate) async fn begin_generation(
     store: &Store,
     topic: &str,
@@ -97,12 +98,12 @@ pub(crate) async fn begin_generation(
     );
     session.execute(&sql).await?;
     drop(session);
-    // Where another recorder was first, its word counts.
+    // If another recorder came first, its row counts.
     Ok(self::place(store, topic, part).await?.0)
 }
 
-/// Stores a batch, all or nothing. A fault leaves nothing but, where it says so, an unknown commit; running it again
-/// settles that by the offset.
+/// Stores a batch, all or nothing. After a fault, nothing is stored, unless the fault reports an
+/// unknown commit; storing the batch again resolves that by the offset.
 pub(crate) async fn commit(
     store: &Store,
     topic: &str,
@@ -115,10 +116,9 @@ pub(crate) async fn commit(
     };
     debug_assert!(first.offset >= at.next);
     let mut session = store.ready().await?;
-    let mac = store
-        .secret()
-        .map(Mac::new)
-        .ok_or_else(|| Fault::without_effect(Cause::Store, "the store's secret is not known"))?;
+    let mac = store.secret().map(Mac::new).ok_or_else(|| {
+        Fault::without_effect(Cause::Store, "the store's secret has not been read yet")
+    })?;
     let place = Place {
         log_gen: at.log_gen,
         next: last.offset + 1,
@@ -128,10 +128,10 @@ pub(crate) async fn commit(
         session.rollback().await?;
         return Ok(Committed::Moved);
     };
-    // Most claims are new: what they might meet is read only where a unique key says that they have met something.
+    // Most claims are new, so existing orders are read only after a unique key reports a conflict.
     let mut plan = plan::plan(records, &known, &mac);
     if !plan.voids.is_empty() || plan.halt.is_some() {
-        // A claim that is a row already must not become a void, whatever its epoch.
+        // A claim that already has a row must not become a void, whatever its epoch.
         look_up(&mut session, records, &mut known).await?;
         plan = plan::plan(records, &known, &mac);
     }
@@ -161,7 +161,7 @@ pub(crate) async fn commit(
     Ok(Committed::Stored(done(place, plan)))
 }
 
-/// A plan that may be carried out. One that must not be leaves nothing behind.
+/// Returns the plan unless it must not be executed. In that case, rolls the transaction back.
 async fn sound<'a>(session: &mut Session, plan: Plan<'a>) -> Result<Plan<'a>, Fault> {
     match plan.halt {
         None => Ok(plan),
@@ -172,7 +172,8 @@ async fn sound<'a>(session: &mut Session, plan: Plan<'a>) -> Result<Plan<'a>, Fa
     }
 }
 
-/// Inserts the orders of a plan piece by piece; those whose unit, key or slot another order has become voids.
+/// Inserts the orders of a plan piece by piece. Claims whose unit, key or slot belongs to another
+/// order become voids.
 async fn insert_what_fits<'a>(
     session: &mut Session,
     mut plan: Plan<'a>,
@@ -181,7 +182,8 @@ async fn insert_what_fits<'a>(
     for (claim, reason) in refused(session, &claims).await? {
         tracing::error!(order_id = %claim.order_id, sale = %claim.sale_id, reason, "a claim could not be stored");
         plan.suspects.insert(claim.sale_id.clone());
-        plan.voids.push((claim, "another order has what it claims"));
+        plan.voids
+            .push((claim, "another order has its unit, key or slot"));
     }
     let voided: HashSet<&str> = plan
         .voids
@@ -209,7 +211,8 @@ async fn finish(session: &mut Session, end: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Begins the transaction and takes the locks; nothing where the store goes on elsewhere. Voids are read, orders are not.
+/// Starts the transaction and takes the locks. Returns `None` if the store's position has moved.
+/// Reads voids, but not orders.
 async fn lock(
     session: &mut Session,
     topic: &str,
@@ -231,7 +234,7 @@ async fn lock(
             sales::lock_statement(&list(sale_ids.iter().copied()))
         );
     }
-    // Begun, whatever else fails.
+    // Counts as started, whatever fails below.
     session.began();
     let mut answers = session.query_all(&sql).await?.into_iter();
     let mut next = || answers.next().unwrap_or_default();
@@ -250,7 +253,7 @@ async fn lock(
             .collect(),
         ..Known::default()
     };
-    // Voids are rare, and come only under the sales' locks, which are held now.
+    // Voids are rare, and written only under the sales' locks, which are held now.
     if !next().is_empty() {
         let sql = format!(
             "SELECT order_id FROM seckill_void WHERE order_id IN ({})",
@@ -265,7 +268,7 @@ async fn lock(
     Ok(Some(known))
 }
 
-/// Reads the orders that the claims may be.
+/// Reads the stored orders that have the claims' ids.
 async fn look_up(
     session: &mut Session,
     records: &[Record],
@@ -324,7 +327,7 @@ fn insert_statement(claims: &[&ClaimMessage]) -> String {
     sql
 }
 
-/// One event a sale for all its orders of the batch, their ids with commas between them.
+/// One event per sale for all its orders in the batch, with their ids separated by commas.
 fn events_statement(claims: &[&ClaimMessage]) -> String {
     let mut by_sale: BTreeMap<&str, String> = BTreeMap::new();
     for claim in claims {
@@ -336,7 +339,7 @@ fn events_statement(claims: &[&ClaimMessage]) -> String {
     }
     let mut sql = "INSERT INTO seckill_event (sale_id, type, body) VALUES ".to_owned();
     for (index, (sale, ids)) in by_sale.into_iter().enumerate() {
-        // Order ids have neither quotes nor backslashes; the comma is none of their characters.
+        // Order ids contain no quotes, backslashes or commas.
         push_row(
             &mut sql,
             index == 0,
@@ -346,7 +349,7 @@ fn events_statement(claims: &[&ClaimMessage]) -> String {
     sql
 }
 
-/// Voids, dead records, suspicions, the offset, and the commit.
+/// Writes voids, dead records, suspicions and the offset, then commits.
 fn end_statement(
     topic: &str,
     part: i32,
@@ -418,8 +421,8 @@ fn end_statement(
     sql
 }
 
-/// Inserts what can be, in ever smaller pieces, and gives the claims whose unit, key or slot another order has. A statement
-/// that a unique key refuses leaves nothing of itself behind.
+/// Inserts all claims that can be inserted, in ever smaller pieces, and returns those whose unit,
+/// key or slot belongs to another order. A statement that violates a unique key inserts nothing.
 async fn refused<'a>(
     session: &mut Session,
     claims: &[&'a ClaimMessage],
@@ -437,7 +440,7 @@ async fn refused<'a>(
             }
             Inserted::Duplicate(_) => {
                 let (first, second) = piece.split_at(piece.len() / 2);
-                // The last pushed comes first: the log's order decides who keeps the unit.
+                // The piece pushed last is next: the log's order decides who keeps the unit.
                 pieces.push(second);
                 pieces.push(first);
             }

@@ -1,5 +1,5 @@
-//! The recorder: carries the order log into the store, one transaction a batch. Any number may run; the offset row and the
-//! sales' locks make what they do one after the other. It never touches the gate.
+//! The recorder: stores the order log, one transaction per batch. Any number may run: locks on the
+//! offset row and the sales' rows serialize them. It never touches the gate.
 
 mod commit;
 pub(crate) mod plan;
@@ -24,10 +24,10 @@ use crate::store::Store;
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// Orders that a commit has made rows of.
+/// The orders that one transaction stored.
 pub(crate) type StoredOrders = Vec<(Unit, OrderId)>;
 
-/// What a recorder has done since it started, and what ails it.
+/// A recorder's counters since its start, and its condition.
 #[derive(Debug, Default)]
 pub(crate) struct RecorderState {
     pub(crate) records: AtomicU64,
@@ -36,42 +36,41 @@ pub(crate) struct RecorderState {
     pub(crate) dead: AtomicU64,
     pub(crate) batches: AtomicU64,
     pub(crate) failed_batches: AtomicU64,
-    /// Why nothing is stored now.
+    /// Why nothing can be stored at present.
     storing: LogCondition,
-    /// Why some partition is not read.
+    /// Why some partition cannot be read at present.
     placing: LogCondition,
 }
 
 impl RecorderState {
-    /// What ails it now.
+    /// Why the recorder cannot work at present; `None` if it can.
     pub(crate) fn trouble(&self) -> Option<String> {
         self.storing.trouble().or_else(|| self.placing.trouble())
     }
 }
 
-/// The recorder of one process.
 pub(crate) struct Recorder {
     pub(crate) options: Arc<ClusterOptions>,
     pub(crate) store: Arc<Store>,
     pub(crate) state: Arc<RecorderState>,
-    /// Told after each commit which orders are rows now, where somebody in this process waits for them.
+    /// Receives the orders of each commit, if claims in this process wait for them.
     pub(crate) stored: Option<mpsc::UnboundedSender<StoredOrders>>,
 }
 
-/// Where a partition is read from next; `check` is what the record before must be.
+/// Where a partition is read from next. `check` is the mark that the record before must have.
 #[derive(Debug, Clone)]
-struct Sample {
+struct ReadPosition {
     place: Place,
     check: Option<String>,
     serial: u64,
 }
 
 impl Recorder {
-    /// Records until `stop` says so.
+    /// Records until `stop` is set.
     pub(crate) async fn run(self, log: LogConsumer, mut stop: watch::Receiver<bool>) {
-        let mut parts: HashMap<i32, Sample> = HashMap::new();
+        let mut parts: HashMap<i32, ReadPosition> = HashMap::new();
         let mut unplaced: BTreeMap<i32, Retry> = BTreeMap::new();
-        // A try that fails may take its time, in which nothing is read: most of the time must be left for reading.
+        // No records are read during a try, and a failing one may be slow: leave time to read.
         let mut not_before = Instant::now();
         loop {
             let next_try = unplaced
@@ -82,7 +81,7 @@ impl Recorder {
                 biased;
                 () = stopped(&mut stop) => break,
                 () = tokio::time::sleep_until(next_try.unwrap_or_else(Instant::now)), if next_try.is_some() => {
-                    // One of them: what ails it must not keep the others from being recorded.
+                    // One per round: a failing partition must not keep the others from being read.
                     let due = unplaced.iter().min_by_key(|(_, retry)| retry.at).map(|(part, _)| *part);
                     if let Some(part) = due {
                         let began = Instant::now();
@@ -110,7 +109,7 @@ impl Recorder {
                     serial,
                     records,
                 } => {
-                    // What was read before the latest beginning is not what comes next.
+                    // Skip records that were read before the latest `begin`.
                     if parts
                         .get(&part)
                         .is_none_or(|reading| reading.serial != serial)
@@ -130,12 +129,12 @@ impl Recorder {
         log.stop().await;
     }
 
-    /// Tries to find where a partition goes on; where that fails it is tried again later.
+    /// Tries to find where to resume a partition. If that fails, schedules another try.
     async fn place(
         &self,
         log: &LogConsumer,
         part: i32,
-        parts: &mut HashMap<i32, Sample>,
+        parts: &mut HashMap<i32, ReadPosition>,
         unplaced: &mut BTreeMap<i32, Retry>,
     ) {
         match self.position(log, part).await {
@@ -153,15 +152,16 @@ impl Recorder {
         }
     }
 
-    /// Shows what went wrong.
+    /// Counts, logs and reports a failure.
     fn failed(&self, condition: &LogCondition, fault: Fault) {
         self.state.failed_batches.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!(%fault, "the recorder tries again");
+        tracing::warn!(%fault, "the recorder failed and will retry");
         condition.fails(fault.detail);
     }
 
-    /// Finds where a partition goes on, and begins to read there. A log that ends before that place was replaced.
-    async fn position(&self, log: &LogConsumer, part: i32) -> Result<Sample, Fault> {
+    /// Finds where to resume a partition, and starts reading there. A log that does not contain
+    /// that offset was replaced.
+    async fn position(&self, log: &LogConsumer, part: i32) -> Result<ReadPosition, Fault> {
         let (mut place, mut mark) = commit::place(&self.store, &self.options.topic, part).await?;
         let (low, high) = log.ends(part).await.map_err(|why| {
             Fault::without_effect(Cause::Store, format!("the log's partition {part}: {why}"))
@@ -172,7 +172,7 @@ impl Recorder {
                 low,
                 high,
                 next = place.next,
-                "the log does not reach to where the store goes on"
+                "the log does not contain the store's next offset"
             );
             place = commit::begin_generation(&self.store, &self.options.topic, part, place, low)
                 .await?;
@@ -185,19 +185,20 @@ impl Recorder {
             place.next
         };
         let serial = log.begin(part, from);
-        Ok(Sample {
+        Ok(ReadPosition {
             place,
             check,
             serial,
         })
     }
 
-    /// The log is not the one that was read before: from its beginning. What is stored already is skipped there.
+    /// Restarts at the beginning of a log that is not the one read before. Records that are already
+    /// stored are skipped there.
     async fn replaced(&self, log: &LogConsumer, part: i32, place: Place) -> Result<(), Fault> {
         tracing::warn!(
             part,
             next = place.next,
-            "the last record that was stored is not in the log: it was replaced"
+            "the last stored record is not in the log: the log was replaced"
         );
         let (low, _) = log
             .ends(part)
@@ -208,21 +209,22 @@ impl Recorder {
             .map(|_| ())
     }
 
-    /// Stores records of one partition. Gives where to go on; nothing where that has to be found anew, or at the end.
+    /// Stores records of one partition. Returns where to read next, or `None` if that must be
+    /// determined again or the process is stopping.
     async fn records(
         &self,
         log: &LogConsumer,
         stop: &watch::Receiver<bool>,
         part: i32,
-        mut reading: Sample,
+        mut reading: ReadPosition,
         mut records: Vec<Record>,
-    ) -> Option<Sample> {
+    ) -> Option<ReadPosition> {
         if let Some(mark) = reading.check.take() {
             let is_before = |first: &Record| {
                 first.offset == reading.place.next - 1 && plan::mark(first) == mark
             };
             if !records.first().is_some_and(is_before) {
-                // The next position finds no mark any more, and begins where the log does.
+                // After that, `position` finds no mark and starts where the log does.
                 if let Err(fault) = self.replaced(log, part, reading.place).await {
                     self.failed(&self.state.placing, fault);
                 }
@@ -233,19 +235,20 @@ impl Recorder {
             .first()
             .is_some_and(|first| first.offset + 1 < reading.place.next)
         {
-            // The reader was set back behind our back: the log is shorter than it was, or another one.
+            // The library reset the reader: the log was truncated or replaced.
             return None;
         }
         records.retain(|record| record.offset >= reading.place.next);
-        // More may have come while a batch was stored than one statement should have.
+        // While a batch was stored, more records may have arrived than one statement should hold.
         for batch in records.chunks(self.options.record_batch_max) {
             reading.place = self.store(stop, part, reading.place, batch).await?;
         }
         Some(reading)
     }
 
-    /// Stores one batch, until that works or the process stops. Gives the place behind it; nothing where the store goes on
-    /// elsewhere: another recorder had it, or a commit whose answer was lost was done after all.
+    /// Stores one batch, retrying until that succeeds or the process stops. Returns the place after
+    /// it, or `None` if the store's position has moved: another recorder stored the batch, or a
+    /// commit whose reply was lost succeeded after all.
     async fn store(
         &self,
         stop: &watch::Receiver<bool>,
@@ -281,14 +284,14 @@ impl Recorder {
         state.dead.fetch_add(done.dead, Ordering::Relaxed);
         state.batches.fetch_add(1, Ordering::Relaxed);
         if let Some(stored) = &self.stored {
-            // Whoever waited is gone only when the process ends.
+            // The receiver is dropped only at shutdown.
             let _ = stored.send(done.orders);
         }
         Some(done.place)
     }
 }
 
-/// When something that failed is tried again, ever later.
+/// When a failed operation is tried again, with exponential backoff.
 struct Retry {
     at: Instant,
     pause: Duration,

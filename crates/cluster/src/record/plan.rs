@@ -1,5 +1,5 @@
-//! What one batch of the log means for the store, given what the store has: plain code without I/O.
-//! The order of the checks is the protocol's; each record ends as a row, a void, a dead record, or nothing new.
+//! Decides what a batch of log records means for the store: each becomes a row, a void, a dead
+//! record or nothing new. The protocol fixes the order of the checks. Plain code, no I/O.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -10,7 +10,7 @@ use crate::codec::order_id::Mac;
 use crate::log::consumer::Record;
 use crate::store::sales::SaleRow;
 
-/// The content of a stored order that a re-sent claim must match.
+/// The content of a stored order, which a claim that is sent again must match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Content {
     pub(crate) unit: u32,
@@ -33,7 +33,7 @@ impl Content {
     }
 }
 
-/// What the store has, read under the sales' locks.
+/// The store's contents, read under the sales' locks.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
     pub(crate) sales: HashMap<SaleId, SaleRow>,
@@ -41,7 +41,7 @@ pub(crate) struct Known {
     pub(crate) voids: HashSet<String>,
 }
 
-/// A record that cannot be taken for a claim.
+/// A record that is not a valid claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Dead {
     pub(crate) offset: i64,
@@ -49,20 +49,20 @@ pub(crate) struct Dead {
     pub(crate) error: String,
 }
 
-/// What is to be written, all or nothing.
+/// What to write, all or nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Plan<'a> {
     pub(crate) orders: Vec<&'a ClaimMessage>,
     /// Claims that can no longer be stored, with the reason.
     pub(crate) voids: Vec<(&'a ClaimMessage, &'static str)>,
     pub(crate) dead: Vec<Dead>,
-    /// Sales whose gate gave what a sound gate never gives.
+    /// Sales whose gate granted what a sound gate never grants.
     pub(crate) suspects: BTreeSet<SaleId>,
     /// Why nothing may be written at all.
     pub(crate) halt: Option<String>,
 }
 
-/// Decides a batch; `mac` tells the ids that this cluster has made.
+/// Decides a batch. `mac` verifies that this cluster made an order id.
 pub(crate) fn plan<'a>(records: &'a [Record], known: &Known, mac: &Mac) -> Plan<'a> {
     let mut plan = Plan::default();
     let mut in_batch: HashMap<&str, &ClaimMessage> = HashMap::with_capacity(records.len());
@@ -84,7 +84,7 @@ pub(crate) fn plan<'a>(records: &'a [Record], known: &Known, mac: &Mac) -> Plan<
             error: error.to_owned(),
         };
         let Some(row) = known.sales.get(&claim.sale_id) else {
-            plan.dead.push(dead("there is no such sale"));
+            plan.dead.push(dead("no such sale"));
             continue;
         };
         let id = claim.order_id.as_str();
@@ -97,33 +97,34 @@ pub(crate) fn plan<'a>(records: &'a [Record], known: &Known, mac: &Mac) -> Plan<
             .map(|seen| Content::of(seen) == Content::of(claim));
         if let Some(is_same) = stored_is_same.or(seen_is_same) {
             if !is_same {
-                plan.dead.push(dead("the order has other content"));
+                plan.dead.push(dead("the order has different content"));
                 plan.suspects.insert(claim.sale_id.clone());
             }
             continue;
         }
         if known.voids.contains(id) {
             if claim.epoch == row.epoch {
-                // The gate gave a unit to a claim that had been given up: it must learn that the unit is free.
+                // The gate granted a unit to a claim that was given up. A rebuild frees the unit.
                 plan.suspects.insert(claim.sale_id.clone());
             }
             continue;
         }
-        // Before the halt: another cluster's epochs say nothing. What is of an epoch that is over is voided either way.
+        // Checked before the halt, because another cluster's epochs mean nothing here. Claims of
+        // past epochs are voided either way.
         if claim.epoch >= row.epoch
             && mac
                 .read(&claim.order_id)
                 .is_none_or(|named| (named.sale_num, named.epoch) != (row.num, claim.epoch))
         {
-            // Well-formed, and another cluster's, or nobody's.
+            // Well-formed, but from another cluster or fabricated.
             plan.dead.push(dead(
-                "the order's id was not made for this sale by this cluster",
+                "the order id was not made for this sale by this cluster",
             ));
             continue;
         }
         if claim.epoch > row.epoch {
             plan.halt = Some(format!(
-                "order {id} is of epoch {} of sale {}, which MySQL has in epoch {}: MySQL's data is older than the log",
+                "order {id} is from epoch {} of sale {}, but MySQL has the sale in epoch {}: MySQL's data is older than the log",
                 claim.epoch, claim.sale_id, row.epoch
             ));
             return plan;
@@ -141,7 +142,7 @@ pub(crate) fn plan<'a>(records: &'a [Record], known: &Known, mac: &Mac) -> Plan<
     plan
 }
 
-/// What the offset row remembers of the last record, to notice a log that was replaced.
+/// What the offset row stores of the last record, to detect a log that was replaced.
 pub(crate) fn mark(record: &Record) -> String {
     use std::hash::Hasher;
     match &record.content {
@@ -165,7 +166,7 @@ mod tests {
     const SECRET: [u8; SECRET_BYTES] = [7; SECRET_BYTES];
     const SALE_NUM: u32 = 1;
 
-    /// An id as the gate's claims of an epoch have it.
+    /// An order id like those of claims in `epoch`.
     fn id(epoch: u32) -> OrderId {
         let named = Named {
             sale_num: SALE_NUM,
@@ -207,13 +208,13 @@ mod tests {
         }
     }
 
-    /// The records live as long as the plan: for a test, for ever.
+    /// Leaks the records, so that the plan can borrow them.
     fn planned(records: &[Record], known: &Known) -> Plan<'static> {
         plan(Vec::leak(records.to_vec()), known, &Mac::new(&SECRET))
     }
 
     #[test]
-    fn a_new_claim_becomes_an_order_and_a_repeated_one_nothing() {
+    fn a_repeated_claim_becomes_one_order() {
         let (a, b) = (id(3), id(3));
         let batch = [
             record(0, &a, 3, 1),
@@ -234,7 +235,7 @@ mod tests {
         known.voids.insert(b.to_string());
         let plan = planned(&[record(0, &a, 3, 1), record(1, &b, 3, 2)], &known);
         assert!(plan.orders.is_empty() && plan.voids.is_empty() && plan.dead.is_empty());
-        // The gate counts a unit as taken that nobody has.
+        // The gate counts a unit as taken that no order has.
         assert_eq!(plan.suspects.len(), 1);
         let other = planned(&[record(0, &a, 3, 7)], &known);
         assert_eq!((other.dead.len(), other.suspects.len()), (1, 1));
@@ -250,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_whose_id_this_cluster_has_not_made_is_no_order() {
+    fn a_claim_with_a_foreign_order_id_is_dead() {
         let other_sale = Named {
             sale_num: SALE_NUM + 1,
             epoch: 3,
@@ -269,7 +270,7 @@ mod tests {
                 })
                 .unwrap(),
         ];
-        // Also where it says that it is of an epoch ahead.
+        // Also if the claim names an epoch ahead of the store's.
         for epoch in [3, 4] {
             let batch: Vec<Record> = foreign.iter().map(|id| record(0, id, epoch, 1)).collect();
             let plan = planned(&batch, &known());
@@ -280,14 +281,14 @@ mod tests {
     }
 
     #[test]
-    fn units_that_cannot_be_make_the_gate_suspect() {
+    fn impossible_units_make_the_gate_suspect() {
         let batch = [record(0, &id(3), 3, 11), record(1, &id(3), 3, 0)];
         let plan = planned(&batch, &known());
         assert_eq!((plan.voids.len(), plan.suspects.len()), (2, 1));
     }
 
     #[test]
-    fn what_is_no_claim_is_kept_aside() {
+    fn a_record_that_is_not_a_claim_is_dead() {
         let (foreign, a) = (Record::new(5, b"hello"), id(3));
         let batch = [foreign.clone(), record(6, &a, 3, 1)];
         let plan = planned(&batch, &known());

@@ -1,5 +1,5 @@
-//! The relay: carries the outbox into the order log, and takes entries out of it once all their claims are decided. Any
-//! number may run. Sending twice does no harm, so it remembers nothing that a restart would lose.
+//! The relay: forwards the outbox to the order log, and removes entries whose claims are all
+//! decided. Any number may run. Sending twice is harmless, so it keeps no durable state.
 
 mod view;
 
@@ -23,16 +23,16 @@ use crate::stop::stopped;
 use crate::store::orders;
 
 const TICK: Duration = Duration::from_millis(50);
-/// Claims in one question to the store.
+/// Maximum number of claims in one query to the store.
 const CHECK_MAX: usize = 1_000;
-/// Entries of one sale read at once by a sweep.
+/// Outbox entries per page of a sweep.
 const SWEEP_PAGE: usize = 64;
-/// Sales of one sweep; the next one goes on behind them.
+/// Maximum number of sales in one sweep; the next sweep continues after them.
 const SWEEP_SALES_MAX: usize = 1_000;
 const FLUSH_WAIT: Duration = Duration::from_secs(2);
 const PROBE_PAUSE: Duration = Duration::from_secs(1);
 
-/// What a relay has done since it started.
+/// A relay's counters since its start, and its condition.
 #[derive(Debug)]
 pub(crate) struct RelayState {
     pub(crate) entries: AtomicU64,
@@ -41,7 +41,7 @@ pub(crate) struct RelayState {
     pub(crate) trimmed: AtomicU64,
     pub(crate) in_view: AtomicU64,
     pub(crate) condition: LogCondition,
-    /// One turn: the question to the store.
+    /// One permit: only one query to the store runs at a time.
     checking: Arc<Semaphore>,
 }
 
@@ -59,24 +59,23 @@ impl RelayState {
     }
 }
 
-/// What a relay hears from its process.
+/// The channels through which a relay gets its input.
 pub(crate) struct Inputs {
     pub(crate) offers: mpsc::Receiver<Offer>,
     pub(crate) settled: mpsc::Receiver<Vec<OrderId>>,
     pub(crate) deliveries: mpsc::UnboundedReceiver<Delivered>,
 }
 
-/// The relay of one process.
 pub(crate) struct Relay {
     pub(crate) core: Arc<Core>,
     pub(crate) state: Arc<RelayState>,
     pub(crate) producer: Arc<LogProducer>,
-    /// What the store said of claims that nobody else told of.
+    /// Sends claims that a query to the store found settled back to this relay.
     pub(crate) checked: mpsc::Sender<Vec<OrderId>>,
 }
 
 impl Relay {
-    /// Carries until `stop` says so.
+    /// Relays until `stop` is set.
     pub(crate) async fn run(self, mut inputs: Inputs, mut stop: watch::Receiver<bool>) {
         let mut view = View::default();
         let mut swept = Swept::default();
@@ -113,26 +112,27 @@ impl Relay {
                 () = stopped(&mut stop) => break,
             }
         }
-        // What is not acknowledged by then stays in the outbox.
+        // Claims not acknowledged by the end of the flush stay in the outbox.
         let producer = self.producer;
         let flushed = tokio::task::spawn_blocking(move || producer.flush(FLUSH_WAIT)).await;
         if flushed.is_err() {
-            tracing::error!("the log's writer ended badly");
+            tracing::error!("the log producer task failed");
         }
     }
 
-    /// After trouble, whether the broker is there again; where nothing is sold no delivery would tell.
+    /// After a failure, checks whether the broker is reachable again. While nothing is sold, no
+    /// delivery would show it.
     fn probe(&self, probed: &mut Instant) {
         if self.producer.condition.trouble().is_none() || probed.elapsed() < PROBE_PAUSE {
             return;
         }
         *probed = Instant::now();
         let producer = Arc::clone(&self.producer);
-        // The library waits for its answer.
+        // The probe blocks until the broker replies.
         tokio::task::spawn_blocking(move || producer.probe(PROBE_PAUSE));
     }
 
-    /// Takes an entry into view and sends its claims.
+    /// Starts tracking an entry and sends its claims.
     fn carry(&self, view: &mut View, offer: Offer) {
         if view.claims() >= self.core.options.relay_claims_max || view.has(&offer) {
             return;
@@ -140,12 +140,13 @@ impl Relay {
         self.state.entries.fetch_add(1, Ordering::Relaxed);
         let ticket = view.track(offer);
         if let Some(tracked) = view.get_mut(ticket) {
-            // What is not taken now is marked, and sent by a later tick.
+            // An entry that is not accepted now is marked, and sent by a later tick.
             let _ = self.produce(ticket, tracked);
         }
     }
 
-    /// Sends the claims of an entry that are not settled. False where the producer's queue is full: a later tick goes on.
+    /// Sends the entry's claims that are not settled. Returns false if the producer's queue is
+    /// full; a later tick sends the rest.
     fn produce(&self, ticket: usize, tracked: &mut Tracked) -> bool {
         let offer = &tracked.offer;
         let source = format!("/seckill/{}", offer.sale);
@@ -178,14 +179,15 @@ impl Relay {
                     .produced_again
                     .fetch_add(before, Ordering::Relaxed);
                 if !self.produce(ticket, tracked) {
-                    // The others would be refused as well.
+                    // The queue is full, so the other entries would be refused as well.
                     return;
                 }
             }
         }
     }
 
-    /// Takes entries whose claims are all decided out of the outbox. What fails is found again by a sweep.
+    /// Removes entries whose claims are all decided from the outbox. If that fails, a sweep finds
+    /// them again.
     fn trim(&self, view: &mut View) {
         let mut by_gate: HashMap<(String, u32), (GateKeys, Vec<String>)> = HashMap::new();
         for offer in view.take_done() {
@@ -204,18 +206,18 @@ impl Relay {
                                 .trimmed
                                 .fetch_add(entries.len() as u64, Ordering::Relaxed);
                         }
-                        // An epoch that is over has taken its outbox along.
-                        Ok(Err(refusal)) => tracing::debug!(%refusal, "not trimmed"),
-                        Err(fault) => tracing::debug!(%fault, "not trimmed yet"),
+                        // The outbox of a past epoch is already gone.
+                        Ok(Err(refusal)) => tracing::debug!(%refusal, "outbox entries not trimmed"),
+                        Err(fault) => tracing::debug!(%fault, "outbox entries not trimmed yet"),
                     }
                 }
             });
         }
     }
 
-    /// Asks the store for claims that were acknowledged a while ago and that nobody has told of.
+    /// Queries the store for claims that were sent a while ago and not reported as settled.
     fn check(&self, view: &mut View) {
-        // One question at a time: a store that is slow is not asked more for it.
+        // One query at a time, so that a slow store gets no additional load.
         let Ok(turn) = Arc::clone(&self.state.checking).try_acquire_owned() else {
             return;
         };
@@ -231,16 +233,17 @@ impl Relay {
                 orders::settled(&mut session, ids.iter().map(OrderId::as_str)).await
             };
             match asked.await {
-                // The relay is gone only when the process ends.
+                // The receiver is dropped only at shutdown.
                 Ok(settled) => {
                     drop(checked.try_send(settled.into_iter().map(|(id, _)| id).collect()));
                 }
-                Err(fault) => tracing::debug!(%fault, "the store could not be asked"),
+                Err(fault) => tracing::debug!(%fault, "the store could not be queried"),
             }
         });
     }
 
-    /// Looks for entries that nobody carries: those that were there at the last sweep already and are not in view.
+    /// Looks for entries that no relay is forwarding: those that the previous sweep saw as well and
+    /// that are not tracked here.
     async fn sweep(&self, view: &mut View, swept: &mut Swept) {
         let mut sale_cache = self.core.sale_cache.all();
         sale_cache.sort_by(|a, b| a.row.sale.id.cmp(&b.row.sale.id));
@@ -262,7 +265,7 @@ impl Relay {
                     Ok(entries) => entries,
                     Err(fault) => {
                         tracing::debug!(%fault, sale = %cached.row.sale.id, "the outbox could not be read");
-                        // The next sweep begins behind it: what ails one sale must not keep all others waiting.
+                        // The next sweep continues after it: one failure must not hold up the rest.
                         swept.after = Some(cached.row.sale.id.clone());
                         swept.seen.extend(seen);
                         return;
@@ -272,7 +275,7 @@ impl Relay {
                 after = entries.last().map(|entry| entry.id.clone());
                 for entry in entries {
                     let name = (cached.row.sale.id.clone(), entry.id.clone());
-                    // The entry's epoch is the gate's, which may be another than the cached's.
+                    // The entry's epoch is the gate's, which may differ from the cached sale's.
                     let epoch = entry
                         .id
                         .split_once('-')

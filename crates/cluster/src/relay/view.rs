@@ -1,4 +1,5 @@
-//! The entries that a relay carries now: which claims are sent, acknowledged, decided. Plain state without I/O.
+//! The entries that a relay tracks: which claims are sent, acknowledged, decided. Plain state
+//! without I/O.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -10,25 +11,25 @@ use crate::codec::order_id::ByOrder;
 use crate::gate::Offer;
 use crate::log::producer::Delivered;
 
-/// How long after its acknowledgement a claim may go without news before the store is asked.
+/// Time after a claim was sent or last checked until the store is queried for it.
 const QUIET: Duration = Duration::from_millis(500);
-/// How long taking an entry out of the outbox may take.
+/// How long removing an entry from the outbox may take.
 const LEAVING_MAX: Duration = Duration::from_secs(5);
-/// The pause before a record that was refused is sent again.
+/// How long to wait before a refused record is sent again.
 const REFUSED_PAUSE: Duration = Duration::from_millis(200);
-/// How long an acknowledged claim may stay undecided before it is sent again, since the log may have lost it. Each time
-/// twice as long, up to a bound: where it is the store that is away, the log must not fill with copies.
+/// How long an acknowledged claim may stay undecided before it is sent again, since the log may
+/// have lost it. Doubles each time up to a maximum, so that the log does not fill with copies while
+/// the store is down.
 const SEND_AGAIN_MIN: Duration = Duration::from_secs(10);
 const SEND_AGAIN_MAX: Duration = Duration::from_secs(600);
 
-/// An entry in view.
 #[derive(Debug)]
 pub(super) struct Tracked {
     pub(super) offer: Offer,
-    /// Claims that have no row and no void yet, each in its place.
+    /// Claims that have neither row nor void yet, each at its index in the entry.
     pub(super) open: Vec<Option<OutboxClaim>>,
     pub(super) open_count: usize,
-    /// Something was not taken by the log.
+    /// The log did not accept one of the claims.
     pub(super) failed: bool,
     unacknowledged: usize,
     sent_at: Instant,
@@ -37,12 +38,12 @@ pub(super) struct Tracked {
 }
 
 impl Tracked {
-    /// Whether all was acknowledged, and nothing was heard of it for longer than it may take.
+    /// Whether all claims were acknowledged and some have stayed undecided for too long.
     fn is_late(&self) -> bool {
         self.unacknowledged == 0 && self.sent_at.elapsed() > self.send_again_after
     }
 
-    /// Takes note of records handed over.
+    /// Records that `count` claims were handed to the producer.
     pub(super) fn sent(&mut self, count: usize) {
         if self.is_late() {
             self.send_again_after = (self.send_again_after * 2).min(SEND_AGAIN_MAX);
@@ -53,15 +54,15 @@ impl Tracked {
     }
 }
 
-/// All entries in view.
+/// All tracked entries.
 #[derive(Debug, Default)]
 pub(super) struct View {
     entries: HashMap<usize, Tracked>,
     names: HashSet<(String, String)>,
-    /// The ticket of each claim's entry, and its place there.
+    /// The ticket of each claim's entry, and the claim's index there.
     by_order: ByOrder<(usize, usize)>,
     done: Vec<Offer>,
-    /// Entries that are being taken out of the outbox, where a sweep may still see them.
+    /// Entries that are being removed from the outbox, where a sweep may still see them.
     leaving: HashMap<(String, String), Instant>,
     next_ticket: usize,
 }
@@ -71,7 +72,7 @@ fn name(offer: &Offer) -> (String, String) {
 }
 
 impl View {
-    /// CommitUnknown claims in view.
+    /// Number of undecided claims.
     pub(super) fn claims(&self) -> usize {
         self.by_order.len()
     }
@@ -85,7 +86,7 @@ impl View {
         self.entries.get_mut(&ticket)
     }
 
-    /// Takes an entry in; the ticket names it from then on.
+    /// Starts tracking an entry. The returned ticket identifies it.
     pub(super) fn track(&mut self, mut offer: Offer) -> usize {
         self.next_ticket += 1;
         let ticket = self.next_ticket;
@@ -117,7 +118,7 @@ impl View {
         }
     }
 
-    /// Takes note of claims that have a row or a void.
+    /// Marks claims that have a row or a void as settled.
     pub(super) fn settled(&mut self, ids: &[OrderId]) {
         for id in ids {
             let Some((ticket, place)) = self.by_order.remove(id) else {
@@ -151,21 +152,22 @@ impl View {
         self.done.len()
     }
 
-    /// Entries that can leave the outbox.
+    /// Takes the entries that can be removed from the outbox.
     pub(super) fn take_done(&mut self) -> Vec<Offer> {
-        // One that is still there after this long was not taken out: it is carried again, and then taken out.
+        // An entry that is still there after this long was not removed. A sweep picks it up again.
         self.leaving
             .retain(|_, since| since.elapsed() < LEAVING_MAX);
         std::mem::take(&mut self.done)
     }
 
-    /// Claims that the store is to be asked for, up to `max`.
+    /// Takes the claims to query the store for, up to `max` unless a single entry has more.
     pub(super) fn take_quiet(&mut self, max: usize) -> Vec<OrderId> {
         let quiet = self.entries.values_mut();
         let mut quiet: Vec<&mut Tracked> = quiet
             .filter(|tracked| tracked.checked_at.elapsed() >= QUIET)
             .collect();
-        // Those that were asked for longest ago: some that nobody decides must not keep all others from being asked for.
+        // Those checked longest ago come first, so that claims that stay undecided do not keep the
+        // others from being checked.
         quiet.sort_unstable_by_key(|tracked| tracked.checked_at);
         let mut ids = Vec::new();
         for tracked in quiet {
@@ -179,7 +181,8 @@ impl View {
         ids
     }
 
-    /// Entries that are to be sent once more: refused by the log, or undecided for so long that the log may have lost them.
+    /// Tickets of entries to send again: those refused by the log, or undecided for so long that
+    /// the log may have lost them.
     pub(super) fn overdue(&self) -> Vec<usize> {
         let overdue = |tracked: &Tracked| {
             tracked.is_late() || (tracked.failed && tracked.sent_at.elapsed() > REFUSED_PAUSE)
@@ -190,7 +193,7 @@ impl View {
             .collect()
     }
 
-    /// Lets go of the entries of sales that are no more: nothing will ever be heard of their claims.
+    /// Drops the entries of deleted sales, whose claims will never be decided.
     pub(super) fn keep_only(&mut self, is_there: impl Fn(&SaleId) -> bool) {
         let gone = self.entries.iter();
         let gone: Vec<usize> = gone
@@ -256,12 +259,12 @@ mod tests {
         view.settled(&[order_id("b")]);
         assert_eq!(view.take_done().len(), 1);
         assert_eq!(view.claims(), 0);
-        // A sweep that sees it before it is taken out must not carry it again.
+        // A sweep that sees it before it is removed must not pick it up again.
         assert!(view.has(&offer(&[])));
     }
 
     #[test]
-    fn what_is_left_of_a_sale_that_is_no_more_is_let_go_of() {
+    fn entries_of_a_deleted_sale_are_dropped() {
         let mut view = View::default();
         view.track(offer(&["a", "b"]));
         view.keep_only(|sale| sale.as_str() == "s");
@@ -272,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stays_undecided_is_sent_again_ever_later() {
+    fn undecided_claims_are_sent_again_with_growing_delays() {
         let mut view = View::default();
         let ticket = view.track(offer(&["a"]));
         view.get_mut(ticket).unwrap().sent(1);
@@ -282,7 +285,7 @@ mod tests {
         };
         let bit = Duration::from_millis(1);
         ago(&mut view, SEND_AGAIN_MIN + bit);
-        // Not before it was acknowledged: the library still tries.
+        // Not before it is acknowledged: the library is still retrying.
         assert!(view.overdue().is_empty());
         let place = Ok((0, 0));
         view.delivered(&Delivered { ticket, place });
@@ -295,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn those_asked_for_longest_ago_are_asked_for_first() {
+    fn claims_checked_longest_ago_are_checked_first() {
         let mut view = View::default();
         let tickets: Vec<usize> = ["a", "b", "c"].map(|id| view.track(offer(&[id]))).into();
         for (ticket, s) in tickets.iter().zip([1, 3, 2]) {
@@ -307,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_log_refused_is_marked() {
+    fn an_entry_that_the_log_refused_is_marked() {
         let mut view = View::default();
         let ticket = view.track(offer(&["a"]));
         view.get_mut(ticket).unwrap().sent(1);

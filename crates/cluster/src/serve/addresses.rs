@@ -1,4 +1,5 @@
-//! What became of an order id: the steps in the one order in which each answer is final. Absence alone is never a no.
+//! Finds the outcome of an order id or a key. The order of the steps makes each answer final.
+//! Absence alone is never a rejection.
 
 use seckill_engine::{Fault, Outcome};
 use seckill_sale::{Buyer, IdempotencyKey, OrderId, SaleId};
@@ -8,14 +9,14 @@ use super::deciding::now_ms;
 use crate::store::orders::{self, Settled};
 use crate::store::sales;
 
-/// Answers for an order id.
+/// Returns the outcome of an order id.
 pub(crate) async fn outcome(core: &Core, id: &OrderId) -> Result<Outcome, Fault> {
-    // The store is asked first for its secret: without it no id can be told from a made-up one.
+    // First open a session, which reads the store's secret: without it, no id can be verified.
     let mut session = core.store.ready().await?;
     let Some(named) = core.names().and_then(|names| names.ids.read(id)) else {
         return Ok(Outcome::None);
     };
-    // The epoch before the row: read the other way round, a row that came in between would be missed.
+    // Read the epoch before the order: the other way round, an order stored in between is missed.
     let Some(row) = sales::by_num(&mut session, named.sale_num).await? else {
         return Ok(Outcome::None);
     };
@@ -25,14 +26,14 @@ pub(crate) async fn outcome(core: &Core, id: &OrderId) -> Result<Outcome, Fault>
     if let Some((_, settled)) = orders::settled(&mut session, [id.as_str()]).await?.pop() {
         return match settled {
             Settled::Void(_) => Ok(Outcome::None),
-            Settled::Order(_) => Ok(Outcome::Pending),
+            Settled::Order(..) => Ok(Outcome::Pending),
         };
     }
     if named.epoch < row.epoch {
-        // The fence stands: nothing of that epoch can be stored any more.
+        // The epoch is fenced: nothing of it can be stored any more.
         return Ok(Outcome::None);
     }
-    // By a clock that was set back meanwhile, it may be of the future.
+    // If the clock was set back meanwhile, the id's time may lie in the future.
     let is_young = now_ms().abs_diff(named.at_ms) < core.options.pending_age_ms;
     if !row.is_open || is_young {
         return Ok(Outcome::Pending);
@@ -50,11 +51,11 @@ pub(crate) async fn outcome(core: &Core, id: &OrderId) -> Result<Outcome, Fault>
     let given_up = orders::give_up(&mut session, &row.sale.id, id, named).await?;
     Ok(match given_up {
         Some(Settled::Void(_)) => Outcome::None,
-        Some(Settled::Order(_)) | None => Outcome::Pending,
+        Some(Settled::Order(..)) | None => Outcome::Pending,
     })
 }
 
-/// Answers for a key. A key that the store does not know may have a claim that is on its way.
+/// Returns the outcome of a key. A key that the store does not know may have a claim in flight.
 pub(crate) async fn of_key(
     core: &Core,
     sale: &SaleId,
@@ -63,7 +64,7 @@ pub(crate) async fn of_key(
 ) -> Result<Outcome, Fault> {
     let row = {
         let mut session = core.store.ready().await?;
-        // As with an id: the epoch before the row.
+        // As in `outcome`: read the epoch before the order.
         let Some(row) = sales::one(&mut session, sale).await? else {
             return Ok(Outcome::None);
         };

@@ -1,5 +1,5 @@
-//! Claims that wait for the store's word: what the recorder of this process has committed, and one SELECT over all others a
-//! tick. A yes comes only from a row that is committed.
+//! Claims that wait for the store: those that this process's recorder commits, and one SELECT per tick
+//! for all others. A confirmation comes only from a committed row.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use seckill_engine::{Cause, Fault};
-use seckill_sale::{Claim, OrderId, Verdict};
+use seckill_sale::{Claim, OrderId, OrderState, Verdict};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -19,15 +19,15 @@ use crate::store::orders::{self, Settled};
 
 /// Claims in one SELECT.
 const ASK_MAX: usize = 1_000;
-/// The pause between two looks where no recorder of this process tells of its commits.
+/// The pause between two queries if no recorder of this process reports its commits.
 const TICK: Duration = Duration::from_millis(3);
-/// The same where one does.
+/// The same if one does.
 const HINTED_TICK: Duration = Duration::from_millis(50);
-/// Looks after which a claim makes room for younger ones.
+/// Queries after which a claim moves behind younger ones.
 const LOOKS_MAX: u32 = 16;
 const PAUSE_AFTER_FAULT: Duration = Duration::from_millis(100);
 
-/// A claim that somebody waits for.
+/// A request that waits for a claim.
 #[derive(Debug)]
 pub(crate) struct Waiter {
     pub(crate) claim: Claim,
@@ -44,7 +44,7 @@ pub(crate) struct ConfirmingCounts {
 
 pub(crate) type Waiters = Vec<(Waiter, Reply)>;
 
-/// Those who wait for one claim: mostly one, more where its key was repeated.
+/// The requests that wait for one claim: usually one, more if its key was repeated.
 struct Together {
     first: Option<(Waiter, Reply)>,
     others: Waiters,
@@ -56,7 +56,7 @@ impl Together {
         all.into_iter().any(|(_, reply)| !reply.is_closed())
     }
 
-    /// Takes out those who have waited since before `since`.
+    /// Removes those that have waited since before `since`.
     fn take_since(&mut self, since: Instant) -> Waiters {
         let is_over = |(waiter, _): &mut (Waiter, Reply)| waiter.since <= since;
         let mut over: Waiters = self.others.extract_if(.., is_over).collect();
@@ -71,7 +71,7 @@ impl Together {
 
 #[derive(Default)]
 struct Room {
-    /// In the order they came, with the looks so far; each id once.
+    /// In order of arrival, with the queries so far; each id once.
     line: VecDeque<(OrderId, u32)>,
     waiters: ByOrder<Together>,
 }
@@ -94,7 +94,7 @@ impl Room {
         waiters.into_iter().for_each(|waiter| self.enter(waiter));
     }
 
-    /// Those first in line, without those whose askers have gone.
+    /// The first claims in line, without those that no request waits for any more.
     fn first(&mut self) -> Vec<(OrderId, u32)> {
         let mut first = Vec::new();
         while first.len() < ASK_MAX
@@ -110,11 +110,11 @@ impl Room {
         first
     }
 
-    /// Tells those who have waited since before `since` where to ask.
+    /// Answers those that have waited since before `since` with the order's address.
     fn give_up_waiting(&mut self, since: Instant) {
         self.waiters.retain(|_, together| {
             for (waiter, reply) in together.take_since(since) {
-                // Whoever asked may have gone.
+                // The request may be gone.
                 let _ = reply.send(Ok(Verdict::Pending(waiter.claim.order_id)));
             }
             !together.is_empty()
@@ -127,20 +127,21 @@ impl Room {
         };
         for (waiter, reply) in first.into_iter().chain(others) {
             let answer = match settled {
-                Settled::Order(unit) => {
+                Settled::Order(unit, state) => {
                     let claim = Claim {
                         unit: *unit,
                         ..waiter.claim
                     };
                     Ok(if waiter.is_repeat {
-                        Verdict::Repeat(claim)
+                        let state = *state;
+                        Verdict::Repeat { claim, state }
                     } else {
                         Verdict::Claimed(claim)
                     })
                 }
                 Settled::Void(reason) => Err(voided(reason)),
             };
-            // Whoever asked may have gone; the order's address tells.
+            // The request may be gone; the order's address still has the outcome.
             let _ = reply.send(answer);
         }
         if self.waiters.is_empty() {
@@ -148,7 +149,7 @@ impl Room {
         }
     }
 
-    /// Puts back who has to wait on: in front, or behind all others after many looks.
+    /// Puts back the claims that are not settled: in front, or at the end after many queries.
     fn put_back(&mut self, first: Vec<(OrderId, u32)>) {
         for (id, looks) in first.into_iter().rev() {
             if !self.waiters.contains_key(&id) {
@@ -163,13 +164,13 @@ impl Room {
     }
 }
 
-/// What is said of a claim that came to nothing: the attempt had no effect, and it may be tried again.
+/// The answer for a void claim: the attempt had no effect, and may be repeated.
 pub(crate) fn voided(reason: &str) -> Fault {
     let detail = format!("the claim was not stored ({reason}), so nothing was bought; try again");
     Fault::without_effect(Cause::Rebuilding, detail)
 }
 
-/// What the waiting room hears from its process.
+/// The inputs from this process.
 pub(crate) struct Inputs {
     pub(crate) waiters: mpsc::UnboundedReceiver<Waiters>,
     /// What the recorder of this process has committed.
@@ -194,18 +195,19 @@ pub(crate) async fn run(core: Arc<Core>, mut inputs: Inputs) {
         tokio::select! {
             biased;
             Some(stored) = inputs.stored.recv() => {
-                // A claim's waiter may be in the channel still, while its row is here.
+                // A claim's waiter may still be in the channel although its row is here.
                 while let Ok(waiters) = inputs.waiters.try_recv() {
                     room.enter_all(waiters);
                 }
                 for (unit, id) in &stored {
-                    room.settle(id, &Settled::Order(*unit));
+                    // It is in the first state: no client knows the order yet.
+                    room.settle(id, &Settled::Order(*unit, OrderState::Reserved));
                 }
                 core.settled(stored.into_iter().map(|(_, id)| id).collect());
             }
             waiters = inputs.waiters.recv() => {
                 let Some(waiters) = waiters else { return };
-                // A claim that was given before may be stored already; one that is new cannot be yet.
+                // A repeated claim may be stored already; a new one cannot be yet.
                 let look_at = if waiters.iter().any(|(waiter, _)| waiter.is_repeat) { Instant::now() } else { Instant::now() + tick };
                 next_look = if room.waiters.is_empty() { look_at } else { next_look.min(look_at) };
                 room.enter_all(waiters);
@@ -217,7 +219,7 @@ pub(crate) async fn run(core: Arc<Core>, mut inputs: Inputs) {
             }
             () = tokio::time::sleep_until(next_look), if !room.waiters.is_empty() => {
                 let all_settled = look(&core, &mut room).await;
-                // Those behind them may be stored, too.
+                // The next in line may be stored, too.
                 next_look = Instant::now() + if all_settled { Duration::ZERO } else { tick };
             }
         }
@@ -227,7 +229,7 @@ pub(crate) async fn run(core: Arc<Core>, mut inputs: Inputs) {
     }
 }
 
-/// Asks the store for those first in line. Says whether it had a word on each.
+/// Queries the store for the first claims in line. Returns whether all of them were settled.
 async fn look(core: &Core, room: &mut Room) -> bool {
     let first = room.first();
     if first.is_empty() {

@@ -1,5 +1,5 @@
-//! What a server needs to answer attempts: the gate's calls, the wait for the store, and what it knows of each sale.
-//! The engine in front of it is `engine`; carrying claims to the store is the relay's and the recorder's.
+//! What a server needs to answer attempts: gate calls, waiting for the store, and cached sales.
+//! `engine` implements the port; the relay and the recorder move claims to the store.
 
 pub(crate) mod addresses;
 pub(crate) mod confirming;
@@ -28,18 +28,18 @@ use crate::log::LogCondition;
 use crate::options::ClusterOptions;
 use crate::store::{Store, sales};
 
-/// How long an id that names no sale is taken for one, without asking the store again.
+/// How long an unknown sale id is remembered, so that the store is not asked again.
 const UNKNOWN_FOR: Duration = Duration::from_millis(200);
-/// Ids that are remembered as such.
+/// Maximum number of unknown sale ids that are remembered.
 const UNKNOWN_MAX: usize = 1_024;
 
-/// Makes the names that hang on the store's secret.
+/// Generates the ids and digests that depend on the store's secret.
 pub(crate) struct Names {
     pub(crate) ids: OrderIds,
     pub(crate) digester: Digester,
 }
 
-/// What the parts of one server share.
+/// State shared by the components of one server.
 pub(crate) struct Core {
     pub(crate) options: Arc<ClusterOptions>,
     pub(crate) store: Arc<Store>,
@@ -49,7 +49,7 @@ pub(crate) struct Core {
     pub(crate) confirming: ConfirmingCounts,
     pub(crate) gate_condition: LogCondition,
     pub(crate) store_condition: LogCondition,
-    /// How many sales may be loaded at a time.
+    /// Limits how many sales are loaded into their gates at a time.
     pub(crate) rebuilding: Semaphore,
     names: OnceLock<Names>,
     waiters: mpsc::UnboundedSender<Waiters>,
@@ -59,15 +59,15 @@ pub(crate) struct Core {
     closed: std::sync::Mutex<BTreeMap<SaleId, String>>,
 }
 
-/// Where a server's work goes on in this process.
+/// Where a server sends work for the other components of this process.
 pub(crate) struct Outputs {
-    /// New outbox entries, for the relay; none where it runs elsewhere.
+    /// New outbox entries for the relay; `None` if no relay runs in this process.
     pub(crate) offers: Option<mpsc::Sender<Offer>>,
-    /// Where offers go that no relay of this process takes.
+    /// New outbox entries to write hints for; `None` if a relay runs in this process.
     pub(crate) hints: Option<mpsc::Sender<Offer>>,
     /// Order ids that have a row or a void.
     pub(crate) settled: Option<mpsc::Sender<Vec<OrderId>>>,
-    /// Sales whose gate is to be rebuilt.
+    /// Sales whose gates are to be rebuilt.
     pub(crate) rebuilds: mpsc::UnboundedSender<SaleId>,
 }
 
@@ -99,7 +99,7 @@ impl Core {
         }
     }
 
-    /// The names, once the store has given its secret.
+    /// `None` until the store's secret has been read.
     pub(crate) fn names(&self) -> Option<&Names> {
         if let Some(names) = self.names.get() {
             return Some(names);
@@ -111,7 +111,7 @@ impl Core {
         }))
     }
 
-    /// What is known of a sale; an id that was never seen is looked up.
+    /// Returns the cached sale. An id that is not cached is looked up in the store.
     pub(crate) async fn cached(&self, id: &SaleId) -> Result<Option<Arc<CachedSale>>, Fault> {
         match self.sale_cache.get(id) {
             Some(cached) => Ok(Some(cached)),
@@ -119,7 +119,8 @@ impl Core {
         }
     }
 
-    /// Looks up a sale that is not known. One look at a time: made-up ids must not take the store from buyers.
+    /// Looks up a sale that is not cached. One lookup at a time, so that made-up ids cannot use up
+    /// the store's connections.
     async fn look_up(&self, id: &SaleId) -> Result<Option<Arc<CachedSale>>, Fault> {
         let mut unknown = self.unknown.lock().await;
         if let Some(cached) = self.sale_cache.get(id) {
@@ -136,14 +137,14 @@ impl Core {
         Ok(cached)
     }
 
-    /// Reads a sale from the store.
+    /// Reads a sale from the store into the cache.
     pub(crate) async fn read_sale(&self, id: &SaleId) -> Result<Option<Arc<CachedSale>>, Fault> {
         let mut session = self.store.ready().await?;
         let row = sales::one(&mut session, id).await?;
         Ok(row.map(|row| self.sale_cache.take(row)))
     }
 
-    /// Hears that the gate refused; most refusals ask for a rebuild.
+    /// Handles a refusal by the gate. Most refusals request a rebuild.
     pub(crate) fn refused(&self, sale: &SaleId, refusal: &Refusal) {
         match refusal {
             Refusal::Epoch(_) => {}
@@ -155,7 +156,7 @@ impl Core {
         }
     }
 
-    /// Notes that a sale is closed, and why.
+    /// Records that a sale is closed, and why.
     pub(crate) fn closed(&self, sale: &SaleId, why: String) {
         let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
         if closed.get(sale) != Some(&why) {
@@ -164,19 +165,18 @@ impl Core {
         }
     }
 
-    /// Notes that a sale is open.
     pub(crate) fn opened(&self, sale: &SaleId) {
         let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
         closed.remove(sale);
     }
 
-    /// Why a sale is closed, if it is known to be.
+    /// Why a sale is closed; `None` if it is not known to be.
     pub(crate) fn why_closed(&self, sale: &SaleId) -> Option<String> {
         let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
         closed.get(sale).cloned()
     }
 
-    /// Why nothing can be sold, where each sale that is known is closed.
+    /// Why nothing can be sold; `None` unless every cached sale is closed.
     pub(crate) fn all_closed(&self) -> Option<String> {
         let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
         let (sale, why) = closed.first_key_value()?;
@@ -188,13 +188,13 @@ impl Core {
         all.then(|| format!("sale {sale} is closed: {why}"))
     }
 
-    /// Asks for a rebuild; asking twice asks once.
+    /// Requests a rebuild. A request for a sale that is being rebuilt has no effect.
     pub(crate) fn rebuild(&self, sale: &SaleId) {
-        // The rebuilder is gone only when the process ends.
+        // The receiver is dropped only at shutdown.
         let _ = self.outputs.rebuilds.send(sale.clone());
     }
 
-    /// Gives a new outbox entry to the relay. One that is not taken is found by a sweep.
+    /// Offers a new outbox entry to the relay. A sweep finds entries dropped by a full channel.
     pub(crate) fn offer(&self, offer: Offer) {
         let taker = self.outputs.offers.as_ref().or(self.outputs.hints.as_ref());
         if let Some(taker) = taker {
@@ -202,7 +202,7 @@ impl Core {
         }
     }
 
-    /// Tells the relay what is settled; what it does not hear it asks the store for.
+    /// Tells the relay which claims are settled. It queries the store for any that it misses.
     pub(crate) fn settled(&self, ids: Vec<OrderId>) {
         if let Some(settled) = &self.outputs.settled
             && !ids.is_empty()
@@ -211,10 +211,10 @@ impl Core {
         }
     }
 
-    /// Lets claims wait for the store.
+    /// Queues claims that wait for the store's decision.
     pub(crate) fn wait_for_store(&self, waiters: Waiters) {
         if !waiters.is_empty() {
-            // The waiting room is gone only when the process ends; then nobody reads the answer either.
+            // The receiver is dropped only at shutdown, when no one reads the answer either.
             let _ = self.waiters.send(waiters);
         }
     }

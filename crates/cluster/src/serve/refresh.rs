@@ -1,5 +1,5 @@
-//! Reads the sales again and again, well within the lease, asks the gates of those in use whether they still stand, and
-//! brings behind what was left undone: newer terms, units to give back, gates to rebuild.
+//! Keeps cached sales fresh: reads all sales within the lease and checks the gates of those in use.
+//! Also finishes interrupted work: newer terms, releases, rebuilds. Never on a request's path.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::store::{orders, sales, schema};
 
 const GIVE_BACKS_MAX: usize = 1_000;
 
-/// Refreshes until `stop` says so.
+/// Refreshes until `stop` is set.
 pub(crate) async fn run(core: Arc<Core>, mut stop: watch::Receiver<bool>) {
     let period = refresh_period(&core);
     loop {
@@ -40,12 +40,13 @@ pub(crate) async fn run(core: Arc<Core>, mut stop: watch::Receiver<bool>) {
     }
 }
 
-/// Gives back what waits for it until `stop` says so; beside the refresh, which must not wait for a long list of them.
+/// Releases pending units until `stop` is set. Runs beside the refresh, which must not wait for a
+/// long list of them.
 pub(crate) async fn give_backs(core: Arc<Core>, mut stop: watch::Receiver<bool>) {
     loop {
         let round = async {
             if let Err(fault) = give_back_waiting(&core).await {
-                tracing::debug!(%fault, "units could not be given back yet");
+                tracing::debug!(%fault, "units could not be released yet");
             }
             tokio::time::sleep(refresh_period(&core)).await;
         };
@@ -60,7 +61,7 @@ fn refresh_period(core: &Core) -> Duration {
     Duration::from_millis(core.options.lease_ms / 3).max(Duration::from_millis(10))
 }
 
-/// Reads all sales once.
+/// Reads all sales into the cache once.
 pub(crate) async fn read(core: &Core) -> Result<(), Fault> {
     let began = Instant::now();
     let mut session = core.store.ready().await?;
@@ -78,7 +79,8 @@ pub(crate) async fn read(core: &Core) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Asks the gates of sales that somebody asked for. A mark that nobody uses is forgotten instead.
+/// Checks the gates of sales that were requested since the last round. For all others, clears the
+/// sold-out mark instead.
 async fn peek_used(core: &Core) {
     for cached in core.sale_cache.all() {
         if cached.take_used() {
@@ -99,7 +101,7 @@ async fn peek(core: &Core, cached: &CachedSale) {
             cached.heard(&head);
             core.gate_condition.is_well();
             if head.version < row.sale.version {
-                // Whoever changed the terms died before it told the gate.
+                // The process that changed the terms died before it updated the gate.
                 let _ = core.gate.sync(&row.keys, row.epoch, &row.sale).await;
             }
         }
@@ -114,7 +116,8 @@ async fn peek(core: &Core, cached: &CachedSale) {
     }
 }
 
-/// Gives back what waits for it, page by page; what one sale cannot take now keeps no other waiting.
+/// Releases pending units, page by page. A sale whose units cannot be released now does not hold up
+/// the others.
 async fn give_back_waiting(core: &Core) -> Result<(), Fault> {
     let mut after: Option<OrderId> = None;
     loop {
@@ -124,7 +127,7 @@ async fn give_back_waiting(core: &Core) -> Result<(), Fault> {
         };
         for (order_id, sale) in &waiting {
             if let Err(fault) = give_back(core, order_id, sale).await {
-                tracing::debug!(%order_id, %fault, "the unit is given back later");
+                tracing::debug!(%order_id, %fault, "the unit will be released later");
             }
         }
         if waiting.len() < GIVE_BACKS_MAX {
@@ -134,7 +137,7 @@ async fn give_back_waiting(core: &Core) -> Result<(), Fault> {
     }
 }
 
-/// Puts an ended order's unit on sale again, and notes that it was done. What fails is done by a later round.
+/// Releases an ended order's unit and records that in the store. A later round retries failures.
 pub(crate) async fn give_back(core: &Core, order_id: &OrderId, sale: &SaleId) -> Result<(), Fault> {
     let Some(cached) = core.cached(sale).await? else {
         return Ok(());
@@ -147,11 +150,11 @@ pub(crate) async fn give_back(core: &Core, order_id: &OrderId, sale: &SaleId) ->
         Ok((head, true)) => {
             cached.heard(&head);
             let mut session = core.store.ready().await?;
-            orders::next_generation(&mut session, order_id, row.epoch).await
+            orders::released(&mut session, order_id, row.epoch).await
         }
         Ok((_, false)) => {
-            // The store has an order that its gate has never heard of.
-            tracing::error!(%order_id, %sale, "the gate does not know an order that has ended; rebuilding it");
+            // The store has an order that the gate does not know.
+            tracing::error!(%order_id, %sale, "the gate does not know an order that has ended; rebuilding the gate");
             let mut session = core.store.ready().await?;
             sales::suspect(&mut session, sale, row.epoch).await?;
             core.rebuild(sale);

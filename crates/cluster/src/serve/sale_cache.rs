@@ -1,5 +1,5 @@
-//! What this server knows of each sale, for how long it may trust it, and which sales are sold out: what an answer from
-//! memory rests on. Filled by `refresh`; nothing here waits.
+//! What this server knows of each sale, how long it may trust that, and which sales are sold out:
+//! the basis of answers from memory. Filled by `refresh`; nothing here waits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,15 +10,16 @@ use seckill_sale::SaleId;
 use crate::gate::reply::Head;
 use crate::store::sales::SaleRow;
 
-/// One sale as the store had it when it was last read.
+/// One sale as last read from the store.
 #[derive(Debug)]
 pub(crate) struct CachedSale {
     pub(crate) row: SaleRow,
-    /// The gate's `n` + 1 at which no unit was free; 0 where one may be. It dies with the cached: a restock makes a new one.
+    /// The sold-out mark: the gate's `n` + 1 at which no unit was free; 0 if one may be. It lives
+    /// only as long as this entry: a restock creates a new one.
     sold_out_n: AtomicU64,
-    /// The highest `n` heard of.
+    /// The highest `n` that the gate has reported.
     heard_n: AtomicU64,
-    /// Asked for since the last refresh.
+    /// Requested since the last refresh.
     used: AtomicBool,
 }
 
@@ -32,9 +33,9 @@ impl CachedSale {
         }
     }
 
-    /// Takes note of the gate's word.
+    /// Updates the sold-out mark from the state that the gate reported.
     pub(crate) fn heard(&self, head: &Head) {
-        // Replies may come in another order than they were given.
+        // Replies may arrive out of order.
         if self.heard_n.fetch_max(head.n, Ordering::AcqRel) > head.n {
             return;
         }
@@ -43,34 +44,34 @@ impl CachedSale {
         } else {
             0
         };
-        // A mark that is new must outlive the next round, which takes away those that nobody uses.
+        // A new mark must survive the next round, which clears the marks of unused sales.
         self.used.fetch_or(mark > 0, Ordering::Relaxed);
         self.sold_out_n.store(mark, Ordering::Release);
     }
 
-    /// Forgets that it was sold out.
+    /// Clears the sold-out mark.
     pub(crate) fn doubt(&self) {
         self.sold_out_n.store(0, Ordering::Release);
     }
 
     pub(crate) fn is_sold_out(&self) -> bool {
         self.used.store(true, Ordering::Relaxed);
-        // Replies race: a mark counts only while no later word was heard.
+        // Replies race: a mark counts only while the gate has reported no later state.
         self.sold_out_n.load(Ordering::Acquire) == self.heard_n.load(Ordering::Acquire) + 1
     }
 
-    /// Whether somebody has asked since the last time.
+    /// Whether the sale was requested since the last call.
     pub(crate) fn take_used(&self) -> bool {
         self.used.swap(false, Ordering::Relaxed)
     }
 }
 
-/// All sales.
 pub(crate) struct SaleCache {
     sales: papaya::HashMap<SaleId, Arc<CachedSale>>,
     began: Instant,
     lease: Duration,
-    /// Milliseconds after `began` at which the latest whole read of the sales began, + 1; 0 before the first.
+    /// When the latest complete read of the sales started, in milliseconds after `began`, + 1; 0
+    /// before the first.
     read_ms: AtomicU64,
 }
 
@@ -88,7 +89,7 @@ impl SaleCache {
         self.sales.pin().get(id).cloned()
     }
 
-    /// Runs on a sale's cached without a count of its users.
+    /// Runs on a cached sale without cloning its `Arc`.
     pub(crate) fn with<T>(&self, id: &SaleId, run: impl FnOnce(&CachedSale) -> T) -> Option<T> {
         self.sales.pin().get(id).map(|cached| run(cached))
     }
@@ -97,25 +98,25 @@ impl SaleCache {
         self.sales.pin().values().cloned().collect()
     }
 
-    /// Whether what was read is young enough to say a no by it.
+    /// Whether the latest read is recent enough to base a rejection on it.
     pub(crate) fn is_fresh(&self) -> bool {
         let read_ms = self.read_ms.load(Ordering::Acquire);
         read_ms > 0 && self.began.elapsed() < Duration::from_millis(read_ms - 1) + self.lease
     }
 
-    /// Whether a no of this cached's epoch may be said.
+    /// Whether a rejection in the epoch of `cached` may be sent.
     pub(crate) fn is_fresh_for(&self, cached: &CachedSale) -> bool {
         let is_current = |now: &CachedSale| now.row.epoch == cached.row.epoch && now.row.is_open;
         self.is_fresh() && self.with(&cached.row.sale.id, is_current) == Some(true)
     }
 
-    /// Says that a whole read which began then is in.
+    /// Records that a complete read, started at `began`, is in the cache.
     pub(crate) fn read_since(&self, began: Instant) {
         let at_ms = began.saturating_duration_since(self.began).as_millis() as u64;
         self.read_ms.fetch_max(at_ms + 1, Ordering::AcqRel);
     }
 
-    /// Takes a row in, unless a later one is there. A cached whose terms and epoch are the same keeps its mark.
+    /// Caches a row unless a later one is cached. A sale whose row has not changed keeps its mark.
     pub(crate) fn take(&self, row: SaleRow) -> Arc<CachedSale> {
         let sales = self.sales.pin();
         let age = |row: &SaleRow| (row.epoch, row.sale.version);
@@ -133,7 +134,7 @@ impl SaleCache {
         }
     }
 
-    /// Forgets sales that are not among these.
+    /// Removes the sales that are not among these.
     pub(crate) fn keep_only(&self, ids: &std::collections::HashSet<SaleId>) {
         self.sales.pin().retain(|id, _| ids.contains(id));
     }
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_lasts_until_the_sale_changes_and_an_old_read_changes_nothing() {
+    fn a_mark_lasts_until_the_sale_changes_and_a_stale_read_is_ignored() {
         let sale_cache = SaleCache::new(Duration::from_secs(3));
         let cached = sale_cache.take(row(1, 1));
         cached.heard(&Head {

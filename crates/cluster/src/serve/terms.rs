@@ -1,5 +1,5 @@
-//! Sales made and changed: what is stored first, then what the gate is told, and the wait until no server can answer by the
-//! old terms.
+//! Creates and changes sales: first in the store, then in the gate, then waits until no server can
+//! answer by the old terms.
 
 use std::time::Duration;
 
@@ -12,17 +12,17 @@ use super::sale_cache::CachedSale;
 use crate::rebuild;
 use crate::store::{Inserted, Session, sales};
 
-/// How often a new or changed sale is looked at until its gate is open.
+/// How often a new or changed sale is checked until its gate is open.
 const OPEN_POLL: Duration = Duration::from_millis(10);
-/// How long it may take to go over a whole sale's orders for its buyers' slots.
+/// The longest wait for a statement over all orders of a sale.
 const SLOTS_WAIT: Duration = Duration::from_secs(60);
 
-/// The moment until which an operator's request waits for a gate.
+/// The deadline of an operator's request that waits for a gate.
 fn deadline(core: &Core) -> tokio::time::Instant {
     tokio::time::Instant::now() + Duration::from_millis(core.options.rebuild_lease_ms)
 }
 
-/// Makes a sale, and waits until it sells.
+/// Creates a sale, and waits until it is open.
 pub(crate) async fn create(core: &Core, new: NewSale) -> Result<Result<Sale, SaleRefused>, Fault> {
     let sale = match new.validate() {
         Ok(sale) => sale,
@@ -46,7 +46,7 @@ pub(crate) async fn create(core: &Core, new: NewSale) -> Result<Result<Sale, Sal
     Ok(Ok(sale))
 }
 
-/// Has a sale's gate opened, by this process or another, and waits for it.
+/// Has a sale's gate opened, by this process or another, and waits for that.
 async fn open(core: &Core, id: &SaleId) -> Result<(), Fault> {
     let until = deadline(core);
     core.rebuild(id);
@@ -76,21 +76,23 @@ pub(crate) async fn change(
     change: SaleChange,
 ) -> Result<Result<Sale, SaleRefused>, Fault> {
     let mut session = core.store.ready().await?;
-    // Counting what each buyer of a large sale holds takes its time, too.
+    // Counting what each buyer of a large sale holds takes time, too.
     session.wait_longer(SLOTS_WAIT);
     let mut closed = None;
     let until = deadline(core);
     while closed.is_none()
         && let Some(row) = sales::one(&mut session, id).await?
-        && sales::changes_limit(&row, &change)
     {
-        // What cannot be is refused before anything is closed for it.
-        let most_held = sales::most_held(&mut session, id).await?;
-        if let Err(refused) = change.apply(&row.sale, most_held) {
+        // What is impossible is refused before anything is closed for it.
+        let stored = sales::usage(&mut session, id, &change).await?;
+        if let Err(refused) = change.apply(&row.sale, stored.usage) {
             return Ok(Err(ChangeRefused::into(refused)));
         }
-        // A changed limit ends the epoch: what is on its way is carried to the store first, while nobody else
-        // takes the closed gate for a lost one.
+        if !stored.ends_epoch(&row, &change) {
+            break;
+        }
+        // The epoch ends: claims in transit are stored first, and meanwhile no other process takes
+        // the closed gate for a lost one.
         let (leader, lease_ms) = (rebuild::leader()?, core.options.rebuild_lease_ms);
         if sales::close(&mut session, &row, &leader, lease_ms).await? {
             closed = Some((row, leader));
@@ -108,7 +110,7 @@ pub(crate) async fn change(
         Ok(()) => store_change(&mut session, id, &change).await,
         Err(fault) => Err(fault),
     };
-    // A session in which something failed may be of no more use.
+    // A session in which a statement failed may be unusable.
     drop(session);
     if !matches!(stored, Ok(Ok(_)))
         && let Some((row, leader)) = closed
@@ -119,11 +121,11 @@ pub(crate) async fn change(
         }
         core.rebuild(id);
     }
-    let (changed, changes_limit) = match stored? {
+    let (changed, ends_epoch) = match stored? {
         Ok(stored) => stored,
         Err(refused) => return Ok(Err(refused)),
     };
-    if changes_limit {
+    if ends_epoch {
         open(core, id).await?;
     } else {
         told(core, id, &changed).await?;
@@ -131,7 +133,7 @@ pub(crate) async fn change(
     Ok(Ok(changed))
 }
 
-/// Stores changed terms; says whether the limit is one of them.
+/// Stores changed terms. Returns whether the change ended the epoch.
 async fn store_change(
     session: &mut Session,
     id: &SaleId,
@@ -142,13 +144,8 @@ async fn store_change(
         session.rollback().await?;
         return Ok(Err(SaleRefused::NoSuchSale(id.clone())));
     };
-    let changes_limit = sales::changes_limit(&row, change);
-    let most_held = if change.buyer_limit.is_some() {
-        sales::most_held(session, id).await?
-    } else {
-        0
-    };
-    let changed = match change.apply(&row.sale, most_held) {
+    let stored = sales::usage(session, id, change).await?;
+    let changed = match change.apply(&row.sale, stored.usage) {
         Ok(changed) => changed,
         Err(refused) => {
             session.rollback().await?;
@@ -156,11 +153,15 @@ async fn store_change(
         }
     };
     sales::store_terms(session, &changed).await?;
-    if changes_limit {
+    let ends_epoch = stored.ends_epoch(&row, change);
+    if changed.buyer_limit != row.sale.buyer_limit {
         sales::renew_slots(session, id).await?;
     }
+    if ends_epoch {
+        sales::end_epoch(session, id).await?;
+    }
     session.commit().await?;
-    Ok(Ok((changed, changes_limit)))
+    Ok(Ok((changed, ends_epoch)))
 }
 
 /// Tells the gate of changed terms, and waits until no server can answer by the old ones.

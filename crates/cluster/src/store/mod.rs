@@ -1,5 +1,5 @@
-//! The order store: MySQL or MariaDB, which has the last word. Connections, and what an error says of the effect.
-//! What is asked stands in the files beside; nothing here knows gate or log.
+//! The order store: MySQL or MariaDB, the source of truth. Manages connections and classifies
+//! errors by effect; the submodules contain the queries. Must not access the gate or the log.
 
 pub(crate) mod orders;
 pub(crate) mod sales;
@@ -16,24 +16,23 @@ use seckill_engine::{Cause, Effect, Fault};
 
 use crate::codec::order_id::SECRET_BYTES;
 
-/// MySQL's numbers for what is handled here.
+// MySQL error codes.
 const DUPLICATE_KEY: u16 = 1062;
 const ACCESS_DENIED: u16 = 1045;
 const NO_SUCH_DATABASE: u16 = 1049;
 const NO_SUCH_TABLE: u16 = 1146;
 
-/// How long a connection may stay idle before it is closed.
+/// Idle time after which a pooled connection is closed.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
-/// A MySQL URL that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("MySQL URL {shown}: {error}; give mysql://user:password@host:port/database")]
+#[error("invalid MySQL URL {shown}: {error}; use mysql://user:password@host:port/database")]
 pub struct InvalidMysqlUrl {
     shown: String,
     error: String,
 }
 
-/// MySQL, with a bounded number of connections.
+/// A bounded pool of MySQL connections.
 pub(crate) struct Store {
     pool: Pool,
     opts: Opts,
@@ -44,14 +43,14 @@ pub(crate) struct Store {
     version_known: AtomicBool,
 }
 
-/// Bytes as a literal that no content can break out of.
+/// Formats bytes as an SQL literal that is safe for any content.
 pub(crate) fn quoted(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() + 2);
     quote_into(&mut text, bytes);
     text
 }
 
-/// Appends bytes as such a literal: as they are where each is harmless, else in hexadecimal.
+/// Appends such a literal: quoted if every byte is harmless, otherwise in hexadecimal.
 pub(crate) fn quote_into(text: &mut String, bytes: &[u8]) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let is_harmless = |byte: &u8| {
@@ -74,7 +73,7 @@ pub(crate) fn quote_into(text: &mut String, bytes: &[u8]) {
     text.push('\'');
 }
 
-/// Many literals with commas between them.
+/// Formats a comma-separated list of literals.
 pub(crate) fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let mut text = String::new();
     for name in names {
@@ -86,13 +85,12 @@ pub(crate) fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     text
 }
 
-/// A value or NULL.
 pub(crate) fn or_null<T: std::fmt::Display>(value: Option<T>) -> String {
     value.map_or_else(|| "NULL".into(), |value| value.to_string())
 }
 
 impl Store {
-    /// Nothing is connected yet.
+    /// Does not connect yet.
     pub(crate) fn new(
         url: &str,
         ca: Option<PathBuf>,
@@ -107,11 +105,11 @@ impl Store {
         };
         let opts = Opts::from_url(url).map_err(|error| bad(error.to_string()))?;
         if opts.db_name().is_none_or(str::is_empty) {
-            return Err(bad("the database's name is missing".into()));
+            return Err(bad("the database name is missing".into()));
         }
         let constraints = PoolConstraints::new(1, connections)
             .ok_or_else(|| bad("at least one connection is needed".into()))?;
-        // Reads see what is committed, times are UTC, and nothing is cut to fit.
+        // Reads see committed data, times are UTC, and values that do not fit are errors.
         let setup = [
             "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
             "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', time_zone = '+00:00', autocommit = 1",
@@ -119,14 +117,15 @@ impl Store {
         let mut builder = OptsBuilder::from_opts(opts)
             .init(setup.map(String::from).to_vec())
             .tcp_nodelay(true)
-            // An UPDATE counts the rows that it met, also those that had the value already.
+            // UPDATE counts all matching rows, including those that already have the value.
             .client_found_rows(true)
             .prefer_socket(false)
             .pool_opts(
                 PoolOpts::default()
                     .with_constraints(constraints)
                     .with_reset_connection(false)
-                    // Without this each connection beyond the first would be closed after each use.
+                    // Without this, the pool closes every connection beyond the first after each
+                    // use.
                     .with_inactive_connection_ttl(IDLE_MAX),
             );
         if let Some(ca) = ca {
@@ -144,15 +143,14 @@ impl Store {
         })
     }
 
-    /// A connection whose tables this binary can work with.
+    /// Returns a connection after checking that this binary supports the schema.
     pub(crate) async fn ready(&self) -> Result<Session, Fault> {
         let mut session = self.session().await?;
         if !self.version_known.load(Ordering::Acquire) {
             let secret = schema::check(&mut session, self.lease_ms).await?;
             let known = self.secret.get_or_init(|| secret);
             if *known != secret {
-                let detail =
-                    "the order ids' secret in MySQL is another than before: restart this process";
+                let detail = "the secret for order ids in MySQL has changed; restart this process";
                 return Err(Fault::without_effect(Cause::Store, detail));
             }
             self.version_known.store(true, Ordering::Release);
@@ -160,7 +158,7 @@ impl Store {
         Ok(session)
     }
 
-    /// The store's secret, once it was read.
+    /// The store's secret, once [`Store::ready`] has read it.
     pub(crate) fn secret(&self) -> Option<&[u8; SECRET_BYTES]> {
         self.secret.get()
     }
@@ -169,7 +167,7 @@ impl Store {
         self.version_known.store(false, Ordering::Release);
     }
 
-    /// A connection.
+    /// Returns a connection without checking the schema.
     pub(crate) async fn session(&self) -> Result<Session, Fault> {
         match tokio::time::timeout(self.wait, self.pool.get_conn()).await {
             Ok(Ok(conn)) => Ok(self.wrap(conn)),
@@ -179,7 +177,7 @@ impl Store {
             }),
             Err(_) => {
                 let detail = format!(
-                    "MySQL at {} gave no connection within {:?}",
+                    "MySQL at {}: no connection within {:?}",
                     self.shown, self.wait
                 );
                 Err(Fault::without_effect(Cause::Store, detail))
@@ -199,7 +197,7 @@ impl Store {
         }
     }
 
-    /// Makes the database where it is missing.
+    /// Creates the database if it is missing.
     async fn create_database(&self) -> Result<(), Fault> {
         let name = self.opts.db_name().unwrap_or_default().to_owned();
         let opts = OptsBuilder::from_opts(self.opts.clone()).db_name(None::<String>);
@@ -207,7 +205,7 @@ impl Store {
             Ok(conn) => conn.map_err(|error| self.fault(&error))?,
             Err(_) => {
                 let detail = format!(
-                    "MySQL at {} did not answer within {:?}",
+                    "MySQL at {} did not respond within {:?}",
                     self.shown, self.wait
                 );
                 return Err(Fault::without_effect(Cause::Store, detail));
@@ -228,7 +226,7 @@ impl Store {
                 ))
                 .await?;
         }
-        // It has no database, so it must not serve others.
+        // The connection has no database selected, so it must not be reused.
         session.use_of.is_clean = false;
         Ok(())
     }
@@ -237,9 +235,10 @@ impl Store {
         fault(&self.shown, error)
     }
 
-    /// Ends all connections.
+    /// Closes all connections.
     pub(crate) async fn close(&self) {
-        // They end either way; a server that is gone needs no farewell.
+        // The timeout covers an unreachable server: its connections are dropped without a clean
+        // close.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.pool.clone().disconnect()).await;
     }
 }
@@ -250,7 +249,7 @@ fn fault(shown: &str, error: &mysql_async::Error) -> Fault {
     };
     let next = match said.code {
         ACCESS_DENIED => {
-            ": check the user and the password in the URL, and whether the server wants TLS (cluster.mysql_ca)"
+            ": check the user and the password in the URL, and whether the server requires TLS (cluster.mysql_ca)"
         }
         NO_SUCH_DATABASE | NO_SUCH_TABLE => ": run `seckill init`",
         _ => "",
@@ -259,7 +258,8 @@ fn fault(shown: &str, error: &mysql_async::Error) -> Fault {
     Fault::without_effect(Cause::Store, detail)
 }
 
-/// A connection in use. One that is dropped inside a transaction or amid an answer is closed, never used again.
+/// A connection in use. If it is dropped inside a transaction or before a response is complete, it
+/// is closed and never reused.
 pub(crate) struct Session {
     conn: Option<Conn>,
     use_of: Use,
@@ -272,16 +272,16 @@ struct Use {
     is_clean: bool,
 }
 
-/// What an INSERT came to.
+/// The result of an INSERT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Inserted {
     Done,
-    /// A unique key has the value already, by MySQL's own words.
+    /// A unique key already has the value. Contains MySQL's error message.
     Duplicate(String),
 }
 
 impl Session {
-    /// Runs one statement and reads its rows.
+    /// Runs one statement and returns its rows.
     pub(crate) async fn query<T: FromRow + Send + 'static>(
         &mut self,
         sql: &str,
@@ -290,7 +290,8 @@ impl Session {
         use_of.timed(conn.query::<T, _>(sql)).await
     }
 
-    /// Runs one statement and says how many rows it changed.
+    /// Runs one statement and returns the number of affected rows. An UPDATE counts all matching
+    /// rows.
     pub(crate) async fn execute(&mut self, sql: &str) -> Result<u64, Fault> {
         let (conn, use_of) = self.begin_use()?;
         use_of
@@ -301,7 +302,7 @@ impl Session {
             .await
     }
 
-    /// Runs statements of which a later one is not run after one that failed; a duplicate key is no fault.
+    /// Runs one or more statements, stopping at the first error. A duplicate key is not a fault.
     pub(crate) async fn insert(&mut self, sql: &str) -> Result<Inserted, Fault> {
         let (conn, use_of) = self.begin_use()?;
         use_of
@@ -317,7 +318,7 @@ impl Session {
             .await
     }
 
-    /// Runs several statements in one round trip; each SELECT among them has its rows.
+    /// Runs several statements in one round trip and returns the rows of each SELECT.
     pub(crate) async fn query_all(&mut self, sql: &str) -> Result<Vec<Vec<Row>>, Fault> {
         let (conn, use_of) = self.begin_use()?;
         use_of
@@ -336,32 +337,32 @@ impl Session {
             .await
     }
 
-    /// Lets each statement take this long.
+    /// Sets the timeout of each statement.
     pub(crate) fn wait_longer(&mut self, wait: Duration) {
         self.use_of.wait = wait;
     }
 
-    /// Begins a transaction.
+    /// Starts a transaction.
     pub(crate) async fn begin(&mut self) -> Result<(), Fault> {
         self.execute("START TRANSACTION").await?;
         self.began();
         Ok(())
     }
 
-    /// Says that a statement begins a transaction.
+    /// Records that a statement started a transaction.
     pub(crate) fn began(&mut self) {
         self.use_of.in_transaction = true;
     }
 
-    /// Says that the statement just run ended the transaction.
+    /// Records that the last statement ended the transaction.
     pub(crate) fn ended(&mut self) {
         self.use_of.in_transaction = false;
     }
 
-    /// Commits. A lost answer leaves the effect unknown.
+    /// Commits. If the response is lost, the effect is unknown.
     pub(crate) async fn commit(&mut self) -> Result<(), Fault> {
         let committed = self.execute("COMMIT").await;
-        // Whatever the server says of a commit that failed, it may have been made.
+        // Even if the server reports an error, the commit may have taken effect.
         committed.map_err(|fault| Fault {
             effect: Effect::Unknown,
             ..fault
@@ -370,17 +371,17 @@ impl Session {
         Ok(())
     }
 
-    /// Undoes the transaction.
+    /// Rolls back the transaction.
     pub(crate) async fn rollback(&mut self) -> Result<(), Fault> {
         self.execute("ROLLBACK").await?;
         self.ended();
         Ok(())
     }
 
-    /// Until the answer is whole, the connection is of no use to anybody else.
+    /// Marks the connection as dirty until the response is complete.
     fn begin_use(&mut self) -> Result<(&mut Conn, &mut Use), Fault> {
         if !self.use_of.is_clean {
-            // An answer may still be on its way, which would be taken for that to another question.
+            // A pending response would be mistaken for the response to the next statement.
             self.let_go();
         }
         self.use_of.is_clean = false;
@@ -388,7 +389,7 @@ impl Session {
             Some(conn) => Ok((conn, &mut self.use_of)),
             None => Err(Fault::without_effect(
                 Cause::Store,
-                "the connection is gone",
+                "the connection is closed",
             )),
         }
     }
@@ -410,7 +411,7 @@ impl Use {
             }
             Err(_) => {
                 let detail = format!(
-                    "MySQL at {} did not answer within {:?}",
+                    "MySQL at {} did not respond within {:?}",
                     self.shown, self.wait
                 );
                 Err(Fault::unknown(Cause::Deadline, detail))
@@ -420,7 +421,7 @@ impl Use {
 }
 
 impl Session {
-    /// Closes the connection: the server undoes what was under way, and needs no farewell.
+    /// Closes the connection. The server rolls back an open transaction.
     fn let_go(&mut self) {
         if let (Some(conn), Ok(runtime)) = (self.conn.take(), tokio::runtime::Handle::try_current())
         {
@@ -439,7 +440,7 @@ impl Drop for Session {
     }
 }
 
-/// The server's settings under which a committed row can be lost, in words.
+/// Describes the server settings that can lose a committed row.
 pub(crate) async fn weaker_settings(session: &mut Session) -> Result<Vec<String>, Fault> {
     let sql = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('innodb_flush_log_at_trx_commit', 'sync_binlog', 'log_bin', 'innodb_doublewrite')";
     let variables: Vec<(String, String)> = session.query(sql).await?;
@@ -452,42 +453,43 @@ pub(crate) async fn weaker_settings(session: &mut Session) -> Result<Vec<String>
     let mut weaker = Vec::new();
     if let Some(value) = value("innodb_flush_log_at_trx_commit").filter(|value| *value != "1") {
         weaker.push(format!(
-            "MySQL has innodb_flush_log_at_trx_commit={value}: a power cut loses orders that were answered yes; set it to 1"
+            "MySQL has innodb_flush_log_at_trx_commit={value}: a power failure can lose confirmed orders; set it to 1"
         ));
     }
     if value("log_bin") == Some("ON")
         && let Some(value) = value("sync_binlog").filter(|value| *value != "1")
     {
         weaker.push(format!(
-            "MySQL has sync_binlog={value}: after a power cut its replicas may miss orders; set it to 1"
+            "MySQL has sync_binlog={value}: after a power failure, replicas can lack orders; set it to 1"
         ));
     }
     if value("innodb_doublewrite").is_some_and(|value| value.eq_ignore_ascii_case("off")) {
         weaker.push(
-            "MySQL has innodb_doublewrite=OFF: a power cut can leave torn pages; set it to ON"
+            "MySQL has innodb_doublewrite=OFF: a power failure can leave torn pages; set it to ON"
                 .into(),
         );
     }
     Ok(weaker)
 }
 
-/// A column of a row; none where it is not there or of another type, as another hand may have left it.
+/// Takes a column of a row. Returns `None` if it is missing or has another type, for example after
+/// a manual edit.
 pub(crate) fn column<T: FromValue>(row: &mut Row, at: usize) -> Option<T> {
     row.take_opt(at)?.ok()
 }
 
-/// A column of bytes that should be text.
+/// Takes a binary column as text. Invalid UTF-8 is replaced.
 pub(crate) fn text(row: &mut Row, at: usize) -> Option<String> {
     column::<Vec<u8>>(row, at).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// A column of bytes that should be text, or NULL.
+/// Takes a nullable binary column as text. The outer `Option` is as in [`column`].
 pub(crate) fn text_or_null(row: &mut Row, at: usize) -> Option<Option<String>> {
     let bytes: Option<Vec<u8>> = column(row, at)?;
     Some(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// Appends `(a, b, …)` rows with commas between them.
+/// Appends one `(a, b, …)` row, separated by a comma from the row before.
 pub(crate) fn push_row(sql: &mut String, is_first: bool, row: std::fmt::Arguments<'_>) {
     if !is_first {
         sql.push(',');
@@ -501,7 +503,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_content_breaks_out_of_a_literal() {
+    fn no_content_escapes_from_a_literal() {
         assert_eq!(quoted(b""), "''");
         assert_eq!(quoted(b"ann_1@x.y"), "'ann_1@x.y'");
         assert_eq!(quoted(b"\\"), "x'5c'");
@@ -511,7 +513,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_bad_url_is_refused_without_its_password() {
+    async fn the_error_for_an_invalid_url_does_not_contain_the_password() {
         for bad in ["mysql://u:secret@h:1", "redis://u:secret@h/x", "h:3306"] {
             let refused = Store::new(bad, None, 1, Duration::from_secs(1), 1)
                 .map(|_| ())

@@ -1,4 +1,5 @@
-//! Orders and voids as the store has them: looked up, cancelled, given up. Storing claims is the recorder's.
+//! Orders and voids in the store: queries, state changes, and voiding lost claims. It must not
+//! store claims: the recorder does that.
 
 use std::collections::HashMap;
 
@@ -9,16 +10,17 @@ use seckill_sale::{Buyer, IdempotencyKey, Order, OrderChange, OrderId, OrderStat
 use super::{Inserted, Session, column, list, quoted, sales, text, text_or_null};
 use crate::codec::order_id::Named;
 
-const COLUMNS: &str = "order_id, sale_id, unit, gen, buyer, idem_key, state, date";
+const COLUMNS: &str = "order_id, sale_id, unit, gen, buyer, idem_key, state, date, ended_at";
 
-/// What the store says of a claim: final, either way.
+/// The store's final decision on a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Settled {
-    Order(Unit),
+    /// With the present state.
+    Order(Unit, OrderState),
     Void(String),
 }
 
-/// What is known of these claims, in one round trip.
+/// Returns the decisions on those of these claims that have one, in one round trip.
 pub(crate) async fn settled<'a>(
     session: &mut Session,
     ids: impl IntoIterator<Item = &'a str>,
@@ -28,17 +30,19 @@ pub(crate) async fn settled<'a>(
         return Ok(Vec::new());
     }
     let sql = format!(
-        "SELECT order_id, unit, gen FROM seckill WHERE order_id IN ({ids}); \
+        "SELECT order_id, unit, gen, state FROM seckill WHERE order_id IN ({ids}); \
          SELECT order_id, reason FROM seckill_void WHERE order_id IN ({ids})"
     );
     let mut answers = session.query_all(&sql).await?.into_iter();
     let mut known = Vec::new();
     for mut row in answers.next().unwrap_or_default() {
         let row = &mut row;
-        if let (Some(id), Some(number), Some(generation)) =
-            (order_id(row), column(row, 1), column(row, 2))
+        let state = text(row, 3).and_then(|name| OrderState::from_name(&name));
+        if let (Some(id), Some(number), Some(generation), Some(state)) =
+            (order_id(row), column(row, 1), column(row, 2), state)
         {
-            known.push((id, Settled::Order(Unit { number, generation })));
+            let unit = Unit { number, generation };
+            known.push((id, Settled::Order(unit, state)));
         }
     }
     for mut row in answers.next().unwrap_or_default() {
@@ -53,7 +57,6 @@ fn order_id(row: &mut Row) -> Option<OrderId> {
     OrderId::new(&text(row, 0)?).ok()
 }
 
-/// One order.
 pub(crate) async fn order(session: &mut Session, id: &OrderId) -> Result<Option<Order>, Fault> {
     first(
         session,
@@ -62,7 +65,6 @@ pub(crate) async fn order(session: &mut Session, id: &OrderId) -> Result<Option<
     .await
 }
 
-/// The order under a key.
 pub(crate) async fn of_key(
     session: &mut Session,
     sale: &SaleId,
@@ -104,12 +106,18 @@ fn read(mut row: Row) -> Option<Order> {
             Buyer::new(&buyer).ok()?
         },
         idempotency_key: key.map(|key| IdempotencyKey::new(&key)).transpose().ok()?,
-        state: OrderState::from_word(&text(row, 6)?)?,
-        date: format!("{}Z", text(row, 7)?.replacen(' ', "T", 1)),
+        state: OrderState::from_name(&text(row, 6)?)?,
+        date: rfc3339(&text(row, 7)?),
+        cancelled_at: text_or_null(row, 8)?.map(|at| rfc3339(&at)),
     })
 }
 
-/// How many orders of a sale hold a unit.
+/// A UTC time as MySQL prints it, as RFC 3339.
+fn rfc3339(time: &str) -> String {
+    format!("{}Z", time.replacen(' ', "T", 1))
+}
+
+/// Counts the orders of a sale that hold a unit.
 pub(crate) async fn active(session: &mut Session, sale: &SaleId) -> Result<u32, Fault> {
     let sql = format!(
         "SELECT COUNT(active_unit) FROM seckill WHERE sale_id = {}",
@@ -118,7 +126,7 @@ pub(crate) async fn active(session: &mut Session, sale: &SaleId) -> Result<u32, 
     Ok(session.query::<u32>(&sql).await?.pop().unwrap_or(0))
 }
 
-/// Whether there is any order.
+/// Whether the store has any order, of any sale.
 pub(crate) async fn any(session: &mut Session) -> Result<bool, Fault> {
     Ok(!session
         .query::<u8>("SELECT 1 FROM seckill LIMIT 1")
@@ -126,8 +134,8 @@ pub(crate) async fn any(session: &mut Session) -> Result<bool, Fault> {
         .is_empty())
 }
 
-/// Changes an order's state where its state allows it, with the event and the unit's way back; nothing where another
-/// change came first. One transaction.
+/// Changes an order's state in one transaction, with the event and, if the order ends, the release
+/// of its unit. Returns false if the state does not allow the change or another change came first.
 pub(crate) async fn change(
     session: &mut Session,
     order: &Order,
@@ -139,8 +147,14 @@ pub(crate) async fn change(
     let id = quoted(order.order_id.as_str().as_bytes());
     let sale = quoted(order.sale.as_str().as_bytes());
     session.begin().await?;
+    let ended_at = if next.is_active() {
+        "NULL"
+    } else {
+        "UTC_TIMESTAMP(3)"
+    };
     let update = format!(
-        "UPDATE seckill SET state = '{}', version = version + 1 WHERE order_id = {id} AND state = '{}'",
+        "UPDATE seckill SET state = '{}', version = version + 1, ended_at = {ended_at} \
+         WHERE order_id = {id} AND state = '{}'",
         next.as_str(),
         order.state.as_str()
     );
@@ -164,7 +178,7 @@ pub(crate) async fn change(
     Ok(true)
 }
 
-/// Ended orders whose units the gate has not been told of: up to `max`, behind `after`.
+/// Returns up to `max` ended orders after `after` whose units are not yet released in the gate.
 pub(crate) async fn to_give_back(
     session: &mut Session,
     after: Option<&OrderId>,
@@ -183,12 +197,9 @@ pub(crate) async fn to_give_back(
         .collect())
 }
 
-/// The gate of this epoch has been told. An epoch that began meanwhile may not have seen it, so it is told again.
-pub(crate) async fn next_generation(
-    session: &mut Session,
-    id: &OrderId,
-    epoch: u32,
-) -> Result<(), Fault> {
+/// Records that the gate of this epoch has released the unit. Does nothing if another epoch has
+/// started since: its gate may not have seen the release, which is then sent again.
+pub(crate) async fn released(session: &mut Session, id: &OrderId, epoch: u32) -> Result<(), Fault> {
     let sql = format!(
         "DELETE told FROM seckill_give_back AS told JOIN seckill_sale AS sale ON sale.id = told.sale_id \
          WHERE told.order_id = {} AND sale.epoch = {epoch}",
@@ -197,8 +208,8 @@ pub(crate) async fn next_generation(
     session.execute(&sql).await.map(|_| ())
 }
 
-/// Decides that a claim which nobody knows of came to nothing, unless it was stored after all. Under the sale's lock, so
-/// that no recorder stores it meanwhile.
+/// Voids a claim that neither gate nor store knows, unless it was stored after all. Locks the sale,
+/// so no recorder can store the claim at the same time.
 pub(crate) async fn give_up(
     session: &mut Session,
     sale: &SaleId,
@@ -229,7 +240,7 @@ pub(crate) async fn give_up(
     Ok(Some(Settled::Void("lost".into())))
 }
 
-/// An order as a rebuild and the audit read it.
+/// An order row with the columns that a rebuild and the audit need.
 #[derive(Debug, Clone)]
 pub(crate) struct Stored {
     pub(crate) order_id: String,
@@ -242,7 +253,7 @@ pub(crate) struct Stored {
     pub(crate) epoch: u32,
 }
 
-/// Up to `max` orders of a sale by unit and generation, behind the last one of the page before.
+/// Returns up to `max` orders of a sale after `after`, ordered by unit and generation.
 pub(crate) async fn page(
     session: &mut Session,
     sale: &SaleId,
@@ -276,12 +287,12 @@ fn stored(mut row: Row) -> Option<Stored> {
         slot: column(row, 4)?,
         key: text_or_null(row, 5)?,
         fingerprint: column(row, 6)?,
-        state: OrderState::from_word(&text(row, 7)?),
+        state: OrderState::from_name(&text(row, 7)?),
         epoch: column(row, 8)?,
     })
 }
 
-/// Orders of sales that do not exist.
+/// Returns the orders whose sale does not exist, with the id of that sale.
 pub(crate) async fn of_no_sale(session: &mut Session) -> Result<Vec<(String, Stored)>, Fault> {
     let sql = "SELECT order_id, unit, gen, buyer, slot, idem_key, fingerprint, seckill.state, seckill.epoch, sale_id \
                FROM seckill LEFT JOIN seckill_sale ON seckill_sale.id = sale_id WHERE seckill_sale.id IS NULL";
@@ -292,7 +303,7 @@ pub(crate) async fn of_no_sale(session: &mut Session) -> Result<Vec<(String, Sto
         .collect())
 }
 
-/// The claims that came to nothing.
+/// Returns the order ids of all void claims.
 pub(crate) async fn voids(session: &mut Session) -> Result<Vec<String>, Fault> {
     let rows: Vec<Row> = session.query("SELECT order_id FROM seckill_void").await?;
     Ok(rows
@@ -301,7 +312,8 @@ pub(crate) async fn voids(session: &mut Session) -> Result<Vec<String>, Fault> {
         .collect())
 }
 
-/// Where the recorders are in each partition: which log, and its next offset.
+/// Returns the recorders' position in each partition: the generation of the log and the next
+/// offset.
 pub(crate) async fn offsets(
     session: &mut Session,
     topic: &str,
@@ -317,7 +329,7 @@ pub(crate) async fn offsets(
         .collect())
 }
 
-/// Goes on at these offsets, as if nothing before them had been.
+/// Sets the recorders' positions to these offsets and discards all earlier ones.
 pub(crate) async fn begin_at(
     session: &mut Session,
     topic: &str,
@@ -337,7 +349,7 @@ pub(crate) async fn begin_at(
     session.commit().await
 }
 
-/// Begins a transaction in which every read sees one moment.
+/// Starts a transaction in which all reads see the same snapshot.
 pub(crate) async fn begin_snapshot(session: &mut Session) -> Result<(), Fault> {
     session
         .execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")

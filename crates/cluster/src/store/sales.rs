@@ -1,8 +1,9 @@
-//! The sales as the store has them: terms, epoch, and who rebuilds. Every change of an epoch is one statement here.
+//! Sales in the store: terms, epoch, and the process that rebuilds. Every epoch change must be one
+//! statement in this file.
 
 use mysql_async::Row;
 use seckill_engine::{Fault, SALES_PAGE_MAX};
-use seckill_sale::{Sale, SaleChange, SaleId};
+use seckill_sale::{Sale, SaleChange, SaleId, SaleUsage};
 
 use super::{Inserted, Session, column, or_null, quoted, schema, text};
 use crate::gate::keys::GateKeys;
@@ -10,24 +11,24 @@ use crate::gate::keys::GateKeys;
 const COLUMNS: &str = "num, id, stock_key, title, epoch, gate = 'open', suspect_epoch, version, total, buyer_limit, opens_at_ms, \
      closes_at_ms, COALESCE(lease_until < UTC_TIMESTAMP(3), 1)";
 
-/// A sale with what the cluster knows of it.
+/// A sale with its cluster state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SaleRow {
-    /// Its number in order ids.
+    /// The number that identifies the sale in order ids.
     pub(crate) num: u32,
     pub(crate) sale: Sale,
     pub(crate) keys: GateKeys,
     pub(crate) epoch: u32,
-    /// Whether its gate is open, by the store's word.
+    /// Whether the gate is open according to the store.
     pub(crate) is_open: bool,
-    /// The epoch in which the recorder saw what a sound gate never gives.
+    /// The epoch in which the recorder saw a claim that a correct gate never makes.
     pub(crate) suspect_epoch: Option<u32>,
-    /// Whether nobody is rebuilding it now.
+    /// Whether no process is rebuilding the gate.
     pub(crate) lease_is_over: bool,
 }
 
 impl SaleRow {
-    /// Whether the gate's word in this epoch is in doubt.
+    /// Whether the gate's state in the current epoch is suspect.
     pub(crate) fn is_suspect(&self) -> bool {
         self.suspect_epoch == Some(self.epoch)
     }
@@ -64,7 +65,7 @@ async fn select(session: &mut Session, which: &str) -> Result<Vec<SaleRow>, Faul
     Ok(rows(select_rows(session, which).await?))
 }
 
-/// Up to `max` sales in the order of their ids, beginning behind `after`.
+/// Returns up to `max` sales after `after`, ordered by id.
 pub(crate) async fn page(
     session: &mut Session,
     after: Option<&SaleId>,
@@ -79,12 +80,12 @@ fn in_order(after: Option<&[u8]>, max: usize) -> String {
     format!("{after} ORDER BY id LIMIT {max}")
 }
 
-/// Every sale, read page by page.
+/// Reads all sales, page by page.
 pub(crate) async fn all(session: &mut Session) -> Result<Vec<SaleRow>, Fault> {
     let (mut all, mut after) = (Vec::new(), None::<Vec<u8>>);
     loop {
         let page = select_rows(session, &in_order(after.as_deref(), SALES_PAGE_MAX)).await?;
-        // Counted before what is no sale is left out.
+        // Check before invalid rows are filtered out.
         let is_last = page.len() < SALES_PAGE_MAX;
         after = page.last().and_then(|row| row.get(1));
         all.extend(rows(page));
@@ -94,19 +95,19 @@ pub(crate) async fn all(session: &mut Session) -> Result<Vec<SaleRow>, Fault> {
     }
 }
 
-/// One sale.
 pub(crate) async fn one(session: &mut Session, id: &SaleId) -> Result<Option<SaleRow>, Fault> {
     Ok(select(session, &format!("WHERE id = {}", named(id)))
         .await?
         .pop())
 }
 
-/// The sale of an order id.
+/// Looks up a sale by the number in an order id.
 pub(crate) async fn by_num(session: &mut Session, num: u32) -> Result<Option<SaleRow>, Fault> {
     Ok(select(session, &format!("WHERE num = {num}")).await?.pop())
 }
 
-/// One sale, held until the transaction ends: no claim of it is stored meanwhile.
+/// Returns a sale and locks its row until the transaction ends. No claim of the sale can be stored
+/// meanwhile.
 pub(crate) async fn locked(session: &mut Session, id: &SaleId) -> Result<Option<SaleRow>, Fault> {
     Ok(
         select(session, &format!("WHERE id = {} FOR UPDATE", named(id)))
@@ -115,17 +116,17 @@ pub(crate) async fn locked(session: &mut Session, id: &SaleId) -> Result<Option<
     )
 }
 
-/// The statement that holds several sales, in the order of their ids so that two recorders never wait for each other.
+/// Builds the statement that locks several sales, in id order so that two recorders never deadlock.
 pub(crate) fn lock_statement(ids: &str) -> String {
     format!("SELECT {COLUMNS} FROM seckill_sale WHERE id IN ({ids}) ORDER BY id FOR UPDATE")
 }
 
-/// The sales among these rows. One that somebody made by hand with an impossible id is none; the audit names it.
+/// Parses rows as sales. Skips rows with an invalid id from a manual edit; the audit reports them.
 pub(crate) fn rows(rows: Vec<Row>) -> Vec<SaleRow> {
     rows.into_iter().filter_map(sale_row).collect()
 }
 
-/// Makes a sale whose gate is still to be built.
+/// Creates a sale. Its gate has yet to be built.
 pub(crate) async fn create(
     session: &mut Session,
     sale: &Sale,
@@ -147,7 +148,7 @@ pub(crate) async fn create(
     session.insert(&sql).await
 }
 
-/// Stores changed terms, with the event. The row must be held.
+/// Stores changed terms and the event. The row must be locked.
 pub(crate) async fn store_terms(session: &mut Session, sale: &Sale) -> Result<(), Fault> {
     let sql = format!(
         "UPDATE seckill_sale SET title = {}, version = {}, total = {}, buyer_limit = {}, opens_at_ms = {}, closes_at_ms = {} \
@@ -171,18 +172,56 @@ pub(crate) async fn store_terms(session: &mut Session, sale: &Sale) -> Result<()
     Ok(())
 }
 
-/// The most active orders that one named buyer holds.
-pub(crate) async fn most_held(session: &mut Session, id: &SaleId) -> Result<u32, Fault> {
-    let sql = format!(
-        "SELECT COUNT(*) AS held FROM seckill WHERE sale_id = {} AND buyer <> '' AND state IN ('reserved','paid') \
-         GROUP BY buyer ORDER BY held DESC LIMIT 1",
-        named(id)
-    );
-    Ok(session.query::<u32>(&sql).await?.pop().unwrap_or(0))
+/// What the orders of a sale demand of a change.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct StoredUsage {
+    pub(crate) usage: SaleUsage,
+    /// The highest unit number that any order ever had.
+    highest_ever: u32,
 }
 
-/// Gives each buyer's active orders the slots 1, 2, … anew, as a changed limit needs it, and ends the epoch: the gate
-/// knows the old slots. The row must be held.
+impl StoredUsage {
+    /// Whether the gate must be filled again for the change, in another epoch: it knows the slots of
+    /// the old limit, and no units above its total.
+    pub(crate) fn ends_epoch(&self, row: &SaleRow, change: &SaleChange) -> bool {
+        let changes_limit = change
+            .buyer_limit
+            .is_some_and(|limit| limit != row.sale.buyer_limit);
+        let total = change.total.unwrap_or(row.sale.total);
+        let returns_units = total > row.sale.total && self.highest_ever > row.sale.total;
+        changes_limit || total < row.sale.total || returns_units
+    }
+}
+
+/// Reads what the change depends on, and nothing else.
+pub(crate) async fn usage(
+    session: &mut Session,
+    id: &SaleId,
+    change: &SaleChange,
+) -> Result<StoredUsage, Fault> {
+    let id = named(id);
+    let mut found = StoredUsage::default();
+    if change.buyer_limit.is_some() {
+        let most_held = format!(
+            "SELECT COUNT(*) AS held FROM seckill WHERE sale_id = {id} AND buyer <> '' \
+             AND state IN ('reserved','paid') GROUP BY buyer ORDER BY held DESC LIMIT 1"
+        );
+        found.usage.most_held = session.query::<u32>(&most_held).await?.pop().unwrap_or(0);
+    }
+    if change.total.is_some() {
+        let highest = async |session: &mut Session, column: &str| {
+            let sql = format!("SELECT MAX({column}) FROM seckill WHERE sale_id = {id}");
+            let highest: Vec<Option<u32>> = session.query(&sql).await?;
+            Ok::<_, Fault>(highest.first().copied().flatten().unwrap_or(0))
+        };
+        found.usage.highest_sold = highest(session, "active_unit").await?;
+        found.highest_ever = highest(session, "unit").await?;
+    }
+    Ok(found)
+}
+
+/// Renumbers the slots of each buyer's active orders from 1, as a changed limit requires, and ends
+/// the epoch because the gate has the old slots. The row must be locked.
 pub(crate) async fn renew_slots(session: &mut Session, id: &SaleId) -> Result<(), Fault> {
     let id = named(id);
     session
@@ -196,6 +235,12 @@ pub(crate) async fn renew_slots(session: &mut Session, id: &SaleId) -> Result<()
          SET seckill.slot = held.place WHERE held.place <= 64"
     );
     session.execute(&number).await?;
+    Ok(())
+}
+
+/// Ends the epoch: the gate is filled again. The row must be locked.
+pub(crate) async fn end_epoch(session: &mut Session, id: &SaleId) -> Result<(), Fault> {
+    let id = named(id);
     let end = format!(
         "UPDATE seckill_sale SET epoch = epoch + 1, gate = 'rebuilding', leader = NULL, lease_until = NULL WHERE id = {id}"
     );
@@ -203,7 +248,8 @@ pub(crate) async fn renew_slots(session: &mut Session, id: &SaleId) -> Result<()
     Ok(())
 }
 
-/// Closes an open sale within its epoch: what was claimed in it can still be stored, and nobody rebuilds it meanwhile.
+/// Closes an open sale without ending its epoch. Claims of the epoch can still be stored, and no
+/// other process can rebuild the gate until the lease ends.
 pub(crate) async fn close(
     session: &mut Session,
     row: &SaleRow,
@@ -221,7 +267,8 @@ pub(crate) async fn close(
     Ok(session.execute(&sql).await? == 1)
 }
 
-/// The fence: begins an epoch, unless somebody else did or is at it. What the epochs before gave can no longer be stored.
+/// The fence: starts a new epoch, unless another process has started one or is rebuilding. Claims
+/// of earlier epochs can no longer be stored.
 pub(crate) async fn fence(
     session: &mut Session,
     row: &SaleRow,
@@ -240,7 +287,7 @@ pub(crate) async fn fence(
     Ok(session.execute(&sql).await? == 1)
 }
 
-/// Makes a rebuild's lease last anew; false where it is another's by now.
+/// Renews the lease of a rebuild. Returns false if another process has taken over.
 pub(crate) async fn extend(
     session: &mut Session,
     id: &SaleId,
@@ -248,7 +295,7 @@ pub(crate) async fn extend(
     leader: &str,
     lease_ms: u64,
 ) -> Result<bool, Fault> {
-    // `version` stays: this is no change of terms.
+    // `version` is unchanged: the terms do not change.
     let sql = format!(
         "UPDATE seckill_sale SET lease_until = UTC_TIMESTAMP(3) + INTERVAL {} MICROSECOND \
          WHERE id = {} AND epoch = {epoch} AND leader = {} AND gate = 'rebuilding'",
@@ -259,7 +306,7 @@ pub(crate) async fn extend(
     Ok(session.execute(&sql).await? == 1)
 }
 
-/// Puts the gate's word in this epoch in doubt.
+/// Marks the gate's state in this epoch as suspect.
 pub(crate) async fn suspect(session: &mut Session, id: &SaleId, epoch: u32) -> Result<(), Fault> {
     let sql = format!(
         "UPDATE seckill_sale SET suspect_epoch = {epoch} WHERE id = {} AND epoch = {epoch}",
@@ -268,7 +315,7 @@ pub(crate) async fn suspect(session: &mut Session, id: &SaleId, epoch: u32) -> R
     session.execute(&sql).await.map(|_| ())
 }
 
-/// Says that the gate of this epoch is open.
+/// Records that the gate of this epoch is open.
 pub(crate) async fn opened(
     session: &mut Session,
     id: &SaleId,
@@ -284,7 +331,7 @@ pub(crate) async fn opened(
     Ok(session.execute(&sql).await? == 1)
 }
 
-/// Gives a failed rebuild up, so that the next need not wait for the lease.
+/// Abandons a failed rebuild, so that the next one need not wait for the lease to end.
 pub(crate) async fn abandoned(
     session: &mut Session,
     id: &SaleId,
@@ -297,13 +344,6 @@ pub(crate) async fn abandoned(
         quoted(leader.as_bytes())
     );
     session.execute(&sql).await.map(|_| ())
-}
-
-/// Whether a change gives the sale another limit.
-pub(crate) fn changes_limit(row: &SaleRow, change: &SaleChange) -> bool {
-    change
-        .buyer_limit
-        .is_some_and(|limit| limit != row.sale.buyer_limit)
 }
 
 fn named(id: &SaleId) -> String {

@@ -1,5 +1,5 @@
-//! The tables, as versioned steps that MySQL 8 and MariaDB 10.11 both take. A step that was released is never changed.
-//! Nothing here reads or writes an order.
+//! The schema, as versioned migration steps for MySQL 8 and MariaDB 10.11. Released steps must
+//! never change. Nothing here reads or writes single orders.
 
 use std::time::Duration;
 
@@ -8,22 +8,22 @@ use seckill_engine::{Cause, Fault};
 use super::{Inserted, Session, Store, quoted};
 use crate::codec::order_id::SECRET_BYTES;
 
-/// The version that this binary works with.
+/// The schema version that this binary requires.
 pub(crate) const VERSION: u32 = STEPS.len() as u32;
 
-/// Two processes that begin at once must not both make tables.
+/// Serializes migrations by processes that start at the same time.
 const LOCK: &str = "seckill_schema";
 const LOCK_WAIT_S: u32 = 30;
 
 const SECRET: &str = "order_id_secret";
 const LEASE: &str = "lease_ms";
 const BASE_EPOCH: &str = "base_epoch";
-/// How long it may take to throw a table away.
+/// Timeout for truncating a table.
 const FORGET_WAIT: Duration = Duration::from_secs(120);
 
-/// Names from outside are VARBINARY: the usual collations take `ann`, `Ann` and `ann ` for one buyer.
-/// The unique keys are what makes oversell, a unit sold twice, a key claimed twice and a broken limit impossible to store,
-/// whatever happened before: NULL never conflicts, so an ended order frees its unit and its slot.
+/// External names are VARBINARY because common collations treat `ann`, `Ann` and `ann ` as equal.
+/// The unique keys make it impossible to store an oversell, a unit sold twice, a key claimed twice
+/// or an exceeded limit. NULL never conflicts, so an ended order frees its unit and its slot.
 const STEPS: &[&[&str]] = &[&[
     "CREATE TABLE seckill_meta (
         name VARBINARY(64) NOT NULL PRIMARY KEY,
@@ -65,6 +65,7 @@ const STEPS: &[&[&str]] = &[&[
         state ENUM('reserved','paid','expired','cancelled') NOT NULL DEFAULT 'reserved',
         version INT UNSIGNED NOT NULL DEFAULT 1,
         expires_at DATETIME(3) NULL,
+        ended_at DATETIME(3) NULL,
         active_unit INT UNSIGNED GENERATED ALWAYS AS (IF(state IN ('reserved','paid'), unit, NULL)) VIRTUAL,
         active_slot TINYINT UNSIGNED GENERATED ALWAYS AS (IF(state IN ('reserved','paid'), slot, NULL)) VIRTUAL,
         UNIQUE KEY one_order (order_id, line),
@@ -112,7 +113,7 @@ const STEPS: &[&[&str]] = &[&[
     ) ENGINE=InnoDB",
 ]];
 
-/// Makes the database and whatever tables are missing. Any number of processes may do it at once.
+/// Creates the database and any missing tables. Any number of processes may call this concurrently.
 pub(crate) async fn migrate(store: &Store) -> Result<(), Fault> {
     store.create_database().await?;
     let mut session = store.session().await?;
@@ -120,14 +121,16 @@ pub(crate) async fn migrate(store: &Store) -> Result<(), Fault> {
     let locked: Vec<Option<u8>> = session.query(&lock).await?;
     if locked.first() != Some(&Some(1)) {
         let detail = format!(
-            "another process has been making tables for {LOCK_WAIT_S} s; see SHOW PROCESSLIST"
+            "another process has held the schema lock for {LOCK_WAIT_S} s; see SHOW PROCESSLIST"
         );
         return Err(Fault::without_effect(Cause::Store, detail));
     }
     let migrated = migrate_locked(&mut session, store.lease_ms).await;
     let unlock = format!("SELECT RELEASE_LOCK('{LOCK}')");
-    session.query::<Option<u8>>(&unlock).await?;
+    let unlocked = session.query::<Option<u8>>(&unlock).await;
+    // The first failure names the cause: after it the connection may be gone.
     migrated?;
+    unlocked?;
     store.forget_version();
     Ok(())
 }
@@ -142,7 +145,7 @@ async fn migrate_locked(session: &mut Session, lease_ms: u64) -> Result<(), Faul
     check_newer(version)?;
     for (index, step) in STEPS.iter().enumerate().skip(version as usize) {
         for statement in *step {
-            // Tables are made outside of transactions: one that a run before left is as good.
+            // DDL is not transactional, so an interrupted run may have created some tables already.
             let statement = statement.replacen("CREATE TABLE ", "CREATE TABLE IF NOT EXISTS ", 1);
             session.execute(&statement).await?;
         }
@@ -161,7 +164,7 @@ async fn migrate_locked(session: &mut Session, lease_ms: u64) -> Result<(), Faul
         getrandom::fill(&mut secret).map_err(|error| {
             Fault::without_effect(
                 Cause::Store,
-                format!("the system gave no random bytes: {error}"),
+                format!("the system provided no random bytes: {error}"),
             )
         })?;
         set_meta(session, SECRET, &secret).await?;
@@ -169,8 +172,8 @@ async fn migrate_locked(session: &mut Session, lease_ms: u64) -> Result<(), Faul
     Ok(())
 }
 
-/// Forgets all sales, orders, and what was decided; keeps the tables, the secret, and the place in the log. Sales that are
-/// made later begin in epochs that no claim from before has.
+/// Deletes all sales, orders and decisions. Keeps the tables, the secret and the position in the
+/// log. New sales start in epochs that no earlier claim has.
 pub(crate) async fn forget(store: &Store) -> Result<(), Fault> {
     let mut session = store.ready().await?;
     session.begin().await?;
@@ -184,7 +187,7 @@ pub(crate) async fn forget(store: &Store) -> Result<(), Fault> {
             .flatten()
             .map_or(0, |epoch| epoch + 1),
     );
-    // Without its sale, nothing that is still on its way can be stored.
+    // Claims in transit cannot be stored once their sale is deleted.
     session.execute("DELETE FROM seckill_sale").await?;
     set_meta(&mut session, BASE_EPOCH, base.to_string().as_bytes()).await?;
     session.commit().await?;
@@ -201,7 +204,7 @@ pub(crate) async fn forget(store: &Store) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The epoch that a new sale begins in.
+/// Returns the epoch in which new sales start.
 pub(crate) async fn base_epoch(session: &mut Session) -> Result<u32, Fault> {
     let text = meta(session, BASE_EPOCH).await?.unwrap_or_default();
     Ok(std::str::from_utf8(&text)
@@ -210,7 +213,7 @@ pub(crate) async fn base_epoch(session: &mut Session) -> Result<u32, Fault> {
         .unwrap_or(0))
 }
 
-/// A named value of the store.
+/// Reads a value of `seckill_meta`.
 pub(crate) async fn meta(session: &mut Session, name: &str) -> Result<Option<Vec<u8>>, Fault> {
     let sql = format!(
         "SELECT value FROM seckill_meta WHERE name = {}",
@@ -219,7 +222,7 @@ pub(crate) async fn meta(session: &mut Session, name: &str) -> Result<Option<Vec
     Ok(session.query(&sql).await?.pop())
 }
 
-/// Sets a named value.
+/// Writes a value of `seckill_meta`.
 pub(crate) async fn set_meta(session: &mut Session, name: &str, value: &[u8]) -> Result<(), Fault> {
     let name = quoted(name.as_bytes());
     let sql = format!(
@@ -237,7 +240,7 @@ pub(crate) async fn set_meta(session: &mut Session, name: &str, value: &[u8]) ->
     Ok(())
 }
 
-/// The store's version; 0 where there is no table of versions yet.
+/// Returns the schema version, or 0 if no step has run yet.
 async fn version(session: &mut Session) -> Result<u32, Fault> {
     let found: Vec<u32> = session
         .query("SELECT COALESCE(MAX(version), 0) FROM seckill_schema")
@@ -245,12 +248,13 @@ async fn version(session: &mut Session) -> Result<u32, Fault> {
     Ok(found.first().copied().unwrap_or(0))
 }
 
-/// Makes this the lease of all processes.
+/// Sets the lease duration of all processes.
 pub(crate) async fn set_lease(session: &mut Session, lease_ms: u64) -> Result<(), Fault> {
     set_meta(session, LEASE, lease_ms.to_string().as_bytes()).await
 }
 
-/// A rebuild waits until no server trusts what it knew: by its own lease, which must then be everybody's.
+/// Checks that this process uses the cluster's lease. A rebuild waits for its own lease before it
+/// assumes that no server trusts old state, so all processes must use the same one.
 pub(crate) async fn check_lease(session: &mut Session, lease_ms: u64) -> Result<(), Fault> {
     let known = meta(session, LEASE).await?;
     let known = known.map(|value| String::from_utf8_lossy(&value).into_owned());
@@ -258,15 +262,16 @@ pub(crate) async fn check_lease(session: &mut Session, lease_ms: u64) -> Result<
         Some(known) if known != lease_ms.to_string() => Err(Fault::without_effect(
             Cause::Store,
             format!(
-                "cluster.lease_ms is {lease_ms} here, and {known} in the cluster: it must be the same everywhere. To change \
-                 it, stop all processes and run `seckill init` with the new one"
+                "cluster.lease_ms is {lease_ms} here, and {known} in the cluster; it must be the same in \
+                 all processes. To change it, stop all processes and run `seckill init` with the new \
+                 value"
             ),
         )),
         Some(_) | None => Ok(()),
     }
 }
 
-/// Whether this binary and its settings can work with the tables, and the store's secret.
+/// Checks that this binary and its settings fit the schema. Returns the store's secret.
 pub(crate) async fn check(
     session: &mut Session,
     lease_ms: u64,
@@ -274,9 +279,8 @@ pub(crate) async fn check(
     let version = version(session).await?;
     check_newer(version)?;
     if version < VERSION {
-        let detail = format!(
-            "the tables in MySQL are of version {version}, not {VERSION}; run `seckill init`"
-        );
+        let detail =
+            format!("the MySQL schema has version {version}, not {VERSION}; run `seckill init`");
         return Err(Fault::without_effect(Cause::Store, detail));
     }
     check_lease(session, lease_ms).await?;
@@ -284,7 +288,7 @@ pub(crate) async fn check(
     let secret = known.and_then(|value| value.as_slice().try_into().ok());
     secret.ok_or_else(|| {
         let detail =
-            format!("seckill_meta has no {SECRET} of {SECRET_BYTES} bytes; run `seckill init`");
+            format!("seckill_meta has no {SECRET} with {SECRET_BYTES} bytes; run `seckill init`");
         Fault::without_effect(Cause::Store, detail)
     })
 }
@@ -292,7 +296,7 @@ pub(crate) async fn check(
 fn check_newer(version: u32) -> Result<(), Fault> {
     if version > VERSION {
         let detail = format!(
-            "the tables in MySQL are of version {version}; this binary knows up to {VERSION}: use the newer binary"
+            "the MySQL schema has version {version}, but this binary supports up to {VERSION}: use the newer binary"
         );
         return Err(Fault::without_effect(Cause::Store, detail));
     }

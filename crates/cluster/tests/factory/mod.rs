@@ -1,4 +1,4 @@
-//! Worlds on the servers that are up: each with keys, a topic and a database of its own.
+//! Engine factories on the running servers. Each factory must use its own keys, topic and database.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
@@ -10,7 +10,7 @@ use seckill_testkit::servers::{Programs, RedisCluster, Urls};
 use tokio::sync::Mutex;
 
 static FACTORIES: AtomicU32 = AtomicU32::new(0);
-/// The Redis Cluster of this process, as long as a factory is on it.
+/// The Redis Cluster of this process. It runs as long as a factory uses it.
 static NODES: std::sync::Mutex<Weak<Nodes>> = std::sync::Mutex::new(Weak::new());
 
 struct Nodes {
@@ -18,7 +18,7 @@ struct Nodes {
     _dir: tempfile::TempDir,
 }
 
-/// A factory, with a recorder that outlives the engines in it, as a process of its own would.
+/// A factory with a recorder that outlives its engines, as a separate process would.
 pub struct ClusterFactory {
     strategy: Strategy,
     urls: Urls,
@@ -32,7 +32,6 @@ struct Life {
 }
 
 impl ClusterFactory {
-    /// A factory whose gates decide in this way.
     pub fn new(strategy: Strategy) -> Self {
         Self {
             strategy,
@@ -42,7 +41,7 @@ impl ClusterFactory {
         }
     }
 
-    /// The same with a Redis Cluster for a gate.
+    /// A factory with its gates on a Redis Cluster.
     pub fn on_redis_cluster(strategy: Strategy) -> Self {
         let mut shared = NODES.lock().unwrap();
         let nodes = shared.upgrade().unwrap_or_else(|| {
@@ -70,7 +69,8 @@ impl ClusterFactory {
             topic_partitions: 1,
             key_prefix: format!("{name}:"),
             gate: self.strategy,
-            // Short, so that changes and rebuilds are: what it bounds is the same.
+            // Short, so that changes and rebuilds are fast. Correctness does not depend on its
+            // length.
             lease_ms: 150,
             relay_sweep_ms: 100,
             confirm_wait_ms: 20_000,
@@ -100,7 +100,7 @@ impl EngineFactory for ClusterFactory {
     }
 
     fn clear(&self) {
-        // The next opening makes a factory that nobody has been in.
+        // The next `open` starts with new keys, a new topic and a new database.
         *self.life.try_lock().unwrap() = None;
     }
 

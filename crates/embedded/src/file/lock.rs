@@ -1,32 +1,32 @@
-//! One process at a time: an advisory lock on `seckill.lock`, which also says who holds it.
-//! The lock goes with the process, however it ends; the text left in the file then means nothing.
+//! One process at a time: an advisory lock on `seckill.lock`, which also names its owner.
+//! The lock ends with the process, however it ends. The text left in the file then means nothing.
 
 use std::fmt;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::FileError;
+use super::{FileError, folder};
 
-const LOCK_FILE: &str = "seckill.lock";
-/// Tries to take the lock, and the pause between two: whoever asks for the owner has it for a moment, too.
+pub(crate) const LOCK_FILE: &str = "seckill.lock";
+/// Tries to take the lock, and the pause between two. A process that asks for the owner holds it for
+/// a moment, too.
 const TRIES: u32 = 5;
 const TRY_AGAIN: Duration = Duration::from_millis(20);
-/// A owner's text is far shorter; more is not ours and is not read.
-const HOLDER_MAX_BYTES: u64 = 4_096;
+/// An owner's text is far shorter. A longer one is not ours and is not read.
+const OWNER_MAX_BYTES: u64 = 4_096;
 
-/// Who holds a data folder, in its own words.
+/// The process that has a data folder, as it describes itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockOwner {
-    /// Its process id.
     pub pid: u32,
-    /// What it does, such as `serve on 127.0.0.1:3000`.
+    /// Such as `serve on 127.0.0.1:3000`.
     pub purpose: String,
-    /// The Unix socket on which it takes `seckill sale` commands, where it does.
-    pub control_socket: Option<PathBuf>,
+    /// Whether it takes commands on the control socket in the folder.
+    pub takes_commands: bool,
 }
 
 impl fmt::Display for LockOwner {
@@ -38,64 +38,58 @@ impl fmt::Display for LockOwner {
     }
 }
 
-/// A held data folder; dropping it lets go.
+/// A locked data folder. Dropping this unlocks it.
 #[derive(Debug)]
 pub(crate) struct FolderLock {
     _file: File,
 }
 
 impl FolderLock {
-    /// Makes the folder if need be and takes its lock.
+    /// Makes the folder if it does not exist, and locks it.
     pub(crate) fn take(dir: &Path, owner: &LockOwner) -> Result<Self, FileError> {
-        let folder = |error| FileError::Folder {
+        let failed = |error| FileError::Folder {
             path: dir.to_owned(),
             error,
         };
-        std::fs::create_dir_all(dir).map_err(folder)?;
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(dir.join(LOCK_FILE))
-            .map_err(folder)?;
+        folder::make(dir).map_err(failed)?;
+        let mut file = folder::open_private(&dir.join(LOCK_FILE)).map_err(failed)?;
         let mut tries = 1;
         while let Err(refused) = file.try_lock() {
             match refused {
                 TryLockError::WouldBlock if tries < TRIES => {}
                 TryLockError::WouldBlock => {
-                    return Err(FileError::Held {
+                    return Err(FileError::Locked {
                         path: dir.to_owned(),
-                        owner: Box::new(read_holder(&mut file).unwrap_or_default()),
+                        owner: Box::new(read_owner(&mut file).unwrap_or_default()),
                     });
                 }
-                TryLockError::Error(error) => return Err(folder(error)),
+                TryLockError::Error(error) => return Err(failed(error)),
             }
             tries += 1;
             std::thread::sleep(TRY_AGAIN);
         }
-        write_holder(&mut file, owner).map_err(folder)?;
+        write_owner(&mut file, owner).map_err(failed)?;
         Ok(Self { _file: file })
     }
 }
 
-/// Who holds the folder now; none where nobody does.
+/// The process that has the folder now, if any.
 pub fn lock_owner(dir: &Path) -> Option<LockOwner> {
     let mut file = File::open(dir.join(LOCK_FILE)).ok()?;
     match file.try_lock_shared() {
-        Err(TryLockError::WouldBlock) => Some(read_holder(&mut file).unwrap_or_default()),
+        Err(TryLockError::WouldBlock) => Some(read_owner(&mut file).unwrap_or_default()),
         Ok(()) | Err(TryLockError::Error(_)) => None,
     }
 }
 
-fn read_holder(file: &mut File) -> Option<LockOwner> {
+fn read_owner(file: &mut File) -> Option<LockOwner> {
     let mut text = String::new();
     file.seek(SeekFrom::Start(0)).ok()?;
-    file.take(HOLDER_MAX_BYTES).read_to_string(&mut text).ok()?;
+    file.take(OWNER_MAX_BYTES).read_to_string(&mut text).ok()?;
     serde_json::from_str(&text).ok()
 }
 
-fn write_holder(file: &mut File, owner: &LockOwner) -> std::io::Result<()> {
+fn write_owner(file: &mut File, owner: &LockOwner) -> std::io::Result<()> {
     file.set_len(0)?;
     file.seek(SeekFrom::Start(0))?;
     file.write_all(serde_json::to_string(owner)?.as_bytes())
@@ -111,7 +105,7 @@ mod tests {
         let owner = LockOwner {
             pid: 42,
             purpose: "serve on 127.0.0.1:3000".into(),
-            control_socket: None,
+            takes_commands: false,
         };
         assert_eq!(lock_owner(dir.path()), None);
         let first = FolderLock::take(dir.path(), &owner).unwrap();

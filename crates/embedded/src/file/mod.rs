@@ -1,77 +1,113 @@
-//! The file that remembers: where it lies, who holds it, its schema and its rows.
-//! Nothing here decides; whoever writes has decided already.
+//! The database file: where it lies, who has it open, its schema and its rows.
+//! Nothing here decides; the caller has decided already.
 
-pub(crate) mod clock;
+pub(crate) mod folder;
+pub(crate) mod identity;
 pub(crate) mod lock;
+pub(crate) mod meta;
 pub(crate) mod rows;
+pub(crate) mod sales;
 pub(crate) mod schema;
 
 use std::path::{Path, PathBuf};
 
 pub use lock::LockOwner;
 
+use identity::Identity;
+
 /// The database inside a data folder.
 pub const DATABASE_FILE: &str = "seckill.db";
+/// Everything that the engine and the service keep in a data folder.
+pub const DATA_FILES: [&str; 7] = [
+    DATABASE_FILE,
+    "seckill.db-wal",
+    "seckill.db-shm",
+    lock::LOCK_FILE,
+    folder::ID_FILE,
+    "seckill.id-new",
+    CONTROL_SOCKET_FILE,
+];
+/// The operator's socket inside a data folder.
+pub const CONTROL_SOCKET_FILE: &str = "seckill.sock";
 
-/// Why the file cannot be used; the text says what to do.
+/// Why the file cannot be used. The text says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// The folder cannot be made or written.
     #[error("data folder {}: {error}; give a folder that this user can write with --data", path.display())]
     Folder {
-        /// The folder.
         path: PathBuf,
-        /// What the system said.
         error: std::io::Error,
     },
-    /// Another process has it.
     #[error("data folder {} is in use by {owner}; stop that process, or give another folder with --data", path.display())]
-    Held {
-        /// The folder.
+    Locked {
         path: PathBuf,
-        /// Who has it, as it wrote down itself.
         owner: Box<LockOwner>,
     },
-    /// There is nothing to read.
     #[error("there is no {}; `seckill serve` or `seckill demo` makes one", path.display())]
-    Missing {
-        /// The database.
-        path: PathBuf,
-    },
-    /// Not a database of this program.
+    Missing { path: PathBuf },
+    /// The folder had a database before.
+    #[error("{} is gone or empty, but this folder had a database; restore it with `seckill restore`, or delete {} to start over", path.display(), id_path.display())]
+    Lost { path: PathBuf, id_path: PathBuf },
     #[error("{} is not a seckill database ({found}); move it away, or give another folder with --data", path.display())]
-    NotOurs {
-        /// The database.
-        path: PathBuf,
-        /// What it is instead.
-        found: String,
-    },
-    /// Written by a later version.
+    NotOurs { path: PathBuf, found: String },
+    #[error("{} was copied from a running service, so what its write-ahead log held may be missing; copy a running service with `seckill backup`, and put the copy in place with `seckill restore`", path.display())]
+    LiveCopy { path: PathBuf },
     #[error("{} has schema version {found}, this program knows up to {known}; run a newer seckill", path.display())]
     Newer {
-        /// The database.
         path: PathBuf,
-        /// Its version.
         found: i64,
-        /// The latest version known here.
         known: i64,
     },
     /// The content contradicts itself.
-    #[error("{} is damaged: {detail}; `seckill audit` names all that is wrong; restore the file from a backup, or mend it with sqlite3", path.display())]
-    Damaged {
-        /// The database.
+    #[error("{} is damaged: {detail}; `seckill audit` names everything that is wrong; restore the file from a backup, or repair it with sqlite3", path.display())]
+    Damaged { path: PathBuf, detail: String },
+    /// Confirmed orders are not in the file.
+    #[error("{} has lost orders: {detail}; restore the file from a backup with `seckill restore`", path.display())]
+    OrdersLost { path: PathBuf, detail: String },
+    /// Another file lies where the opened one was.
+    #[error("{} was opened as {opened}, and now {}; put the opened file back, or restart the service on what is there", path.display(), found_text(*.found))]
+    Replaced {
         path: PathBuf,
-        /// What was found.
-        detail: String,
+        opened: Identity,
+        found: Option<Identity>,
     },
-    /// SQLite failed for another reason.
-    #[error("{}: {error}", path.display())]
-    Sqlite {
-        /// The database.
+    #[error("{} was truncated from {from_bytes} to {to_bytes} bytes", path.display())]
+    Truncated {
         path: PathBuf,
-        /// What SQLite said.
+        from_bytes: u64,
+        to_bytes: u64,
+    },
+    #[error("{}: {error}{}", path.display(), disk_hint(path, error))]
+    Sqlite {
+        path: PathBuf,
         error: rusqlite::Error,
     },
+}
+
+fn found_text(found: Option<Identity>) -> String {
+    found.map_or_else(
+        || "there is no file at that path".to_owned(),
+        |found| format!("the file at that path is {found}"),
+    )
+}
+
+/// SQLite reports a full disk as an I/O error where it needs room for its own files.
+fn disk_hint(path: &Path, error: &rusqlite::Error) -> String {
+    use rusqlite::ErrorCode::{CannotOpen, DiskFull, SystemIoFailure};
+    const LITTLE_BYTES: u64 = 1 << 20;
+    let code = error.sqlite_error_code();
+    if !matches!(code, Some(CannotOpen | DiskFull | SystemIoFailure)) {
+        return String::new();
+    }
+    let folder = path.parent().unwrap_or(path);
+    match rustix::fs::statvfs(folder) {
+        Ok(stat) if stat.f_bavail * stat.f_frsize < LITTLE_BYTES => format!(
+            "; the disk is full: {} bytes are free in {}",
+            stat.f_bavail * stat.f_frsize,
+            folder.display()
+        ),
+        _ => String::new(),
+    }
 }
 
 impl FileError {

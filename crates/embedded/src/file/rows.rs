@@ -1,19 +1,20 @@
-//! The rows of orders and sales: written, read, and checked against what was written.
-//! The text of a row's immutable part has a checksum, since SQLite does not notice a flipped byte inside a value.
+//! The rows of orders: written, read, and checked against what was written.
+//! They carry checksums, since SQLite does not notice a flipped byte inside a value.
 
 use std::hash::Hasher;
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 use seckill_sale::{
-    Buyer, IdempotencyKey, Order, OrderFacts, OrderId, OrderState, Sale, SaleId, Slots, Unit,
+    Buyer, IdempotencyKey, Order, OrderFacts, OrderId, OrderState, RowIntegrity, SaleId, Unit,
 };
 use siphasher::sip::SipHasher13;
 
-use super::clock;
-
 const INSERT_ORDER: &str = "INSERT INTO seckill (date, order_id, sale, unit, generation, buyer, state, slot, idem_key, \
      fingerprint, checksum) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'reserved', ?7, ?8, ?9, ?10)";
-const ORDER_COLUMNS: &str = "id, date, order_id, sale, unit, generation, buyer, state, slot, idem_key, fingerprint, checksum";
+const ORDER_COLUMNS: &str = "id, date, order_id, sale, unit, generation, buyer, state, slot, idem_key, fingerprint, \
+     checksum, version, state_checksum, ended_at";
+/// The `state_checksum` of a state that was set by hand on purpose.
+const SET_BY_HAND: i64 = 0;
 
 /// A row of `seckill`, borrowed from where it was read or is about to be written from.
 #[derive(Debug, Clone, Copy)]
@@ -34,23 +35,56 @@ pub(crate) struct StoredRow<'a> {
     pub(crate) id: i64,
     pub(crate) row: OrderRow<'a>,
     pub(crate) state: Option<OrderState>,
-    pub(crate) intact: bool,
+    pub(crate) version: i64,
+    pub(crate) ended_at: Option<&'a str>,
+    pub(crate) integrity: RowIntegrity,
+}
+
+/// SipHash-1-3 with a zero key, each text after its length. Stored, so it must never change.
+pub(super) struct Checksum(SipHasher13);
+
+impl Checksum {
+    pub(super) fn new() -> Self {
+        Self(SipHasher13::new())
+    }
+
+    pub(super) fn text(&mut self, text: &str) {
+        self.0.write(&(text.len() as u32).to_le_bytes());
+        self.0.write(text.as_bytes());
+    }
+
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
+        self.0.write(bytes);
+    }
+
+    pub(super) fn finish(&self) -> i64 {
+        self.0.finish() as i64
+    }
 }
 
 impl OrderRow<'_> {
-    /// SipHash-1-3 with a zero key over the immutable columns, each text behind its length. Stored, so it stays the same
-    /// for ever.
+    /// Over the columns that never change.
     fn checksum(&self) -> i64 {
-        let mut hasher = SipHasher13::new();
+        let mut sum = Checksum::new();
         let texts = [self.date, self.order_id, self.sale, self.buyer];
-        for text in texts.into_iter().chain(self.key) {
-            hasher.write(&(text.len() as u32).to_le_bytes());
-            hasher.write(text.as_bytes());
-        }
-        hasher.write(&self.unit.number.to_le_bytes());
-        hasher.write(&self.unit.generation.to_le_bytes());
-        hasher.write(&self.fingerprint.unwrap_or(0).to_le_bytes());
-        hasher.finish() as i64
+        texts.into_iter().chain(self.key).for_each(|t| sum.text(t));
+        sum.bytes(&self.unit.number.to_le_bytes());
+        sum.bytes(&self.unit.generation.to_le_bytes());
+        sum.bytes(&self.fingerprint.unwrap_or(0).to_le_bytes());
+        sum.finish()
+    }
+}
+
+/// Over what changes with a state. An order as it was inserted has none.
+fn state_checksum(order_id: &str, state: OrderState, version: i64, ended_at: Option<&str>) -> i64 {
+    let mut sum = Checksum::new();
+    sum.text(order_id);
+    sum.text(state.as_str());
+    sum.text(ended_at.unwrap_or_default());
+    sum.bytes(&version.to_le_bytes());
+    match sum.finish() {
+        SET_BY_HAND => 1,
+        sum => sum,
     }
 }
 
@@ -79,20 +113,14 @@ impl<'conn> InsertOrder<'conn> {
     }
 }
 
-/// Calls `each` with every order in the order of ids, or with those of one sale.
+/// Calls `each` with every order, in the order of row ids.
 pub(crate) fn each_order<E: From<rusqlite::Error>>(
     conn: &Connection,
-    sale: Option<&SaleId>,
     mut each: impl FnMut(&StoredRow<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let condition = if sale.is_some() {
-        "WHERE sale = ?1"
-    } else {
-        "WHERE ?1 IS NULL"
-    };
-    let query = format!("SELECT {ORDER_COLUMNS} FROM seckill {condition} ORDER BY id");
+    let query = format!("SELECT {ORDER_COLUMNS} FROM seckill ORDER BY id");
     let mut statement = conn.prepare(&query)?;
-    let mut rows = statement.query([sale.map(SaleId::as_str)])?;
+    let mut rows = statement.query(())?;
     while let Some(row) = rows.next()? {
         each(&stored(row)?)?;
     }
@@ -114,10 +142,27 @@ fn stored<'a>(row: &'a Row<'_>) -> rusqlite::Result<StoredRow<'a>> {
         key: row.get_ref(9)?.as_str_or_null()?,
         fingerprint: row.get::<_, Option<i64>>(10)?.map(|print| print as u64),
     };
+    let state = OrderState::from_name(text(7)?);
+    let (version, ended_at) = (row.get(12)?, row.get_ref(14)?.as_str_or_null()?);
+    let expected = state.map(|state| state_checksum(order.order_id, state, version, ended_at));
+    let has_written_state = match row.get::<_, Option<i64>>(13)? {
+        None => state == Some(OrderState::Reserved) && version == 1 && ended_at.is_none(),
+        Some(SET_BY_HAND) => true,
+        found => found == expected,
+    };
+    let integrity = if row.get::<_, i64>(11)? != order.checksum() {
+        RowIntegrity::ContentDiffers
+    } else if !has_written_state {
+        RowIntegrity::StateDiffers
+    } else {
+        RowIntegrity::Intact
+    };
     Ok(StoredRow {
         id: row.get(0)?,
-        state: OrderState::from_word(text(7)?),
-        intact: row.get::<_, i64>(11)? == order.checksum(),
+        state,
+        version,
+        ended_at,
+        integrity,
         row: order,
     })
 }
@@ -131,16 +176,16 @@ impl StoredRow<'_> {
             buyer: self.row.buyer,
             key: self.row.key,
             state: self.state,
-            intact: self.intact,
+            integrity: self.integrity,
         }
     }
 
-    /// The order, or what in the row is no order's.
+    /// The order, or what is wrong with the row.
     pub(crate) fn order(&self) -> Result<Order, String> {
         let bad = |what: &dyn std::fmt::Display| format!("row {}: {what}", self.id);
         let row = &self.row;
-        if !self.intact {
-            return Err(bad(&"it is not what was written, its checksum differs"));
+        if let Some(damage) = self.integrity.damage() {
+            return Err(bad(&damage));
         }
         let buyer = if row.buyer.is_empty() {
             Ok(Buyer::anonymous())
@@ -159,143 +204,67 @@ impl StoredRow<'_> {
                 .map_err(|e| bad(&e))?,
             state: self
                 .state
-                .ok_or_else(|| bad(&"its state is no state of an order"))?,
+                .ok_or_else(|| bad(&"its state is not a state of an order"))?,
             date: row.date.to_owned(),
+            cancelled_at: self
+                .ended_at
+                .filter(|_| self.state == Some(OrderState::Cancelled))
+                .map(str::to_owned),
         })
     }
 }
 
-/// An order with the slot that its buyer has for it.
-pub(crate) type OrderAndSlot = (Order, Option<u8>);
+/// An order with what only its row has.
+#[derive(Debug, Clone)]
+pub(crate) struct StoredOrder {
+    pub(crate) order: Order,
+    pub(crate) slot: Option<u8>,
+    pub(crate) fingerprint: u64,
+    version: i64,
+}
 
-/// The order with this id; the text of the inner error says what is wrong with its row.
+/// The order with this id. The inner error says what is wrong with its row.
 pub(crate) fn order_by_id(
     conn: &Connection,
     order_id: &str,
-) -> rusqlite::Result<Option<Result<OrderAndSlot, String>>> {
+) -> rusqlite::Result<Option<Result<StoredOrder, String>>> {
     let query = format!("SELECT {ORDER_COLUMNS} FROM seckill WHERE order_id = ?1");
     let mut statement = conn.prepare_cached(&query)?;
     let read = |row: &Row<'_>| {
         let found = stored(row)?;
-        Ok(found.order().map(|order| (order, found.row.slot)))
+        Ok(found.order().map(|order| StoredOrder {
+            order,
+            slot: found.row.slot,
+            fingerprint: found.row.fingerprint.unwrap_or(0),
+            version: found.version,
+        }))
     };
     statement.query_row([order_id], read).optional()
 }
 
-/// Sets an order's state and counts the change.
+/// Moves an order from the state in which it was read to another. Returns whether it was still in
+/// that state.
 pub(crate) fn set_state(
     conn: &Connection,
-    order_id: &OrderId,
-    state: OrderState,
-) -> rusqlite::Result<()> {
-    let update = "UPDATE seckill SET state = ?2, version = version + 1 WHERE order_id = ?1";
-    conn.prepare_cached(update)?
-        .execute([order_id.as_str(), state.as_str()])?;
-    Ok(())
-}
-
-/// The most active orders that one named buyer of the sale has.
-pub(crate) fn most_held(conn: &Connection, sale: &SaleId) -> rusqlite::Result<u32> {
-    let query = "SELECT coalesce(max(held), 0) FROM (SELECT count(*) AS held FROM seckill \
-         WHERE sale = ?1 AND buyer <> '' AND state IN ('reserved', 'paid') GROUP BY buyer)";
-    conn.query_row(query, [sale.as_str()], |row| row.get(0))
-}
-
-/// Gives the active orders of each named buyer the slots 1, 2, 3 …, or takes all slots away.
-pub(crate) fn renumber_slots(
-    conn: &Connection,
-    sale: &SaleId,
-    limited: bool,
-) -> rusqlite::Result<()> {
-    conn.execute(
-        "UPDATE seckill SET slot = NULL WHERE sale = ?1 AND slot IS NOT NULL",
-        [sale.as_str()],
-    )?;
-    if limited {
-        let update = "UPDATE seckill SET slot = numbered.slot FROM (SELECT id, row_number() OVER (PARTITION BY buyer \
-             ORDER BY id) AS slot FROM seckill WHERE sale = ?1 AND buyer <> '' AND state IN ('reserved', 'paid')) \
-             AS numbered WHERE seckill.id = numbered.id";
-        conn.execute(update, [sale.as_str()])?;
-    }
-    Ok(())
-}
-
-/// Calls `each` with every named buyer of the sale that ever had an order, and the slots of the active ones.
-pub(crate) fn each_buyer(
-    conn: &Connection,
-    sale: &SaleId,
-    mut each: impl FnMut(&str, Slots),
-) -> rusqlite::Result<()> {
-    let query = "SELECT buyer, CASE WHEN state IN ('reserved', 'paid') THEN slot END FROM seckill \
-         WHERE sale = ?1 AND buyer <> '' ORDER BY buyer";
-    let mut statement = conn.prepare(query)?;
-    let mut rows = statement.query([sale.as_str()])?;
-    let mut current: Option<(String, Slots)> = None;
-    while let Some(row) = rows.next()? {
-        let buyer = row.get_ref(0)?.as_str()?;
-        let slot: Option<u8> = row.get(1)?;
-        if let Some((name, slots)) = &current
-            && name != buyer
-        {
-            each(name, *slots);
-            current = None;
-        }
-        let (_, slots) = current.get_or_insert_with(|| (buyer.to_owned(), Slots::default()));
-        if let Some(slot) = slot {
-            *slots = slots.with(slot).unwrap_or(*slots);
-        }
-    }
-    if let Some((name, slots)) = &current {
-        each(name, *slots);
-    }
-    Ok(())
-}
-
-/// Stores a new sale, or the changed terms of one.
-pub(crate) fn put_sale(conn: &Connection, sale: &Sale) -> rusqlite::Result<()> {
-    let put = "INSERT OR REPLACE INTO seckill_sale (id, title, total, buyer_limit, opens_at, closes_at, version) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-    conn.prepare_cached(put)?.execute(params![
-        sale.id.as_str(),
-        sale.title,
-        sale.total,
-        sale.buyer_limit,
-        sale.opens_at_ms.map(clock::to_text),
-        sale.closes_at_ms.map(clock::to_text),
-        sale.version as i64,
+    stored: &StoredOrder,
+    next: OrderState,
+    at: &str,
+) -> rusqlite::Result<bool> {
+    let update = "UPDATE seckill SET state = ?1, version = ?2, state_checksum = ?3, ended_at = ?4 \
+         WHERE order_id = ?5 AND state = ?6 AND version = ?7";
+    let order_id = stored.order.order_id.as_str();
+    let version = stored.version + 1;
+    let ended_at = (!next.is_active()).then_some(at);
+    let changed = conn.prepare_cached(update)?.execute(params![
+        next.as_str(),
+        version,
+        state_checksum(order_id, next, version, ended_at),
+        ended_at,
+        order_id,
+        stored.order.state.as_str(),
+        stored.version,
     ])?;
-    Ok(())
-}
-
-/// Every sale, by id; an inner error says which row is no sale's.
-pub(crate) fn sales(conn: &Connection) -> rusqlite::Result<Vec<Result<Sale, String>>> {
-    let query = "SELECT id, title, total, buyer_limit, opens_at, closes_at, version FROM seckill_sale ORDER BY id";
-    let mut statement = conn.prepare(query)?;
-    let read = |row: &Row<'_>| {
-        let id: String = row.get(0)?;
-        let time = |index| -> rusqlite::Result<Result<Option<i64>, String>> {
-            let text: Option<String> = row.get(index)?;
-            let bad = |text: &str| format!("sale {id}: {text:?} is no time");
-            Ok(text
-                .map(|t| clock::from_text(&t).ok_or_else(|| bad(&t)))
-                .transpose())
-        };
-        let (opens, closes) = (time(4)?, time(5)?);
-        let (title, total) = (row.get(1)?, row.get(2)?);
-        let (buyer_limit, version) = (row.get(3)?, row.get::<_, i64>(6)?);
-        Ok((|| {
-            Ok(Sale {
-                id: SaleId::new(&id).map_err(|e| e.to_string())?,
-                title,
-                total,
-                buyer_limit,
-                opens_at_ms: opens?,
-                closes_at_ms: closes?,
-                version: version as u64,
-            })
-        })())
-    };
-    statement.query_map((), read)?.collect()
+    Ok(changed == 1)
 }
 
 #[cfg(test)]
@@ -303,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_checksum_covers_every_immutable_column_and_stays_what_it_was() {
+    fn the_checksum_covers_every_column_that_never_changes_and_is_stable() {
         let row = OrderRow {
             date: "2026-11-11T00:00:00.000Z",
             order_id: "o",
@@ -359,5 +328,16 @@ mod tests {
         }
         // Stored in files: a change here would make every old row look damaged.
         assert_eq!(row.checksum(), -2_635_964_103_793_003_225);
+        let state = state_checksum("o", OrderState::Cancelled, 2, Some("at"));
+        assert_ne!(state, state_checksum("o", OrderState::Paid, 2, Some("at")));
+        assert_ne!(
+            state,
+            state_checksum("o", OrderState::Cancelled, 3, Some("at"))
+        );
+        assert_ne!(state, state_checksum("o", OrderState::Cancelled, 2, None));
+        assert_ne!(
+            state,
+            state_checksum("p", OrderState::Cancelled, 2, Some("at"))
+        );
     }
 }

@@ -1,21 +1,32 @@
-//! Opens the file: recognises it, makes or upgrades its schema, and sets how durable a commit is.
-//! The constraints repeat the invariants, so that not even a fault of this program can store a unit twice.
+//! Opens the file: recognises it, makes its schema, and sets how durable a commit is.
+//! The constraints repeat the invariants, so that not even a fault of this program can store a unit
+//! twice.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::FileError;
+use super::{FileError, folder, meta};
 
 /// `secK`, in SQLite's header: tells our files from other programs'.
 const APPLICATION_ID: i64 = 0x7365_634b;
 /// One script for each schema version, the first making version 1. Released scripts never change.
 const MIGRATIONS: [&str; 1] = [VERSION_1];
 
-// `id` is SQLite's rowid: it grows by one with each row, and no row is ever deleted. The states are checked by OR, since a
-// list of four behind IN becomes a temporary table at every INSERT. An active order of generation 1, as nearly all are, needs
-// no place in seckill_generation: seckill_active_unit has it already.
+// `id` is SQLite's rowid: it grows by one with each row, and no row is ever deleted. The states are
+// checked by OR, since a list of four behind IN becomes a temporary table at every INSERT. An active
+// order of generation 1, as nearly all are, needs no entry in seckill_generation:
+// seckill_active_unit has it already.
 const VERSION_1: &str = "
+CREATE TABLE seckill_meta (
+    id        INTEGER PRIMARY KEY CHECK (id = 1),
+    orders    INTEGER NOT NULL,
+    opened_in TEXT
+) STRICT;
+INSERT INTO seckill_meta (id, orders, opened_in) VALUES (1, 0, NULL);
+
 CREATE TABLE seckill_sale (
     id          TEXT PRIMARY KEY,
     title       TEXT NOT NULL,
@@ -23,23 +34,26 @@ CREATE TABLE seckill_sale (
     buyer_limit INTEGER CHECK (buyer_limit BETWEEN 1 AND 64),
     opens_at    TEXT,
     closes_at   TEXT,
-    version         INTEGER NOT NULL
+    version     INTEGER NOT NULL,
+    checksum    INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE seckill (
-    id          INTEGER PRIMARY KEY,
-    date        TEXT NOT NULL,
-    order_id    TEXT NOT NULL,
-    sale        TEXT NOT NULL,
-    unit        INTEGER NOT NULL CHECK (unit >= 1),
-    generation  INTEGER NOT NULL CHECK (generation >= 1),
-    buyer       TEXT NOT NULL,
-    state       TEXT NOT NULL CHECK (state = 'reserved' OR state = 'paid' OR state = 'expired' OR state = 'cancelled'),
-    slot        INTEGER CHECK (slot BETWEEN 1 AND 64),
-    idem_key    TEXT,
-    fingerprint INTEGER,
-    version         INTEGER NOT NULL DEFAULT 1,
-    checksum    INTEGER NOT NULL
+    id             INTEGER PRIMARY KEY,
+    date           TEXT NOT NULL,
+    order_id       TEXT NOT NULL,
+    sale           TEXT NOT NULL,
+    unit           INTEGER NOT NULL CHECK (unit >= 1),
+    generation     INTEGER NOT NULL CHECK (generation >= 1),
+    buyer          TEXT NOT NULL,
+    state          TEXT NOT NULL CHECK (state = 'reserved' OR state = 'paid' OR state = 'expired' OR state = 'cancelled'),
+    slot           INTEGER CHECK (slot BETWEEN 1 AND 64),
+    idem_key       TEXT,
+    fingerprint    INTEGER,
+    version        INTEGER NOT NULL DEFAULT 1,
+    checksum       INTEGER NOT NULL,
+    state_checksum INTEGER,
+    ended_at       TEXT
 ) STRICT;
 
 CREATE UNIQUE INDEX seckill_order_id ON seckill (order_id);
@@ -52,97 +66,155 @@ CREATE UNIQUE INDEX seckill_active_slot ON seckill (sale, buyer, slot)
 ";
 
 /// How a connection is set up.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Tuning {
-    /// How long a statement waits for somebody else's lock on the file, in milliseconds.
+    /// How long a statement waits for another process's lock on the file, in milliseconds.
     pub(crate) busy_wait_ms: u32,
     /// SQLite's page cache, in KiB.
     pub(crate) cache_kib: u32,
     /// Pages in the write-ahead log at which they are moved to the main file.
     pub(crate) checkpoint_pages: u32,
+    /// SQLite's file system; `None` means the system's.
+    pub(crate) vfs: Option<Arc<str>>,
 }
 
-/// Opens the file for its one writer, making or upgrading the schema.
-pub(crate) fn open_writer(path: &Path, tuning: Tuning) -> Result<Connection, FileError> {
+impl Tuning {
+    fn connect(&self, path: &Path, flags: OpenFlags) -> Result<Connection, FileError> {
+        let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let sqlite = |error| FileError::from_sqlite(path, error);
+        let conn = match self.vfs.as_deref() {
+            Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs),
+            None => Connection::open_with_flags(path, flags),
+        };
+        let conn = conn.map_err(sqlite)?;
+        conn.busy_timeout(Duration::from_millis(self.busy_wait_ms.into()))
+            .map_err(sqlite)?;
+        Ok(conn)
+    }
+}
+
+/// Opens the file for its one writer, in a folder that this process has locked, and makes the schema
+/// of a new one. `folder_id` is the folder's identity, if it ever had a database.
+pub(crate) fn open_writer(
+    path: &Path,
+    tuning: &Tuning,
+    folder_id: Option<&str>,
+) -> Result<Connection, FileError> {
     let sqlite = |error| FileError::from_sqlite(path, error);
-    let mut conn = Connection::open(path).map_err(sqlite)?;
-    let version = set_up(&conn, path, tuning)?;
+    let dir = path.parent().unwrap_or(path);
+    let system = |error| FileError::Folder {
+        path: dir.to_owned(),
+        error,
+    };
+    if folder_id.is_some() && !path.exists() {
+        return Err(lost(path));
+    }
+    drop(folder::open_private(path).map_err(system)?);
+    for suffix in ["-wal", "-shm"] {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(suffix);
+        folder::close_to_others(Path::new(&beside)).map_err(system)?;
+    }
+    let mut conn = tuning.connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let version = recognise(&conn, path)?;
+    if version == 0 && folder_id.is_some() {
+        return Err(lost(path));
+    }
+    // Before the write-ahead log comes into play: the main file alone then says what it is.
     migrate(&mut conn, version).map_err(sqlite)?;
+    folder::sync(dir).map_err(system)?;
+    set_up(&conn, tuning).map_err(sqlite)?;
     Ok(conn)
 }
 
-/// Opens the file again. One that is gone or empty meanwhile, as while a backup is put in its place, is an error: it must not
-/// be taken for a shop without sales.
-pub(crate) fn reopen_writer(path: &Path, tuning: Tuning) -> Result<Connection, FileError> {
-    let sqlite = |error| FileError::from_sqlite(path, error);
+/// Opens the file again. One that is gone or empty is an error: it must not be taken for a file
+/// without sales.
+pub(crate) fn reopen_writer(path: &Path, tuning: &Tuning) -> Result<Connection, FileError> {
     if !path.exists() {
-        return Err(missing(path));
+        return Err(lost(path));
     }
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = Connection::open_with_flags(path, flags).map_err(sqlite)?;
-    if set_up(&conn, path, tuning)? == 0 {
-        return Err(empty(path));
-    }
-    Ok(conn)
-}
-
-fn missing(path: &Path) -> FileError {
-    FileError::Missing {
-        path: path.to_owned(),
-    }
-}
-
-fn empty(path: &Path) -> FileError {
-    FileError::NotOurs {
-        path: path.to_owned(),
-        found: "it is empty".into(),
-    }
-}
-
-/// Sets how a writer's connection works, once the file is known to be ours; returns its schema version.
-fn set_up(conn: &Connection, path: &Path, tuning: Tuning) -> Result<i64, FileError> {
-    let sqlite = |error| FileError::from_sqlite(path, error);
-    let busy = std::time::Duration::from_millis(tuning.busy_wait_ms.into());
-    conn.busy_timeout(busy).map_err(sqlite)?;
-    let version = recognise(conn, path)?;
-    let set = |name, value: &dyn rusqlite::ToSql| conn.pragma_update(None, name, value);
-    set("journal_mode", &"WAL").map_err(sqlite)?;
-    set("synchronous", &"FULL").map_err(sqlite)?;
-    set("cache_size", &-i64::from(tuning.cache_kib)).map_err(sqlite)?;
-    set("wal_autocheckpoint", &tuning.checkpoint_pages).map_err(sqlite)?;
-    Ok(version)
-}
-
-/// Opens the file for reading alone, beside the writer or without one.
-pub(crate) fn open_reader(path: &Path, tuning: Tuning) -> Result<Connection, FileError> {
-    let sqlite = |error| FileError::from_sqlite(path, error);
-    if !path.exists() {
-        return Err(missing(path));
-    }
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = Connection::open_with_flags(path, flags).map_err(sqlite)?;
-    let busy = std::time::Duration::from_millis(tuning.busy_wait_ms.into());
-    conn.busy_timeout(busy).map_err(sqlite)?;
+    let conn = tuning.connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     if recognise(&conn, path)? == 0 {
-        return Err(empty(path));
+        return Err(lost(path));
+    }
+    set_up(&conn, tuning).map_err(|error| FileError::from_sqlite(path, error))?;
+    Ok(conn)
+}
+
+fn lost(path: &Path) -> FileError {
+    FileError::Lost {
+        path: path.to_owned(),
+        id_path: path.with_file_name(folder::ID_FILE),
+    }
+}
+
+fn set_up(conn: &Connection, tuning: &Tuning) -> rusqlite::Result<()> {
+    let set = |name, value: &dyn rusqlite::ToSql| conn.pragma_update(None, name, value);
+    set("journal_mode", &"WAL")?;
+    set("synchronous", &"FULL")?;
+    set("cache_size", &-i64::from(tuning.cache_kib))?;
+    set("wal_autocheckpoint", &tuning.checkpoint_pages)
+}
+
+/// Opens the file of a data folder for reading alone, beside the writer or without one.
+pub(crate) fn open_reader(path: &Path, tuning: &Tuning) -> Result<Connection, FileError> {
+    let conn = open_copy(path, tuning)?;
+    let dir = path.parent().unwrap_or(path);
+    let id = folder::id(dir).map_err(|error| FileError::Folder {
+        path: dir.to_owned(),
+        error,
+    })?;
+    let opened_in = meta::read(&conn).map_err(|error| FileError::from_sqlite(path, error))?;
+    refuse_live_copy(path, opened_in.opened_in.as_deref(), id.as_deref())?;
+    Ok(conn)
+}
+
+/// Opens a file for reading alone, wherever it came from.
+pub(crate) fn open_copy(path: &Path, tuning: &Tuning) -> Result<Connection, FileError> {
+    let missing = || FileError::Missing {
+        path: path.to_owned(),
+    };
+    if !path.exists() {
+        return Err(missing());
+    }
+    let conn = tuning.connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    if recognise(&conn, path)? == 0 {
+        return Err(FileError::NotOurs {
+            path: path.to_owned(),
+            found: "it is empty".into(),
+        });
     }
     Ok(conn)
+}
+
+/// A file that is marked as open is sound only in the folder that opened it.
+pub(crate) fn refuse_live_copy(
+    path: &Path,
+    opened_in: Option<&str>,
+    folder_id: Option<&str>,
+) -> Result<(), FileError> {
+    if opened_in.is_some() && opened_in != folder_id {
+        return Err(FileError::LiveCopy {
+            path: path.to_owned(),
+        });
+    }
+    Ok(())
 }
 
 /// The schema version of a file that is ours; 0 for a new one.
 fn recognise(conn: &Connection, path: &Path) -> Result<i64, FileError> {
     let sqlite = |error| FileError::from_sqlite(path, error);
+    let not_ours = |found: &str| FileError::NotOurs {
+        path: path.to_owned(),
+        found: found.to_owned(),
+    };
     let number = |pragma| conn.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
     let version = number("user_version").map_err(sqlite)?;
     let application = number("application_id").map_err(sqlite)?;
-    let objects: i64 = conn
-        .query_row("SELECT count(*) FROM sqlite_schema", (), |row| row.get(0))
-        .map_err(sqlite)?;
+    let count = |query| conn.query_row(query, (), |row| row.get::<_, i64>(0));
+    let objects = count("SELECT count(*) FROM sqlite_schema").map_err(sqlite)?;
     if application != APPLICATION_ID && (objects > 0 || application != 0) {
-        return Err(FileError::NotOurs {
-            path: path.to_owned(),
-            found: "another program's SQLite file".into(),
-        });
+        return Err(not_ours("another program's SQLite file"));
     }
     let known = MIGRATIONS.len() as i64;
     if version > known {
@@ -151,6 +223,11 @@ fn recognise(conn: &Connection, path: &Path) -> Result<i64, FileError> {
             found: version,
             known,
         });
+    }
+    let ours = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' \
+         AND name IN ('seckill', 'seckill_sale', 'seckill_meta')";
+    if version > 0 && count(ours).map_err(sqlite)? < 3 {
+        return Err(not_ours("tables of it are missing"));
     }
     Ok(version)
 }
@@ -165,4 +242,15 @@ fn migrate(conn: &mut Connection, version: i64) -> rusqlite::Result<()> {
         step.commit()?;
     }
     Ok(())
+}
+
+/// A write that changes nothing but has to reach the disk, and with it everything written before.
+pub(crate) fn probe_write(conn: &Connection) -> rusqlite::Result<()> {
+    let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    conn.pragma_update(None, "user_version", version)
+}
+
+/// Moves the write-ahead log into the main file, as far as readers let it.
+pub(crate) fn checkpoint(conn: &Connection, mode: &str) -> rusqlite::Result<()> {
+    conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), (), |_| Ok(()))
 }

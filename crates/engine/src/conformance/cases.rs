@@ -48,8 +48,8 @@ fn count(verdicts: &[Verdict], wanted: &Verdict) -> usize {
     verdicts.iter().filter(|verdict| *verdict == wanted).count()
 }
 
-/// 500 parallel attempts at 100 units: 100 confirmations with 100 different units, 400 times sold out.
-pub async fn sells_each_unit_once_to_a_crowd<W: EngineFactory>(context: TestContext<W>) {
+/// 500 parallel attempts at 100 units: 100 confirmations with different units, 400 rejections.
+pub async fn sells_each_unit_once_to_parallel_buyers<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     create(&engine, sale(100)).await;
     let verdicts = all_at_once(&engine, vec![anyone(); 500]).await;
@@ -68,7 +68,7 @@ pub async fn sells_each_unit_once_to_a_crowd<W: EngineFactory>(context: TestCont
 }
 
 /// The same inside one call, in order; a call that is too large does nothing.
-pub async fn sells_each_unit_once_inside_one_call<W: EngineFactory>(context: TestContext<W>) {
+pub async fn sells_each_unit_once_inside_one_call<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     create(&engine, sale(3)).await;
     let too_many = engine.decide(vec![anyone(); DECIDE_MAX + 1]).await;
@@ -92,35 +92,44 @@ pub async fn sells_each_unit_once_inside_one_call<W: EngineFactory>(context: Tes
     audited(&engine, &claims).await;
 }
 
-/// The key gives its claim again when all is sold, after it was cancelled, after a restart; other content never.
-pub async fn repeats_the_claim_of_a_key_for_ever<W: EngineFactory>(context: TestContext<W>) {
+/// A key returns its claim with the present state of the order: when all is sold, after it was
+/// cancelled, after a restart. Never for other content.
+pub async fn repeats_the_claim_of_a_key_for_ever<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     create(&engine, sale(1)).await;
     let claim = buy(&engine, keyed("ann", "k")).await;
-    let repeats = |verdict: &Verdict| match verdict {
-        Verdict::Repeat(again) => (&again.order_id, again.unit) == (&claim.order_id, claim.unit),
+    let repeats = |verdict: &Verdict, expected: OrderState| match verdict {
+        Verdict::Repeat {
+            claim: again,
+            state,
+        } => (&again.order_id, again.unit) == (&claim.order_id, claim.unit) && *state == expected,
         _ => false,
     };
     let other_content = Attempt {
         quantity: 2,
         ..keyed("ann", "k")
     };
-    assert!(repeats(&ask(&engine, keyed("ann", "k")).await));
+    let again = ask(&engine, keyed("ann", "k")).await;
+    assert!(repeats(&again, OrderState::Reserved), "{again:?}");
     assert_eq!(ask(&engine, other_content.clone()).await, Verdict::Mismatch);
     let cancelled = engine
         .change_order(&claim.order_id, OrderChange::Cancel)
         .await;
     assert!(matches!(cancelled, Ok(Ok(_))), "{cancelled:?}");
-    assert!(repeats(&ask(&engine, keyed("ann", "k")).await));
+    let again = ask(&engine, keyed("ann", "k")).await;
+    assert!(repeats(&again, OrderState::Cancelled), "{again:?}");
+    // Another buyer has the unit by now; the key still tells what became of its own order.
+    buy(&engine, by("bob")).await;
     let engine = context.reopen(engine).await;
-    assert!(repeats(&ask(&engine, keyed("ann", "k")).await));
+    let again = ask(&engine, keyed("ann", "k")).await;
+    assert!(repeats(&again, OrderState::Cancelled), "{again:?}");
     assert_eq!(ask(&engine, other_content).await, Verdict::Mismatch);
     let report = audited(&engine, &[claim]).await;
-    assert_eq!((report.store_rows, report.gate_left), (1, 1));
+    assert_eq!((report.store_rows, report.gate_left), (2, 0));
 }
 
 /// Another buyer's same key, and the same buyer's key in another sale, are other attempts.
-pub async fn counts_a_key_within_its_sale_and_buyer<W: EngineFactory>(context: TestContext<W>) {
+pub async fn counts_a_key_within_its_sale_and_buyer<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     create(&engine, sale(3)).await;
     create(&engine, NewSale::units(sale_id("other"), 1)).await;
@@ -141,8 +150,8 @@ pub async fn counts_a_key_within_its_sale_and_buyer<W: EngineFactory>(context: T
 }
 
 /// 200 parallel attempts under 20 keys: one claim a key, and all answers of a key name it.
-pub async fn gives_one_claim_to_a_key_that_is_tried_in_parallel<W: EngineFactory>(
-    context: TestContext<W>,
+pub async fn gives_one_claim_to_a_key_that_is_tried_in_parallel<F: EngineFactory>(
+    context: TestContext<F>,
 ) {
     let engine = context.open().await;
     create(&engine, sale(200)).await;
@@ -153,7 +162,7 @@ pub async fn gives_one_claim_to_a_key_that_is_tried_in_parallel<W: EngineFactory
     let verdicts = all_at_once(&engine, attempts).await;
     let mut of_key: HashMap<_, OrderId> = HashMap::new();
     for (key, verdict) in keys.into_iter().zip(&verdicts) {
-        let (Verdict::Claimed(claim) | Verdict::Repeat(claim)) = verdict else {
+        let (Verdict::Claimed(claim) | Verdict::Repeat { claim, .. }) = verdict else {
             panic!("neither a claim nor a repeat: {verdict:?}");
         };
         let first = of_key.entry(key).or_insert_with(|| claim.order_id.clone());
@@ -166,7 +175,7 @@ pub async fn gives_one_claim_to_a_key_that_is_tried_in_parallel<W: EngineFactory
 }
 
 /// 10 buyers with 20 parallel attempts each at a limit of 2.
-pub async fn holds_the_limit_against_parallel_attempts<W: EngineFactory>(context: TestContext<W>) {
+pub async fn holds_the_limit_against_parallel_attempts<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     create(&engine, limited(100, 2)).await;
     let attempts = (0..200).map(|i| by(&format!("b{}", i % 10))).collect();
@@ -182,7 +191,7 @@ pub async fn holds_the_limit_against_parallel_attempts<W: EngineFactory>(context
 }
 
 /// Before, inside and after the window; a key that has a claim gets it even when closed.
-pub async fn answers_by_the_window<W: EngineFactory>(context: TestContext<W>) {
+pub async fn answers_by_the_window<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     let not_open = NewSale {
         opens_at_ms: Some(FAR_MS),
@@ -214,15 +223,15 @@ pub async fn answers_by_the_window<W: EngineFactory>(context: TestContext<W>) {
         Verdict::Rejected(Rejection::Closed { closed_at_ms: 1 })
     );
     let again = ask(&engine, keyed("ann", "k")).await;
-    assert!(matches!(again, Verdict::Repeat(_)), "{again:?}");
+    assert!(matches!(again, Verdict::Repeat { .. }), "{again:?}");
     let engine = context.reopen(engine).await;
     assert_eq!(ask(&engine, anyone()).await, late);
     audited(&engine, &[claim]).await;
 }
 
 /// A cancelled unit is sold again at its next generation; cancelling twice does nothing twice.
-pub async fn gives_a_cancelled_unit_back_at_its_next_generation<W: EngineFactory>(
-    context: TestContext<W>,
+pub async fn gives_a_cancelled_unit_back_at_its_next_generation<F: EngineFactory>(
+    context: TestContext<F>,
 ) {
     let engine = context.open().await;
     create(&engine, sale(1)).await;
@@ -265,7 +274,7 @@ pub async fn gives_a_cancelled_unit_back_at_its_next_generation<W: EngineFactory
 }
 
 /// A buyer at the limit who gives a unit back may buy again.
-pub async fn frees_the_limit_when_an_order_is_cancelled<W: EngineFactory>(context: TestContext<W>) {
+pub async fn frees_the_limit_when_an_order_is_cancelled<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     create(&engine, limited(5, 1)).await;
     let first = buy(&engine, by("ann")).await;
@@ -282,8 +291,8 @@ pub async fn frees_the_limit_when_an_order_is_cancelled<W: EngineFactory>(contex
     audited(&engine, &[first, second]).await;
 }
 
-/// A sale that said sold out says yes as soon as units were added; one with none from the start too.
-pub async fn sells_again_after_units_are_added<W: EngineFactory>(context: TestContext<W>) {
+/// A sale that was sold out sells again once units were added, also one that never had any.
+pub async fn sells_again_after_units_are_added<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     create(&engine, sale(0)).await;
     assert_eq!(
@@ -291,12 +300,8 @@ pub async fn sells_again_after_units_are_added<W: EngineFactory>(context: TestCo
         Verdict::Rejected(Rejection::SoldOut)
     );
     let mut claims = Vec::new();
-    for _ in 0..3 {
-        let more = SaleChange {
-            add_units: 2,
-            ..SaleChange::default()
-        };
-        change(&engine, more).await;
+    for total in [2, 4, 6] {
+        change(&engine, units(total)).await;
         claims.push(buy(&engine, anyone()).await);
         claims.push(buy(&engine, anyone()).await);
         assert_eq!(
@@ -308,8 +313,78 @@ pub async fn sells_again_after_units_are_added<W: EngineFactory>(context: TestCo
     audited(&engine, &claims).await;
 }
 
+fn units(total: u32) -> SaleChange {
+    SaleChange {
+        total: Some(total),
+        ..SaleChange::default()
+    }
+}
+
+/// Fewer units, as long as none of those taken away is sold; a released unit above a lowered total
+/// keeps its generation until the total grows again.
+pub async fn takes_unsold_units_off_sale<F: EngineFactory>(context: TestContext<F>) {
+    let engine = context.open().await;
+    create(&engine, sale(10)).await;
+    let mut claims = Vec::new();
+    for _ in 0..4 {
+        claims.push(buy(&engine, anyone()).await);
+    }
+    let refused = engine.change_sale(&sale_id("s"), units(3)).await;
+    let below = ChangeRefused::TotalBelowSold {
+        total: 3,
+        highest_sold: 4,
+    };
+    assert_eq!(refused, Ok(Err(SaleRefused::Change(below))));
+    change(&engine, units(4)).await;
+    let sold_out = Verdict::Rejected(Rejection::SoldOut);
+    assert_eq!(ask(&engine, anyone()).await, sold_out);
+    let cancelled = engine
+        .change_order(&claims[3].order_id, OrderChange::Cancel)
+        .await;
+    assert!(matches!(cancelled, Ok(Ok(_))), "{cancelled:?}");
+    change(&engine, units(3)).await;
+    assert_eq!(ask(&engine, anyone()).await, sold_out);
+    let engine = context.reopen(engine).await;
+    assert_eq!(ask(&engine, anyone()).await, sold_out);
+    audited(&engine, &claims).await;
+    change(&engine, units(5)).await;
+    let mut again = vec![buy(&engine, anyone()).await, buy(&engine, anyone()).await];
+    again.sort_unstable_by_key(|claim| claim.unit);
+    assert_eq!(again[0].unit, claims[3].unit.next_generation());
+    assert_eq!((again[1].unit.number, again[1].unit.generation), (5, 1));
+    assert_eq!(ask(&engine, anyone()).await, sold_out);
+    claims.extend(again);
+    audited(&engine, &claims).await;
+}
+
+/// A change for a version that the sale no longer has is refused: sent twice, it is made once.
+pub async fn changes_a_sale_only_in_the_version_that_was_read<F: EngineFactory>(
+    context: TestContext<F>,
+) {
+    let engine = context.open().await;
+    let made = create(&engine, sale(5)).await;
+    let more = SaleChange {
+        if_version: Some(made.version),
+        ..units(6)
+    };
+    let changed = change(&engine, more.clone()).await;
+    assert_eq!((changed.total, changed.version), (6, made.version + 1));
+    let again = engine.change_sale(&sale_id("s"), more).await;
+    let expected = ChangeRefused::VersionDiffers {
+        wanted: made.version,
+        found: changed.version,
+    };
+    assert_eq!(again, Ok(Err(SaleRefused::Change(expected))));
+    let engine = context.reopen(engine).await;
+    match engine.sale(&sale_id("s")).await {
+        Ok(Some(stock)) => assert_eq!((stock.sale, stock.free), (changed, 6)),
+        other => panic!("{other:?}"),
+    }
+    audited(&engine, &[]).await;
+}
+
 /// A taken id, a missing sale, bad terms, an empty change: refused, and nothing is changed.
-pub async fn refuses_sales_and_changes_that_cannot_be<W: EngineFactory>(context: TestContext<W>) {
+pub async fn refuses_sales_and_changes_that_cannot_be<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     let made = create(&engine, sale(5)).await;
     match engine.create_sale(sale(9)).await {
@@ -331,11 +406,7 @@ pub async fn refuses_sales_and_changes_that_cannot_be<W: EngineFactory>(context:
     let expected = SaleRefused::Change(ChangeRefused::NothingToChange);
     assert_eq!(nothing, Ok(Err(expected)));
     let missing = sale_id("missing");
-    let more = SaleChange {
-        add_units: 1,
-        ..SaleChange::default()
-    };
-    let refused = engine.change_sale(&missing, more).await;
+    let refused = engine.change_sale(&missing, units(1)).await;
     assert_eq!(refused, Ok(Err(SaleRefused::NoSuchSale(missing.clone()))));
     assert_eq!(engine.sale(&missing).await, Ok(None));
     match engine.sales(None).await {
@@ -349,7 +420,7 @@ pub async fn refuses_sales_and_changes_that_cannot_be<W: EngineFactory>(context:
 }
 
 /// A limit set on a running sale counts what buyers hold; one below that is refused; lifted, anyone may buy.
-pub async fn changes_the_limit_of_a_running_sale<W: EngineFactory>(context: TestContext<W>) {
+pub async fn changes_the_limit_of_a_running_sale<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     create(&engine, sale(10)).await;
     let mut claims = vec![buy(&engine, by("ann")).await, buy(&engine, by("ann")).await];
@@ -381,7 +452,7 @@ pub async fn changes_the_limit_of_a_running_sale<W: EngineFactory>(context: Test
 }
 
 /// No such sale, no name where a limit asks for one, a quantity that is not sold.
-pub async fn answers_what_cannot_be_decided<W: EngineFactory>(context: TestContext<W>) {
+pub async fn answers_what_cannot_be_decided<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     create(&engine, limited(1, 1)).await;
     let nowhere = Attempt::anonymous(sale_id("nowhere"));
@@ -402,7 +473,7 @@ pub async fn answers_what_cannot_be_decided<W: EngineFactory>(context: TestConte
 }
 
 /// An order tells what it is; an id that nobody was given names nothing.
-pub async fn tells_what_became_of_an_order<W: EngineFactory>(context: TestContext<W>) {
+pub async fn tells_what_became_of_an_order<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     create(&engine, sale(2)).await;
     let claim = buy(&engine, keyed("ann", "k")).await;
@@ -430,7 +501,7 @@ pub async fn tells_what_became_of_an_order<W: EngineFactory>(context: TestContex
 }
 
 /// Orders, generations, limits, keys, terms and what is left are the same after a restart.
-pub async fn survives_a_restart_with_everything<W: EngineFactory>(context: TestContext<W>) {
+pub async fn survives_a_restart_with_everything<F: EngineFactory>(context: TestContext<F>) {
     let mut engine = context.open().await;
     create(&engine, limited(10, 3)).await;
     let mut claims = Vec::new();
@@ -465,7 +536,7 @@ pub async fn survives_a_restart_with_everything<W: EngineFactory>(context: TestC
 }
 
 /// Many sales sell at once, each its own units.
-pub async fn keeps_sales_apart<W: EngineFactory>(context: TestContext<W>) {
+pub async fn keeps_sales_apart<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     let names: Vec<_> = (0..20).map(|i| sale_id(&format!("sale-{i}"))).collect();
     for name in &names {

@@ -29,7 +29,7 @@ struct Try {
 enum Step {
     Tries(Vec<Try>),
     Cancel(prop::sample::Index),
-    AddUnits(u32),
+    Units(i32),
     Limit(Option<u32>),
     Close(bool),
     Restart,
@@ -48,7 +48,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         8 => prop::collection::vec(tries(), 1..8).prop_map(Step::Tries),
         3 => any::<prop::sample::Index>().prop_map(Step::Cancel),
-        1 => (1..4_u32).prop_map(Step::AddUnits),
+        1 => (-3..4_i32).prop_map(Step::Units),
         1 => prop::option::of(1..4_u32).prop_map(Step::Limit),
         1 => any::<bool>().prop_map(Step::Close),
         1 => Just(Step::Restart),
@@ -61,8 +61,8 @@ struct Model {
     total: usize,
     limit: Option<u32>,
     closed: bool,
-    /// Claims in their order: id, buyer, whether it holds its unit.
-    orders: Vec<(OrderId, Buyer, bool)>,
+    /// Claims in their order: id, buyer, unit, and whether it holds the unit.
+    orders: Vec<(OrderId, Buyer, u32, bool)>,
     /// What each key has: the claim and the quantity asked for.
     keys: HashMap<(Buyer, u8), (OrderId, u32)>,
     given: Vec<Claim>,
@@ -70,11 +70,15 @@ struct Model {
 
 impl Model {
     fn active(&self) -> usize {
-        self.orders.iter().filter(|(_, _, active)| *active).count()
+        self.orders
+            .iter()
+            .filter(|(_, _, _, active)| *active)
+            .count()
     }
 
     fn held(&self, buyer: &Buyer) -> u32 {
-        let holds = |(_, whose, active): &&(OrderId, Buyer, bool)| *active && whose == buyer;
+        let holds =
+            |(_, whose, _, active): &&(OrderId, Buyer, u32, bool)| *active && whose == buyer;
         self.orders.iter().filter(holds).count() as u32
     }
 
@@ -82,9 +86,9 @@ impl Model {
         let named = self
             .orders
             .iter()
-            .filter(|(_, buyer, _)| !buyer.is_anonymous());
+            .filter(|(_, buyer, _, _)| !buyer.is_anonymous());
         named
-            .map(|(_, buyer, _)| self.held(buyer))
+            .map(|(_, buyer, _, _)| self.held(buyer))
             .max()
             .unwrap_or(0)
     }
@@ -94,8 +98,13 @@ impl Model {
         let keyed = tried.key.map(|key| (attempt.buyer.clone(), key));
         if let Some((order_id, quantity)) = keyed.as_ref().and_then(|key| self.keys.get(key)) {
             match verdict {
-                Verdict::Repeat(claim) if *quantity == tried.quantity => {
+                Verdict::Repeat { claim, state } if *quantity == tried.quantity => {
                     assert_eq!(claim.order_id, *order_id);
+                    let order = self.orders.iter().find(|(id, _, _, _)| id == order_id);
+                    assert_eq!(
+                        order.map(|(_, _, _, active)| *active),
+                        Some(state.is_active())
+                    );
                 }
                 other => {
                     assert_ne!(*quantity, tried.quantity, "no repeat but {other:?}");
@@ -120,8 +129,12 @@ impl Model {
             let Verdict::Claimed(claim) = verdict else {
                 panic!("no claim but {verdict:?}");
             };
-            self.orders
-                .push((claim.order_id.clone(), buyer.clone(), true));
+            self.orders.push((
+                claim.order_id.clone(),
+                buyer.clone(),
+                claim.unit.number,
+                true,
+            ));
             if let Some(key) = keyed {
                 self.keys
                     .insert(key, (claim.order_id.clone(), tried.quantity));
@@ -148,7 +161,7 @@ fn attempt(tried: &Try) -> Attempt {
 }
 
 /// Random histories, each checked step by step against the model and then by the audit.
-pub async fn random_histories_match_the_model<W: EngineFactory>(context: TestContext<W>) {
+pub async fn random_histories_match_the_model<F: EngineFactory>(context: TestContext<F>) {
     let runtime = tokio::runtime::Handle::current();
     let config = Config {
         cases: HISTORIES,
@@ -167,7 +180,7 @@ pub async fn random_histories_match_the_model<W: EngineFactory>(context: TestCon
     }
 }
 
-async fn one_history<W: EngineFactory>(context: &TestContext<W>, steps: Vec<Step>) {
+async fn one_history<F: EngineFactory>(context: &TestContext<F>, steps: Vec<Step>) {
     context.factory.clear();
     let mut engine = context.open().await;
     create(&engine, limited(4, 2)).await;
@@ -190,21 +203,17 @@ async fn one_history<W: EngineFactory>(context: &TestContext<W>, steps: Vec<Step
                 }
             }
             Step::Cancel(index) if !model.orders.is_empty() => {
-                let (order_id, _, active) = index.get(&model.orders).clone();
+                let (order_id, _, _, active) = index.get(&model.orders).clone();
                 let cancelled = engine.change_order(&order_id, OrderChange::Cancel).await;
                 assert!(matches!(cancelled, Ok(Ok(_))), "{cancelled:?} ({active})");
-                let held = model.orders.iter_mut().find(|(id, _, _)| *id == order_id);
-                held.into_iter().for_each(|order| order.2 = false);
+                let held = model
+                    .orders
+                    .iter_mut()
+                    .find(|(id, _, _, _)| *id == order_id);
+                held.into_iter().for_each(|order| order.3 = false);
             }
             Step::Cancel(_) => {}
-            Step::AddUnits(add_units) => {
-                model.total += add_units as usize;
-                let more = SaleChange {
-                    add_units,
-                    ..SaleChange::default()
-                };
-                assert_eq!(change(&engine, more).await.total as usize, model.total);
-            }
+            Step::Units(more) => set_total(engine.as_ref(), &mut model, more).await,
             Step::Limit(limit) => set_limit(engine.as_ref(), &mut model, limit).await,
             Step::Close(closed) => {
                 model.closed = closed;
@@ -220,6 +229,26 @@ async fn one_history<W: EngineFactory>(context: &TestContext<W>, steps: Vec<Step
     let report = audited(&engine, &model.given).await;
     assert_eq!(report.gate_left as usize, model.total - model.active());
     assert_eq!(report.store_rows as usize, model.orders.len());
+}
+
+async fn set_total(engine: &dyn Engine, model: &mut Model, more: i32) {
+    let total = (model.total as i32 + more).max(0) as u32;
+    let wanted = SaleChange {
+        total: Some(total),
+        ..SaleChange::default()
+    };
+    let changed = engine.change_sale(&sale_id("s"), wanted).await;
+    let active = model.orders.iter().filter(|(_, _, _, active)| *active);
+    let highest_sold = active.map(|(_, _, unit, _)| *unit).max().unwrap_or(0);
+    if total < highest_sold {
+        assert!(
+            matches!(changed, Ok(Err(SaleRefused::Change(_)))),
+            "{changed:?}"
+        );
+    } else {
+        assert!(matches!(changed, Ok(Ok(_))), "{changed:?}");
+        model.total = total as usize;
+    }
 }
 
 async fn set_limit(engine: &dyn Engine, model: &mut Model, limit: Option<u32>) {

@@ -37,7 +37,7 @@ pub trait EngineFactory: Send + Sync {
 macro_rules! conformance_suite {
     ($factory:expr) => {
         $crate::conformance_suite!(@cases $factory;
-            sells_each_unit_once_to_a_crowd,
+            sells_each_unit_once_to_parallel_buyers,
             sells_each_unit_once_inside_one_call,
             repeats_the_claim_of_a_key_for_ever,
             counts_a_key_within_its_sale_and_buyer,
@@ -47,6 +47,8 @@ macro_rules! conformance_suite {
             gives_a_cancelled_unit_back_at_its_next_generation,
             frees_the_limit_when_an_order_is_cancelled,
             sells_again_after_units_are_added,
+            takes_unsold_units_off_sale,
+            changes_a_sale_only_in_the_version_that_was_read,
             refuses_sales_and_changes_that_cannot_be,
             changes_the_limit_of_a_running_sale,
             answers_what_cannot_be_decided,
@@ -65,9 +67,9 @@ macro_rules! conformance_suite {
 }
 
 /// Runs one case in a runtime of its own, with a deadline: an engine that never answers fails instead of hanging.
-pub fn run<W: EngineFactory, F>(factory: impl Fn() -> W, case: impl Fn(TestContext<W>) -> F)
+pub fn run<F: EngineFactory, T>(factory: impl Fn() -> F, case: impl Fn(TestContext<F>) -> T)
 where
-    F: Future<Output = ()>,
+    T: Future<Output = ()>,
 {
     const DEADLINE: Duration = Duration::from_secs(120);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -84,11 +86,11 @@ where
 }
 
 /// A factory with the shorthands of the cases.
-pub struct TestContext<W> {
-    factory: W,
+pub struct TestContext<F> {
+    factory: F,
 }
 
-impl<W: EngineFactory> TestContext<W> {
+impl<F: EngineFactory> TestContext<F> {
     /// Opens the engine.
     pub async fn open(&self) -> Arc<dyn Engine> {
         self.factory.open().await
@@ -223,7 +225,7 @@ async fn audited(engine: &Arc<dyn Engine>, claims: &[Claim]) -> AuditReport {
         Err(fault) => panic!("{fault}"),
     };
     assert!(report.is_clean(), "{:#?}", report.violations);
-    assert_eq!(report.promises_checked, promised);
+    assert_eq!(report.confirmations_checked, promised);
     report
 }
 

@@ -1,31 +1,32 @@
-//! Certificates of an authority of one's own, for servers on loopback. Good for a test, and for nothing else.
+//! A private certificate authority and a server certificate for loopback. For tests only, never for
+//! production.
 
 use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
-/// The files of an authority and of one server that it has vouched for.
+/// The files of an authority and of one server certificate that it signed.
 #[derive(Debug)]
 pub struct Certificates {
-    /// The authority's certificate.
     pub authority: PathBuf,
-    /// The server's certificate, for 127.0.0.1.
+    /// The certificate for 127.0.0.1.
     pub server: PathBuf,
-    /// The server's key.
+    /// The server's private key.
     pub key: PathBuf,
-    /// Key and certificate in one file, as Kafka reads them.
+    /// Private key and certificate in one file, as Kafka expects them.
     pub key_and_server: PathBuf,
 }
 
 impl Certificates {
-    /// Makes them in `dir`.
+    /// Creates all files in `dir`.
     pub fn make(dir: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir)?;
         let mut params = CertificateParams::new(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // Named unlike the server: OpenSSL takes a certificate whose names are both the same for one that vouches for itself.
+        // The name must differ from the server's: OpenSSL treats a certificate whose subject equals
+        // its issuer as self-signed.
         let names = &mut params.distinguished_name;
-        names.push(DnType::CommonName, "an authority of the tests");
+        names.push(DnType::CommonName, "seckill test authority");
         let authority_key = KeyPair::generate()?;
         let authority = params.self_signed(&authority_key)?;
         let issuer = Issuer::new(params, authority_key);

@@ -1,4 +1,5 @@
-//! A server's process: started in a group of its own, recorded so that nothing is left behind, ended by its id.
+//! A server process in its own process group. Its id is recorded in a file, so that it can be
+//! stopped even after the process that started it has exited.
 
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
@@ -12,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 const END_WAIT: Duration = Duration::from_secs(20);
 const PIDS: &str = "pids";
 
-/// A process that ends with this value, unless it is let go.
+/// A process that is killed on drop, unless `let_go` has released it.
 #[derive(Debug)]
 pub struct Daemon {
     child: Option<Child>,
@@ -22,7 +23,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a program; what it says goes to `log`.
+    /// Starts a program and appends its output to `log`.
     pub fn spawn(
         program: &Path,
         arguments: &[impl AsRef<OsStr>],
@@ -37,7 +38,7 @@ impl Daemon {
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
-            // Ctrl-C in a terminal goes to the whole group; these are ended in order instead.
+            // Ctrl-C in a terminal signals the whole group; these processes stop in order instead.
             .process_group(0)
             .spawn()
             .with_context(|| format!("{} cannot be started", program.display()))?;
@@ -54,26 +55,24 @@ impl Daemon {
         })
     }
 
-    /// Its process id.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// The end of what it has said.
+    /// The end of the process's output.
     pub fn last_words(&self) -> String {
         let said = std::fs::read_to_string(&self.log).unwrap_or_default();
         let from = said.len().saturating_sub(2_000);
         said.get(from..).unwrap_or_default().to_owned()
     }
 
-    /// Whether it has ended.
     pub fn has_ended(&mut self) -> bool {
         self.child
             .as_mut()
             .is_none_or(|child| matches!(child.try_wait(), Ok(Some(_)) | Err(_)))
     }
 
-    /// Waits until it is ready; one that ends instead says why.
+    /// Waits until the process is ready. If it exits instead, the error contains its output.
     pub fn wait_ready(
         &mut self,
         within: Duration,
@@ -82,53 +81,56 @@ impl Daemon {
         let began = Instant::now();
         while !is_ready() {
             if self.has_ended() {
-                bail!("it ended: {}", self.last_words());
+                bail!("the process exited: {}", self.last_words());
             }
             if began.elapsed() > within {
-                bail!("it was not ready within {within:?}: {}", self.last_words());
+                bail!(
+                    "the process was not ready within {within:?}: {}",
+                    self.last_words()
+                );
             }
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
     }
 
-    /// Ends it at once: SIGKILL.
+    /// Stops the process immediately with SIGKILL.
     pub fn kill(mut self) -> anyhow::Result<()> {
         self.end_now();
         Ok(())
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Sends SIGTERM and waits until the process has exited.
     pub fn stop(mut self) -> anyhow::Result<()> {
         signal(self.pid, Signal::TERM)?;
         let began = Instant::now();
         while !self.has_ended() {
             if began.elapsed() > END_WAIT {
-                bail!("process {} did not end within {END_WAIT:?}", self.pid);
+                bail!("process {} did not exit within {END_WAIT:?}", self.pid);
             }
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(())
     }
 
-    /// Lets it go on without this process; `end_recorded` ends it.
+    /// Lets the process outlive this one; `end_recorded` stops it.
     pub fn let_go(mut self) {
         self.child = None;
     }
 
-    /// Stops it where it stands, until `go_on`.
+    /// Suspends the process with SIGSTOP until `go_on`.
     pub fn pause(&self) -> anyhow::Result<()> {
         signal(self.pid, Signal::STOP)
     }
 
-    /// Lets a paused one go on.
+    /// Resumes a paused process with SIGCONT.
     pub fn go_on(&self) -> anyhow::Result<()> {
         signal(self.pid, Signal::CONT)
     }
 
     fn end_now(&mut self) {
         if let Some(mut child) = self.child.take() {
-            // Ended already is as good.
+            // An error means that the process has already exited.
             drop(child.kill());
             drop(child.wait());
             drop(std::fs::remove_file(&self.record));
@@ -143,20 +145,21 @@ impl Drop for Daemon {
 }
 
 fn signal(pid: u32, signal: Signal) -> anyhow::Result<()> {
-    let pid = Pid::from_raw(pid.cast_signed()).context("a process id")?;
+    let pid = Pid::from_raw(pid.cast_signed()).context("not a process id")?;
     Ok(kill_process(pid, signal)?)
 }
 
-/// When a process began, by the system's count: a number that a later process with its id does not have.
+/// The start time of a process in clock ticks since boot, which distinguishes it from a later
+/// process with the same id.
 fn started_at(pid: u32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in brackets may have spaces; the 20th field behind it is the start.
+    // The name in parentheses may contain spaces; the start time is the 20th field after it.
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_whitespace().nth(19).map(str::to_owned)
 }
 
-/// Ends every process that was started here and is still there. Only those: an id that is another process's by now is left
-/// alone. Says how many were ended.
+/// Stops every recorded process that is still running and returns their number. A process that has
+/// only reused a recorded id is not touched.
 pub fn end_recorded(dir: &Path) -> anyhow::Result<u32> {
     let mut ended = 0;
     let Ok(records) = std::fs::read_dir(dir.join(PIDS)) else {
@@ -173,7 +176,7 @@ pub fn end_recorded(dir: &Path) -> anyhow::Result<u32> {
         if let Some(pid) = pid
             && started_at(pid).is_some_and(|at| at == began)
         {
-            // A paused process hears nothing before it goes on.
+            // A paused process does not handle SIGTERM until it is resumed.
             drop(signal(pid, Signal::CONT));
             signal(pid, Signal::TERM)?;
             waiting.push((pid, began));

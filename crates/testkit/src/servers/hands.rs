@@ -1,4 +1,5 @@
-//! Somebody else's hands in the servers: a statement in MySQL, a record in Kafka, a command in Redis.
+//! Manual edits of the servers, as an operator would make them: a statement in MySQL, a record in
+//! Kafka, a command in Redis.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -12,7 +13,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use super::Urls;
 
 impl Urls {
-    /// Runs one statement in MySQL and gives the first column of its rows as text.
+    /// Runs one MySQL statement and returns the first column of its rows as text.
     pub fn mysql(&self, sql: &str) -> anyhow::Result<Vec<String>> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -27,7 +28,7 @@ impl Urls {
         })
     }
 
-    /// Runs statements one after the other on one connection, and says how long that took.
+    /// Runs statements in sequence on one connection and returns the time that they took.
     pub fn mysql_timed(&self, statements: &[String]) -> anyhow::Result<Duration> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -44,7 +45,7 @@ impl Urls {
         })
     }
 
-    /// Writes one record into a topic.
+    /// Writes one record to a topic.
     pub fn produce(&self, topic: &str, payload: &[u8]) -> anyhow::Result<()> {
         let producer: BaseProducer = ClientConfig::new()
             .set("bootstrap.servers", &self.kafka)
@@ -54,16 +55,19 @@ impl Urls {
         Ok(producer.flush(Duration::from_secs(10))?)
     }
 
-    /// Sends one line to Redis and gives what it says, as it is on the wire.
+    /// Sends one inline command to Redis and returns the raw reply.
     pub fn redis(&self, command: &str) -> anyhow::Result<String> {
-        let place = self.redis.strip_prefix("redis://").context("a plain URL")?;
+        let place = self
+            .redis
+            .strip_prefix("redis://")
+            .context("not a redis:// URL")?;
         let mut stream = TcpStream::connect(place)?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         stream.write_all(format!("{command}\r\n").as_bytes())?;
         let mut said = vec![0; 65_536];
         let count = stream.read(&mut said)?;
         if count == 0 {
-            bail!("Redis said nothing to {command}");
+            bail!("Redis closed the connection without a reply to {command}");
         }
         said.truncate(count);
         Ok(String::from_utf8_lossy(&said).into_owned())

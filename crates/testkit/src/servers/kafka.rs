@@ -1,4 +1,4 @@
-//! A Kafka of one's own: KRaft, or the tutorial's layout with ZooKeeper.
+//! A Kafka broker for tests: KRaft, or the tutorial's layout with ZooKeeper.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,29 +9,29 @@ use anyhow::{Context, ensure};
 use super::{Daemon, Programs, answers, free_port};
 
 const READY_WAIT: Duration = Duration::from_secs(60);
-/// 16 bytes in URL-safe base64, as Kafka wants them.
+/// 16 bytes in URL-safe base64, as Kafka requires.
 const CLUSTER_ID: &str = "c2Vja2lsbC1jbHVzdGVyMA";
 
-/// How a broker finds the others.
+/// How a broker coordinates with the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KafkaLayout {
-    /// By itself, as today.
+    /// Without a separate service, the current layout.
     Kraft,
-    /// By ZooKeeper, as in the tutorial; up to Kafka 3.9.
+    /// With ZooKeeper, as in the tutorial; up to Kafka 3.9.
     ZooKeeper,
 }
 
-/// How a broker is spoken to.
+/// How clients connect to a broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
-    /// The security protocol, which is the listener's name as well.
+    /// The security protocol, which is also the listener's name.
     pub protocol: &'static str,
-    /// Lines of the broker's properties that go with it.
+    /// Lines of the broker's properties for this listener.
     pub properties: String,
 }
 
 impl Listener {
-    /// In the clear, by anybody.
+    /// Unencrypted and without authentication.
     pub fn plain() -> Self {
         Self {
             protocol: "PLAINTEXT",
@@ -40,19 +40,17 @@ impl Listener {
     }
 }
 
-/// A broker.
 #[derive(Debug)]
 pub struct Kafka {
-    /// Its process.
     pub daemon: Daemon,
-    /// ZooKeeper's, where there is one.
+    /// `None` in the KRaft layout.
     pub zookeeper: Option<Daemon>,
-    /// Where it listens on loopback.
+    /// On loopback.
     pub port: u16,
 }
 
 impl Kafka {
-    /// Starts one over `dir`.
+    /// Starts a broker with its data in `dir`.
     pub fn start(
         programs: &Programs,
         dir: &Path,
@@ -99,7 +97,6 @@ impl Kafka {
         })
     }
 
-    /// Deletes a topic.
     pub fn delete_topic(&self, topic: &str) -> anyhow::Result<()> {
         use rdkafka::admin::{AdminClient, AdminOptions};
         let admin: AdminClient<_> = rdkafka::ClientConfig::new()
@@ -116,7 +113,6 @@ impl Kafka {
         Ok(())
     }
 
-    /// How it is reached.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
@@ -177,10 +173,10 @@ fn kraft_properties(
             ])
             .arg(&path)
             .output()
-            .context("Java")?;
+            .context("Java cannot be started")?;
         ensure!(
             formatted.status.success(),
-            "Kafka's data folder was not made: {}{}",
+            "Kafka's data folder could not be created: {}{}",
             String::from_utf8_lossy(&formatted.stdout),
             String::from_utf8_lossy(&formatted.stderr)
         );

@@ -1,5 +1,5 @@
-//! The real servers of a cluster on loopback: Redis, MariaDB or MySQL, Kafka. Started from programs that are on the machine,
-//! with their data in a given folder; fetching programs is `cargo xtask engines`'s work.
+//! The cluster's real servers on loopback: Redis, MariaDB or MySQL, and Kafka, with their data in a
+//! given folder. Starts installed programs only; `cargo xtask engines` fetches them.
 
 mod certificates;
 mod daemon;
@@ -26,21 +26,21 @@ pub use proxy::Proxy;
 pub use redis::{Redis, Sentinels};
 pub use redis_cluster::{Lost, RedisCluster};
 
-/// The variable that names the folder where the programs are listed and processes are recorded.
+/// The environment variable that names the folder with the list of programs and the records of
+/// running processes.
 pub const ENGINES_DIR_VARIABLE: &str = "SECKILL_ENGINES_DIR";
-/// The file of the URLs in that folder, which `seckill demo --engine cluster` looks for.
+/// The file in that folder with the servers' URLs, which `seckill demo --engine cluster` reads.
 pub const URLS_FILE: &str = "engines.json";
-/// The file of the programs in that folder.
+/// The file in that folder with the paths of the programs.
 pub const PROGRAMS_FILE: &str = "programs.json";
 
-/// Where the servers' programs are.
+/// The paths of the servers' programs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Programs {
-    /// Redis.
     pub redis_server: PathBuf,
     /// `mariadbd` or `mysqld`.
     pub mysqld: PathBuf,
-    /// `mariadb-install-db`; none where `mysqld --initialize-insecure` does it.
+    /// `mariadb-install-db`; `None` if `mysqld --initialize-insecure` creates the data folder.
     pub mysql_install: Option<PathBuf>,
     /// Java, 17 or later.
     pub java: PathBuf,
@@ -48,7 +48,7 @@ pub struct Programs {
     pub kafka: PathBuf,
 }
 
-/// How the three servers are reached.
+/// The addresses of the three servers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Urls {
     /// `redis://…`
@@ -60,7 +60,7 @@ pub struct Urls {
 }
 
 impl Urls {
-    /// The flags that give them to `seckill`.
+    /// The command-line flags that make `seckill` use these servers.
     pub fn flags(&self) -> Vec<String> {
         let flags = [
             "--engine",
@@ -75,7 +75,7 @@ impl Urls {
         flags.map(str::to_owned).to_vec()
     }
 
-    /// The same servers with another database of MySQL.
+    /// The same servers with another MySQL database.
     pub fn with_database(&self, name: &str) -> Self {
         let place = self
             .mysql
@@ -90,12 +90,12 @@ impl Urls {
 
 static DIR: OnceLock<PathBuf> = OnceLock::new();
 
-/// Sets the folder of the servers for this process; the first word counts.
+/// Sets the servers' folder for this process. Only the first call takes effect.
 pub fn use_dir(dir: &Path) {
     DIR.get_or_init(|| dir.to_owned());
 }
 
-/// The folder that `cargo xtask` keeps the servers in.
+/// The folder where `cargo xtask` keeps the servers.
 pub fn engines_dir() -> anyhow::Result<PathBuf> {
     if let Some(dir) = DIR.get() {
         return Ok(dir.clone());
@@ -106,7 +106,7 @@ pub fn engines_dir() -> anyhow::Result<PathBuf> {
             let root = Path::new(env!("CARGO_MANIFEST_DIR"))
                 .ancestors()
                 .nth(2)
-                .context("no workspace")?;
+                .context("the workspace root was not found")?;
             Ok(root.join("target").join("engines"))
         }
     }
@@ -116,34 +116,34 @@ fn read<T: for<'de> Deserialize<'de>>(file: &str) -> anyhow::Result<T> {
     let path = engines_dir()?.join(file);
     let text = std::fs::read_to_string(&path).with_context(|| {
         format!(
-            "{} cannot be read; `cargo xtask test` and `cargo xtask engines up` make it",
+            "{} cannot be read; `cargo xtask test` and `cargo xtask engines up` create it",
             path.display()
         )
     })?;
-    serde_json::from_str(&text).with_context(|| format!("{} is not understood", path.display()))
+    serde_json::from_str(&text).with_context(|| format!("{} cannot be parsed", path.display()))
 }
 
 impl Programs {
-    /// The programs that were found or fetched.
+    /// The programs that `cargo xtask` found or fetched.
     pub fn found() -> anyhow::Result<Self> {
         read(PROGRAMS_FILE)
     }
 }
 
 impl Urls {
-    /// The servers that are up. Without them a test fails; it never skips.
+    /// The servers that are running. Without them a test fails; it is never skipped.
     pub fn up() -> anyhow::Result<Self> {
         read(URLS_FILE)
     }
 }
 
-/// A port that nobody has at this moment.
+/// A port that is free at the time of the call.
 pub fn free_port() -> anyhow::Result<u16> {
     let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
     Ok(probe.local_addr()?.port())
 }
 
-/// Waits until something is true, or says what was not.
+/// Polls until the condition is true. On timeout, the error names `what`.
 pub fn wait_until(
     what: &str,
     within: Duration,
@@ -153,9 +153,11 @@ pub fn wait_until(
     loop {
         match is_so() {
             Ok(true) => return Ok(()),
-            Ok(false) if began.elapsed() > within => bail!("{what} did not come within {within:?}"),
+            Ok(false) if began.elapsed() > within => {
+                bail!("timed out after {within:?} waiting for {what}")
+            }
             Err(error) if began.elapsed() > within => {
-                return Err(error.context(format!("{what} did not come within {within:?}")));
+                return Err(error.context(format!("timed out after {within:?} waiting for {what}")));
             }
             Ok(false) | Err(_) => std::thread::sleep(Duration::from_millis(10)),
         }

@@ -1,4 +1,4 @@
-//! A MariaDB or MySQL of one's own, with the user `seckill`.
+//! A MariaDB or MySQL server for tests, with the user `seckill`.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,20 +9,19 @@ use anyhow::{Context, ensure};
 use super::{Daemon, Programs, answers};
 
 const READY_WAIT: Duration = Duration::from_secs(60);
-/// The user and its password: loopback alone, data that is thrown away.
+/// The user, which is also its password: the server is on loopback and its data is temporary.
 const USER: &str = "seckill";
 
-/// A server.
 #[derive(Debug)]
 pub struct Mysql {
-    /// Its process.
     pub daemon: Daemon,
-    /// Where it listens on loopback.
+    /// On loopback.
     pub port: u16,
 }
 
 impl Mysql {
-    /// Starts one over `dir`, which is made where it is missing. `more` are further arguments.
+    /// Starts a server with its data in `dir`, which is created if missing. `more` holds further
+    /// arguments.
     pub fn start(
         programs: &Programs,
         dir: &Path,
@@ -55,20 +54,19 @@ impl Mysql {
         ];
         let arguments = [&arguments, more].concat();
         let mut daemon = Daemon::spawn(&programs.mysqld, &arguments, &dir.join("log"))?;
-        // The port opens behind the init file.
+        // The port opens after the init file has run.
         daemon
             .wait_ready(READY_WAIT, || answers(port))
             .context("MySQL")?;
         Ok(Self { daemon, port })
     }
 
-    /// How a database of it is reached.
     pub fn url(&self, database: &str) -> String {
         format!("mysql://{USER}:{USER}@127.0.0.1:{}/{database}", self.port)
     }
 }
 
-/// A socket's path must be short, and the data folder's may not be.
+/// The path of a Unix socket has a length limit that a path in the data folder may exceed.
 fn short_socket(port: u16) -> String {
     std::env::temp_dir()
         .join(format!("seckill-mysql-{port}.sock"))
@@ -92,10 +90,10 @@ fn install(programs: &Programs, data: &Path) -> anyhow::Result<()> {
             ])
             .output(),
     };
-    let made = made.context("MySQL's data folder")?;
+    let made = made.context("MySQL's install program cannot be started")?;
     ensure!(
         made.status.success(),
-        "MySQL's data folder was not made: {}{}",
+        "MySQL's data folder could not be created: {}{}",
         String::from_utf8_lossy(&made.stdout),
         String::from_utf8_lossy(&made.stderr)
     );

@@ -1,5 +1,5 @@
-//! A TCP proxy on loopback that loses replies: a request arrives and has its effect, and its connection breaks before the
-//! client hears of it. It knows nothing of what it carries.
+//! A TCP proxy on loopback that loses replies: a request takes effect, but the connection breaks
+//! before the client reads the reply. Does not interpret what it forwards.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -10,20 +10,20 @@ use std::time::Duration;
 use anyhow::Context;
 
 const CONNECT_WAIT: Duration = Duration::from_secs(1);
-/// What is carried at once.
+/// The most that one read forwards.
 const CHUNK_BYTES: usize = 65_536;
 
-/// A proxy, for as long as the process lives.
+/// A proxy that runs until this process exits.
 #[derive(Debug)]
 pub struct Proxy {
-    /// Where it listens on loopback.
+    /// On loopback.
     pub port: u16,
     faults: Arc<Faults>,
 }
 
 #[derive(Debug, Default)]
 struct Faults {
-    /// One of how many replies is lost, about; 0 loses none.
+    /// About one in this many replies is lost; 0 loses none.
     one_in: AtomicU32,
     delay_ms: AtomicU32,
     random: AtomicU64,
@@ -36,7 +36,7 @@ impl Faults {
         if one_in == 0 {
             return false;
         }
-        // Weyl's sequence, mixed: neighbours are unlike, and no two threads wait for each other.
+        // A mixed Weyl sequence: consecutive values differ widely, and threads need no lock.
         let step = self
             .random
             .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
@@ -48,29 +48,32 @@ impl Faults {
 }
 
 impl Proxy {
-    /// Begins to carry to a port of loopback.
+    /// Starts to forward connections to a port on loopback.
     pub fn start(to: u16) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("a proxy's port")?;
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no port for the proxy")?;
         let port = listener.local_addr()?.port();
         let faults = Arc::new(Faults::default());
         let shared = Arc::clone(&faults);
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let faults = Arc::clone(&shared);
-                // A server that is away ends the client's connection, as it would itself.
+                // If the server is down, the client's connection closes, as it would without a
+                // proxy.
                 std::thread::spawn(move || drop(carry(&client, to, &faults)));
             }
         });
         Ok(Self { port, faults })
     }
 
-    /// From now on loses about one in so many replies and holds each up for so long; 0 and 0 is a sound line.
+    /// From now on, loses about one in `one_in` replies and delays each by `delay_ms`. With 0 and
+    /// 0, all replies pass.
     pub fn disturb(&self, one_in: u32, delay_ms: u32) {
         self.faults.one_in.store(one_in, Ordering::Relaxed);
         self.faults.delay_ms.store(delay_ms, Ordering::Relaxed);
     }
 
-    /// How many replies were lost so far.
+    /// The number of replies lost so far.
     pub fn lost(&self) -> u64 {
         self.faults.lost.load(Ordering::Relaxed)
     }
@@ -97,7 +100,7 @@ fn carry(client: &TcpStream, to: u16, faults: &Arc<Faults>) -> anyhow::Result<()
     copied
 }
 
-/// Copies until an end, or until `goes_on` says no of what was read.
+/// Copies until the end of the stream, or until `goes_on` returns false after a read.
 fn copy(
     mut from: &TcpStream,
     mut into: &TcpStream,
@@ -117,7 +120,7 @@ fn copy(
 mod tests {
     use super::*;
 
-    /// A server that says back what it hears, and counts it.
+    /// A server that echoes every byte and counts the bytes.
     fn echo() -> (u16, Arc<AtomicU64>) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -148,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_reply_is_one_whose_request_was_heard() {
+    fn requests_arrive_even_if_their_replies_are_lost() {
         let (server, heard) = echo();
         let proxy = Proxy::start(server).unwrap();
         assert!((0..20).all(|_| ask(proxy.port)));

@@ -1,4 +1,4 @@
-//! A Redis of one's own, and Sentinels over one and its replica.
+//! A Redis server for tests, and Sentinels that watch a master and its replica.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -11,17 +11,15 @@ use super::{Daemon, Programs, answers, free_port, wait_until};
 
 const READY_WAIT: Duration = Duration::from_secs(20);
 
-/// A Redis.
 #[derive(Debug)]
 pub struct Redis {
-    /// Its process.
     pub daemon: Daemon,
-    /// Where it listens on loopback.
+    /// On loopback.
     pub port: u16,
 }
 
 impl Redis {
-    /// Starts one with an append-only file in `dir`. `more` are further arguments.
+    /// Starts a server with its append-only file in `dir`. `more` holds further arguments.
     pub fn start(
         programs: &Programs,
         dir: &Path,
@@ -51,25 +49,24 @@ impl Redis {
         )?;
         daemon
             .wait_ready(READY_WAIT, || {
-                // One that wants a password says so, which is as good.
+                // A server that requires a password replies NOAUTH, so it is ready as well.
                 ask(port, "PING").is_ok_and(|said| said.contains("PONG") || said.contains("NOAUTH"))
             })
             .context("Redis")?;
         Ok(Self { daemon, port })
     }
 
-    /// How it is reached.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Runs one command and gives what it says, as it is on the wire.
+    /// Runs one inline command and returns the raw reply.
     pub fn ask(&self, command: &str) -> anyhow::Result<String> {
         ask(self.port, command)
     }
 }
 
-/// Sends one line and reads what comes back at once.
+/// Sends one inline command and returns what the first read delivers.
 fn ask(port: u16, command: &str) -> anyhow::Result<String> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
@@ -84,16 +81,16 @@ fn ask(port: u16, command: &str) -> anyhow::Result<String> {
 /// A master, its replica, and three Sentinels that watch them.
 #[derive(Debug)]
 pub struct Sentinels {
-    /// The master, until it is killed.
+    /// `None` after `kill_master`.
     master: Option<Redis>,
-    /// The replica that is made master then.
+    /// Becomes the master after `kill_master`.
     pub replica: Redis,
     sentinels: Vec<Daemon>,
     ports: Vec<u16>,
 }
 
 impl Sentinels {
-    /// Starts all five, and waits until each knows the others.
+    /// Starts all five processes, and waits until the Sentinels know each other and the replica.
     pub fn start(programs: &Programs, dir: &Path) -> anyhow::Result<Self> {
         let master = Redis::start(programs, &dir.join("master"), free_port()?, &[])?;
         let of = ["--replicaof", "127.0.0.1", &master.port.to_string()];
@@ -146,7 +143,7 @@ impl Sentinels {
         Ok(all)
     }
 
-    /// How the master is reached, whichever it is.
+    /// The URL that finds the current master through the Sentinels.
     pub fn url(&self) -> String {
         let places: Vec<String> = self
             .ports
@@ -156,7 +153,6 @@ impl Sentinels {
         format!("redis+sentinel://{}/shop", places.join(","))
     }
 
-    /// Kills the master at once.
     pub fn kill_master(&mut self) -> anyhow::Result<()> {
         match self.master.take() {
             Some(master) => master.daemon.kill(),

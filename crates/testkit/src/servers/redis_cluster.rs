@@ -1,4 +1,5 @@
-//! A Redis Cluster of one's own: three masters, each with a replica. A slot can be moved, and a master lost.
+//! A Redis Cluster for tests: three masters with one replica each. A test can move a slot or take a
+//! master away.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,33 +11,32 @@ use super::{Programs, Redis, free_port, wait_until};
 const MASTERS: usize = 3;
 const SLOTS: u32 = 16_384;
 const READY_WAIT: Duration = Duration::from_secs(30);
-/// The pause between two keys of a slot that moves: calls come in between.
+/// The pause between two keys of a moving slot, so that calls arrive in between.
 const MOVE_PAUSE: Duration = Duration::from_millis(60);
 
-/// The nodes.
 #[derive(Debug)]
 pub struct RedisCluster {
-    /// The first three were the masters at the start, the others their replicas in the same order.
+    /// The first three are the initial masters, the others their replicas in the same order.
     nodes: Vec<Option<Redis>>,
-    /// A master that says nothing any more.
+    /// A paused master, kept here because dropping it would kill it.
     silent: Option<Redis>,
 }
 
 /// How a node is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lost {
-    /// Its process is killed, and its host refuses connections.
+    /// Its process is killed, so connections are refused.
     Killed,
-    /// It takes connections and says nothing, as behind a broken line.
+    /// It accepts connections but never replies, as behind a broken network link.
     Silent,
 }
 
 impl RedisCluster {
-    /// Starts all six, and waits until they agree.
+    /// Starts all six nodes, and waits until each reports a complete cluster.
     pub fn start(programs: &Programs, dir: &Path) -> anyhow::Result<Self> {
         let mut nodes = Vec::new();
         for index in 0..2 * MASTERS {
-            // By default it is the port and 10,000, which may be no port at all.
+            // The default is the port plus 10,000, which may exceed the valid range.
             let bus = free_port()?;
             let node = Redis::start(
                 programs,
@@ -59,7 +59,7 @@ impl RedisCluster {
             let slot = |index: usize| SLOTS * index as u32 / MASTERS as u32;
             let (first, last) = (slot(index), slot(index + 1) - 1);
             done(node, &format!("CLUSTER ADDSLOTSRANGE {first} {last}"))?;
-            // Epochs of their own, so that they need not come to agree on them.
+            // Distinct epochs, so that the masters need not resolve a conflict.
             done(node, &format!("CLUSTER SET-CONFIG-EPOCH {}", index + 1))?;
         }
         let (first, _) = nodes.first().context("no nodes")?;
@@ -80,17 +80,19 @@ impl RedisCluster {
             let master = cluster.node(index)?.ask("CLUSTER MYID")?;
             let replica = cluster.node(index + MASTERS)?;
             let command = format!("CLUSTER REPLICATE {}", bulk(&master)?);
-            // A node that the master's name has not reached yet refuses.
+            // A node that does not know the master's id yet refuses.
             wait_until("a replica", READY_WAIT, || {
                 Ok(replica.ask(&command)?.starts_with("+OK"))
             })?;
-            wait_until("a replica that follows", READY_WAIT, || {
+            wait_until("a replica that is in sync", READY_WAIT, || {
                 Ok(replica
                     .ask("INFO replication")?
                     .contains("master_link_status:up"))
             })?;
         }
-        cluster.wait_for("a whole cluster", |info| info.contains("cluster_state:ok"))?;
+        cluster.wait_for("a complete cluster", |info| {
+            info.contains("cluster_state:ok")
+        })?;
         Ok(cluster)
     }
 
@@ -110,7 +112,6 @@ impl RedisCluster {
         node.with_context(|| format!("node {index} is gone"))
     }
 
-    /// How it is reached.
     pub fn url(&self) -> String {
         let places: Vec<String> = self
             .nodes
@@ -127,7 +128,7 @@ impl RedisCluster {
         number.with_context(|| format!("the slot of {key}: {said}"))
     }
 
-    /// The master that has a key's slot at the start.
+    /// The index of the master that initially has a key's slot.
     fn master(&self, key: &str) -> anyhow::Result<usize> {
         Ok((self.slot(key)? as usize * MASTERS + MASTERS - 1) / SLOTS as usize)
     }
@@ -159,7 +160,8 @@ impl RedisCluster {
         Ok(())
     }
 
-    /// Lets the replica of a key's master fall behind, takes the master away, and waits for the replica to take over.
+    /// Lets the replica of a key's master fall behind, takes the master away, and waits until the
+    /// replica has taken over.
     pub fn lose_master(&mut self, key: &str, how: Lost) -> anyhow::Result<()> {
         let master = self.master(key)?;
         let replica = master + MASTERS;
@@ -182,7 +184,7 @@ impl RedisCluster {
     }
 }
 
-/// The text of a reply that is one.
+/// The text of a bulk-string reply.
 fn bulk(said: &str) -> anyhow::Result<String> {
     let text = said.lines().nth(1).with_context(|| said.to_owned())?;
     Ok(text.to_owned())

@@ -1,10 +1,12 @@
-//! What the tutorial's way makes of what it has read: the verdicts by the rules that all engines share, and the writes that
-//! the script would make. Plain code without I/O.
+//! The decision step of the watch strategy: verdicts by the rules that all engines share, and the
+//! same writes that the script makes. No I/O.
 
 use std::collections::{HashMap, HashSet};
 
 use redis::Pipeline;
-use seckill_sale::{Context, Decision, Invalid, KeyedClaim, Rejection, Unit, decide};
+use seckill_sale::{
+    Context, Decision, Holding, Invalid, KeyedClaim, OrderState, Rejection, Unit, decide,
+};
 
 use super::super::Asked;
 use super::super::keys::GateKeys;
@@ -13,7 +15,7 @@ use super::super::stored::{slots_text, stored_claim, unit_of};
 use super::read::Read;
 use crate::codec::message::fingerprint_text;
 
-/// Phase 1 as the script has it, by the rules that all engines share; and what is to be written, if anything.
+/// Decides a batch like phase 1 of the script. Also returns the writes, if there are any.
 pub(super) fn decide_batch(
     mut read: Read,
     keys: &GateKeys,
@@ -32,7 +34,7 @@ pub(super) fn decide_batch(
                 let slots = read.slots.entry(asked.buyer_digest.clone()).or_default();
                 let context = Context {
                     keyed: read.by_key.get(&asked.key_digest).cloned(),
-                    slots: *slots,
+                    holding: Holding::of_slots(*slots),
                     free: read.head.free - taken,
                 };
                 match decide(&read.sale, &asked.attempt, &context, window_now_ms) {
@@ -144,6 +146,7 @@ fn take_note(
         order_id: asked.order_id.clone(),
         unit,
         fingerprint: asked.attempt.fingerprint(),
+        state: OrderState::Reserved,
     };
     by_key.insert(asked.key_digest.clone(), claim);
     new_keys.push((asked.key_digest.clone(), asked.order_id.to_string()));
@@ -161,12 +164,13 @@ fn said(decision: Decision) -> Decided {
         Decision::Rejected(Rejection::NotOpen { .. }) => Decided::NotOpen,
         Decision::Rejected(Rejection::Closed { .. }) => Decided::Closed,
         Decision::Invalid(Invalid::Quantity { .. }) => Decided::Quantity,
-        // A gate has one sale, so that `NoSuchSale` cannot be said here.
+        // A gate belongs to one sale, so `NoSuchSale` cannot occur here.
         Decision::Invalid(_) | Decision::Take { .. } => Decided::BuyerRequired,
     }
 }
 
-/// The window's state, which only moves on, and a moment that shows the rules that state.
+/// Returns the window state, which only moves forward, and a time at which the rules see that
+/// state.
 fn window(read: &Read) -> (u8, i64) {
     let (sale, now_ms) = (&read.sale, read.head.now_ms);
     let now_win = match sale.window(now_ms) {

@@ -1,5 +1,5 @@
-//! The tutorial's way to take a unit: WATCH, read, decide here by the rules, MULTI, write, EXEC, and again on a conflict.
-//! It reads and writes exactly what the script does, so that both may serve one sale.
+//! The tutorial's watch strategy: WATCH, read, decide in this process, MULTI, write, EXEC, and
+//! retry on a conflict. Must read and write exactly what the script does: both can serve one sale.
 
 mod decide;
 mod read;
@@ -16,14 +16,15 @@ use self::read::read;
 use super::Asked;
 use super::keys::GateKeys;
 use super::link::Redis;
-use super::reply::{Claims, ResponseKind};
+use super::reply::{Claims, GateReply};
 
-/// Connections kept for the next call.
+/// Maximum number of idle connections kept for later calls.
 const IDLE_MAX: usize = 64;
-/// The longest pause after a conflict.
+/// The longest pause after a conflict, in milliseconds.
 const PAUSE_MAX_MS: u64 = 8;
 
-/// Connections of one's own: WATCH belongs to a connection, and one that came back by itself would have lost it.
+/// A pool of private connections. WATCH is bound to its connection, and a connection that
+/// reconnects by itself would lose it.
 pub(crate) struct Watch {
     idle: Mutex<Vec<(String, MultiplexedConnection)>>,
     conflicts_wait: Duration,
@@ -43,7 +44,7 @@ impl Watch {
         keys: &GateKeys,
         epoch: u32,
         asked: &[Asked],
-    ) -> Result<ResponseKind<Claims>, Fault> {
+    ) -> Result<GateReply<Claims>, Fault> {
         let mut link = match self.take(keys) {
             Some(link) => link,
             None => redis.private(keys.stock()).await?,
@@ -77,7 +78,7 @@ impl Watch {
             if Instant::now() > until {
                 self.give(keys, link);
                 let detail = format!(
-                    "{conflicts} conflicts over {} within {:?}; nothing was taken",
+                    "{conflicts} conflicts on {} within {:?}; no unit was taken",
                     keys.stock(),
                     self.conflicts_wait
                 );
@@ -108,11 +109,12 @@ impl Watch {
     }
 }
 
-/// 0 to a bound that doubles with each conflict: clients that met must not meet again.
+/// A random pause from 0 to a bound that doubles with each conflict, so that clients that
+/// conflicted do not conflict again.
 fn jitter_ms(conflicts: u32) -> u64 {
     let bound = PAUSE_MAX_MS.min(1 << conflicts.min(10));
     let mut random = [0; 8];
-    // Without random bytes everybody waits the longest.
+    // Without random bytes, every client uses the upper bound.
     if getrandom::fill(&mut random).is_err() {
         return bound;
     }

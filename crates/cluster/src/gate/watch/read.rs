@@ -1,20 +1,20 @@
-//! What the tutorial's way reads under WATCH, in one round trip, with the script's checks: it decides nothing.
+//! The read step of the watch strategy: reads the state under WATCH in one round trip, with the
+//! same checks as the script. It makes no decisions.
 
 use std::collections::{HashMap, HashSet};
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Pipeline, Value};
 use seckill_engine::{Cause, Fault};
-use seckill_sale::{KeyedClaim, OrderId, Sale, Slots, Unit};
+use seckill_sale::{KeyedClaim, OrderId, OrderState, Sale, Slots, Unit};
 
 use super::super::Asked;
 use super::super::keys::GateKeys;
 use super::super::link::Redis;
-use super::super::reply::{self, Head, Refusal, ResponseKind};
+use super::super::reply::{self, GateReply, Head, Refusal};
 use super::super::stored::{slots_of, unit_of};
 use super::call;
 
-/// What was read under WATCH.
 pub(super) struct Read {
     pub(super) head: Head,
     pub(super) sale: Sale,
@@ -33,7 +33,7 @@ pub(super) async fn read(
     keys: &GateKeys,
     epoch: u32,
     asked: &[Asked],
-) -> Result<ResponseKind<Read>, Fault> {
+) -> Result<GateReply<Read>, Fault> {
     let distinct = |of: fn(&Asked) -> &String| {
         let mut seen = HashSet::new();
         let named = asked.iter().map(of).filter(|digest| !digest.is_empty());
@@ -65,7 +65,7 @@ pub(super) async fn read(
     asked.iter().for_each(|asked| {
         pipeline.arg(asked.order_id.as_str());
     });
-    // A command must have an argument; the sentinel is one that every hash has.
+    // HMGET needs at least one field. Every hash contains the sentinel.
     pipeline
         .cmd("HMGET")
         .arg(keys.by_key())
@@ -120,7 +120,10 @@ pub(super) async fn read(
         return Err(strange());
     };
     let Some(in_epoch) = in_epoch else {
-        return Ok(Err(Refusal::Gone(format!("there is no {}", keys.terms()))));
+        return Ok(Err(Refusal::Gone(format!(
+            "{} does not exist",
+            keys.terms()
+        ))));
     };
     if run.as_deref() != run_id(info) {
         return Ok(Err(Refusal::Run(
@@ -150,7 +153,7 @@ pub(super) async fn read(
     })();
     let Some((version, total, win, next, n, outn)) = numbers else {
         return Ok(Err(Refusal::Drift(format!(
-            "{} lacks a field",
+            "{} is missing a field",
             keys.terms()
         ))));
     };
@@ -159,7 +162,7 @@ pub(super) async fn read(
     let emptied = hash_lens.iter().any(|len| int(len) < 1) || int(returned_len) < 1;
     if mirror != Some(free) || int(outbox_len) != outn || emptied {
         let detail = format!(
-            "{} is {mirror:?}, its sale has {free} free; the outbox has {} entries, not {outn}",
+            "{} is {mirror:?} (expected {free}); the outbox has {} entries (expected {outn})",
             keys.stock(),
             int(outbox_len)
         );
@@ -221,13 +224,13 @@ pub(super) async fn read(
     }))
 }
 
-/// The claims under the keys that have one.
+/// Reads the claims stored under idempotency keys.
 async fn keyed(
     redis: &Redis,
     link: &mut MultiplexedConnection,
     keys: &GateKeys,
     named: &[(&String, String)],
-) -> Result<ResponseKind<HashMap<String, KeyedClaim>>, Fault> {
+) -> Result<GateReply<HashMap<String, KeyedClaim>>, Fault> {
     if named.is_empty() {
         return Ok(Ok(HashMap::new()));
     }
@@ -242,7 +245,7 @@ async fn keyed(
     for ((digest, id), claim) in named.iter().zip(claims) {
         let claim = claim.as_deref().and_then(|text| keyed_claim(id, text));
         let Some(claim) = claim else {
-            let detail = format!("a key names an order that the gate does not know: {id}");
+            let detail = format!("an idempotency key refers to an unknown order: {id}");
             return Ok(Err(Refusal::Drift(detail)));
         };
         by_key.insert((*digest).clone(), claim);
@@ -256,6 +259,8 @@ fn keyed_claim(id: &str, text: &str) -> Option<KeyedClaim> {
         order_id: OrderId::new(id).ok()?,
         unit: unit_of(text)?,
         fingerprint: u64::from_str_radix(fingerprint, 16).ok()?,
+        // Only the store knows the state; the confirmation of a repeat reads it there.
+        state: OrderState::Reserved,
     })
 }
 
@@ -279,7 +284,6 @@ fn int(value: &Value) -> i64 {
     }
 }
 
-/// An array of texts, each of which may be absent.
 fn texts(value: &Value) -> Option<Vec<Option<String>>> {
     let Value::Array(values) = value else {
         return None;

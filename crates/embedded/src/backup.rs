@@ -1,0 +1,164 @@
+//! Copies of a database that can be trusted: made while a service runs, and verified by an audit.
+//! It never touches a file that a service has open, except to read it.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags};
+use seckill_sale::{AuditReport, HistoryEntry};
+
+use crate::audit::{audit_connection, tuning};
+use crate::file::lock::FolderLock;
+use crate::file::{DATABASE_FILE, FileError, LockOwner, folder, meta, schema};
+
+/// All pages in one step: a single read transaction, however much the service writes meanwhile.
+const ALL_PAGES: i32 = -1;
+
+/// What a copy holds.
+#[derive(Debug, Clone)]
+pub struct CopySummary {
+    pub path: PathBuf,
+    /// The audit of the copy, which is clean.
+    pub report: AuditReport,
+    /// When the latest order was stored, RFC 3339.
+    pub latest_order: Option<String>,
+}
+
+/// Why no copy was made. Nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("{} exists already; give another file", path.display())]
+    Exists { path: PathBuf },
+    #[error("{} has a database already; move it away first, or give another folder with --data", path.display())]
+    FolderInUse { path: PathBuf },
+    #[error("{} was not made by `seckill backup`: a file that was copied from a running service lacks what its write-ahead log held; if it came from sqlite3's .backup, which copies all of it, repeat with --accept-live-copy", path.display())]
+    LiveCopy { path: PathBuf },
+    #[error("the copy is broken, so it is not kept: {} violations, the first: {first}", report.violation_count)]
+    Broken {
+        report: Box<AuditReport>,
+        first: String,
+    },
+    #[error("{}: {error}", path.display())]
+    Copy {
+        path: PathBuf,
+        error: std::io::Error,
+    },
+}
+
+/// Copies the database of a data folder to `to`, also while a service runs, and audits the copy.
+pub fn backup(dir: &Path, to: &Path) -> Result<CopySummary, BackupError> {
+    let from = dir.join(DATABASE_FILE);
+    let source = schema::open_reader(&from, &tuning())?;
+    copy(&source, &from, to)
+}
+
+/// Puts a verified copy of `from` into a data folder that has no database.
+pub fn restore(
+    from: &Path,
+    dir: &Path,
+    owner: &LockOwner,
+    accept_live_copy: bool,
+) -> Result<CopySummary, BackupError> {
+    let source = schema::open_copy(from, &tuning())?;
+    let sqlite = |error| FileError::from_sqlite(from, error);
+    if meta::read(&source).map_err(sqlite)?.opened_in.is_some() && !accept_live_copy {
+        return Err(BackupError::LiveCopy {
+            path: from.to_owned(),
+        });
+    }
+    let _lock = FolderLock::take(dir, owner)?;
+    let to = dir.join(DATABASE_FILE);
+    for suffix in ["", "-wal", "-journal"] {
+        if beside(&to, suffix).exists() {
+            return Err(BackupError::FolderInUse {
+                path: dir.to_owned(),
+            });
+        }
+    }
+    copy(&source, from, &to)
+}
+
+/// Copies under another name first, so that no unverified copy ever has the wanted one.
+fn copy(source: &Connection, from: &Path, to: &Path) -> Result<CopySummary, BackupError> {
+    let exists = || BackupError::Exists {
+        path: to.to_owned(),
+    };
+    if to.exists() {
+        return Err(exists());
+    }
+    let unfinished = Unfinished(beside(to, ".unfinished"));
+    let path = &unfinished.0;
+    let failed = |error| BackupError::Copy {
+        path: path.clone(),
+        error,
+    };
+    drop(folder::open_private(path).map_err(failed)?);
+    let report = fill(source, from, path)?;
+    if let Some(first) = report.violations.first() {
+        return Err(BackupError::Broken {
+            first: first.detail.clone(),
+            report: Box::new(report),
+        });
+    }
+    let latest_order = latest_order(path)?;
+    let file = folder::open_private(path).map_err(failed)?;
+    file.sync_all().map_err(failed)?;
+    // A hard link fails where the name exists by now; a rename would replace what is there.
+    std::fs::hard_link(path, to).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => exists(),
+        _ => failed(error),
+    })?;
+    let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty());
+    folder::sync(dir.unwrap_or(Path::new("."))).map_err(failed)?;
+    Ok(CopySummary {
+        path: to.to_owned(),
+        report,
+        latest_order,
+    })
+}
+
+fn fill(source: &Connection, from: &Path, path: &Path) -> Result<AuditReport, FileError> {
+    let sqlite = |error| FileError::from_sqlite(path, error);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut copy = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+    let pages = rusqlite::backup::Backup::new(source, &mut copy).map_err(sqlite)?;
+    pages
+        .step(ALL_PAGES)
+        .map_err(|error| FileError::from_sqlite(from, error))?;
+    drop(pages);
+    // One file without a log beside it, and not open in any folder.
+    copy.pragma_update(None, "journal_mode", "DELETE")
+        .map_err(sqlite)?;
+    meta::set_opened_in(&copy, None).map_err(sqlite)?;
+    audit_connection(&copy, path, &[] as &[HistoryEntry])
+}
+
+fn latest_order(path: &Path) -> Result<Option<String>, FileError> {
+    let conn = schema::open_copy(path, &tuning())?;
+    let query = "SELECT date FROM seckill ORDER BY id DESC LIMIT 1";
+    let found = conn.query_row(query, (), |row| row.get(0));
+    match found {
+        Ok(date) => Ok(Some(date)),
+        Err(rusqlite::Error::QueryReturnedNoRows) => Ok(None),
+        Err(error) => Err(FileError::from_sqlite(path, error)),
+    }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// A copy that is removed unless it was finished, in which case it has another name as well.
+struct Unfinished(PathBuf);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        for suffix in ["", "-journal", "-wal", "-shm"] {
+            // What does not exist need not be removed.
+            let _ = std::fs::remove_file(beside(&self.0, suffix));
+        }
+    }
+}

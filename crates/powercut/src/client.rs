@@ -1,0 +1,274 @@
+//! The client of one round: asks an engine for random things and records every answer.
+//! It judges nothing itself; `promises` does.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use seckill_embedded::EmbeddedEngine;
+use seckill_engine::{Engine, Outcome};
+use seckill_sale::{
+    Attempt, Buyer, IdempotencyKey, NewSale, Order, OrderChange, OrderId, SaleId, Verdict,
+};
+use tokio::runtime::Runtime;
+
+use crate::promises::{Promise, Promises};
+use crate::rng::Rng;
+
+const BUYERS: [&str; 4] = ["ann", "bob", "cat", "dan"];
+const BATCH_MAX: u64 = 6;
+/// The longest wait for a definite answer of an undisturbed engine.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// What a client mostly does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mix {
+    /// Mostly attempts.
+    Selling,
+    /// Mostly questions about what is known.
+    Restarted,
+    /// Only what writes nothing.
+    Asking,
+}
+
+pub(crate) struct Client<'a> {
+    pub(crate) runtime: &'a Runtime,
+    pub(crate) engine: &'a EmbeddedEngine,
+    pub(crate) promises: &'a mut Promises,
+    pub(crate) rng: &'a mut Rng,
+}
+
+impl Client<'_> {
+    /// One random step.
+    pub(crate) fn step(&mut self, mix: Mix) -> anyhow::Result<()> {
+        let mut offers = self.promises.offers.iter();
+        if let Some(offer) = offers.find(|offer| !offer.exists && mix != Mix::Asking) {
+            let terms = offer.terms.clone();
+            return self.create(terms);
+        }
+        let known_percent = match mix {
+            Mix::Selling => 25,
+            Mix::Restarted => 60,
+            Mix::Asking => 100,
+        };
+        if self.rng.below(100) >= known_percent {
+            return self.attempt();
+        }
+        let known = self.pick(self.promises.confirmed.len());
+        let Some(promise) = known.map(|index| self.promises.confirmed[index].clone()) else {
+            return self.attempt_unless(mix);
+        };
+        match self.rng.below(6) {
+            0 | 1 if mix != Mix::Asking => self.cancel(&promise.order_id),
+            0..=2 => self.order(&promise.order_id),
+            3 => match self.pick(self.promises.open.len()) {
+                Some(index) => self.order(&self.promises.open[index].clone()),
+                None => self.order(&promise.order_id),
+            },
+            4 => self.order_of_key(&promise),
+            _ if promise.key.is_some() => self.decide_one(&promise.attempt()),
+            _ => self.attempt_unless(mix),
+        }
+    }
+
+    /// Asks for everything whose outcome is open, which writes nothing. A process may only answer
+    /// from what a killed one left after it has made that durable.
+    pub(crate) fn ask_open(&mut self) -> anyhow::Result<()> {
+        let offers = self.promises.offers.iter();
+        let sales: Vec<SaleId> = offers.map(|offer| offer.terms.id.clone()).collect();
+        for id in sales {
+            if let Ok(found) = self.runtime.block_on(self.engine.sale(&id)) {
+                let sale = found.as_ref().map(|stock| &stock.sale);
+                self.promises.sale(&id, sale)?;
+            }
+        }
+        for id in self.promises.open.clone() {
+            self.order(&id)?;
+        }
+        Ok(())
+    }
+
+    /// A random attempt; for [`Mix::Asking`] only as far as memory answers it.
+    fn attempt_unless(&mut self, mix: Mix) -> anyhow::Result<()> {
+        if mix != Mix::Asking {
+            return self.attempt();
+        }
+        let attempt = self.random_attempt()?;
+        match self.engine.answer_from_memory(&attempt) {
+            Some(verdict) => self.promises.verdict(&attempt, &Ok(verdict)),
+            None => Ok(()),
+        }
+    }
+
+    fn pick(&mut self, len: usize) -> Option<usize> {
+        (len > 0).then(|| self.rng.below(len as u64) as usize)
+    }
+
+    fn create(&mut self, terms: NewSale) -> anyhow::Result<()> {
+        let id = terms.id.clone();
+        let answer = self.runtime.block_on(self.engine.create_sale(terms));
+        self.promises.created(&id, &answer)
+    }
+
+    /// Some attempts in one call, or one as an HTTP request brings it.
+    fn attempt(&mut self) -> anyhow::Result<()> {
+        if self.rng.one_in(4) {
+            let attempt = self.random_attempt()?;
+            return self.decide_one(&attempt);
+        }
+        let count = self.rng.between(1, BATCH_MAX);
+        let attempts = (0..count).map(|_| self.random_attempt());
+        let attempts = attempts.collect::<anyhow::Result<Vec<Attempt>>>()?;
+        let asked = self.engine.decide(attempts.clone());
+        let verdicts = self.runtime.block_on(asked);
+        ensure!(
+            verdicts.len() == attempts.len(),
+            "{attempts:?} got {verdicts:?}"
+        );
+        for (attempt, verdict) in attempts.iter().zip(&verdicts) {
+            self.promises.verdict(attempt, verdict)?;
+        }
+        Ok(())
+    }
+
+    fn random_attempt(&mut self) -> anyhow::Result<Attempt> {
+        let index = self.rng.below(self.promises.offers.len() as u64) as usize;
+        let terms = &self.promises.offers[index].terms;
+        let (sale, limited) = (terms.id.clone(), terms.buyer_limit.is_some());
+        let mut attempt = Attempt::anonymous(sale);
+        if limited || !self.rng.one_in(5) {
+            let name = BUYERS[self.rng.below(BUYERS.len() as u64) as usize];
+            attempt.buyer = Buyer::new(name)?;
+        }
+        // Some keys are used again while the outcome of their first attempt is unknown.
+        let key = match self.rng.below(5) {
+            0 | 1 => None,
+            2 => Some(format!("again-{}", self.rng.below(3))),
+            _ => Some(format!("once-{:x}", self.rng.next_u64())),
+        };
+        attempt.key = key.map(|key| IdempotencyKey::new(&key)).transpose()?;
+        Ok(attempt)
+    }
+
+    fn decide_one(&mut self, attempt: &Attempt) -> anyhow::Result<()> {
+        let verdict = match self.engine.answer_from_memory(attempt) {
+            Some(verdict) => Ok(verdict),
+            None => self
+                .runtime
+                .block_on(self.engine.decide_one(attempt.clone())),
+        };
+        self.promises.verdict(attempt, &verdict)
+    }
+
+    fn cancel(&mut self, id: &OrderId) -> anyhow::Result<()> {
+        let asked = self.engine.change_order(id, OrderChange::Cancel);
+        let answer = self.runtime.block_on(asked);
+        self.promises.cancelled(id, &answer)
+    }
+
+    fn order(&mut self, id: &OrderId) -> anyhow::Result<()> {
+        match self.runtime.block_on(self.engine.order(id)) {
+            Ok(outcome) => self.promises.outcome(id, &outcome),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn order_of_key(&mut self, promise: &Promise) -> anyhow::Result<()> {
+        let Some(key) = &promise.key else {
+            return self.order(&promise.order_id);
+        };
+        let (sale, buyer) = (&promise.sale, &promise.buyer);
+        let asked = self.engine.order_of_key(sale, buyer, key);
+        match self.runtime.block_on(asked) {
+            Ok(outcome) => self.promises.outcome_of_key(promise, &outcome),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Asks an undisturbed engine about everything, and compares.
+    pub(crate) fn check_all(&mut self) -> anyhow::Result<()> {
+        let engine = self.engine;
+        wait_for("readiness", || {
+            let ready = engine.components().iter().all(|component| component.ready);
+            Ok(ready.then_some(()))
+        })?;
+        self.check_sales()?;
+        let orders = self.all_orders()?;
+        for promise in self.promises.confirmed.clone() {
+            if promise.key.is_some() {
+                self.check_repeat(&promise)?;
+            }
+            self.order_of_key(&promise)?;
+        }
+        self.promises.check_rejections(&orders)?;
+        let (runtime, history) = (self.runtime, self.promises.history());
+        let report = wait_for("the audit", || {
+            Ok(runtime.block_on(engine.audit(history.clone())).ok())
+        })?;
+        ensure!(report.is_clean(), "the audit: {:#?}", report.violations);
+        self.promises.check_rows(report.store_rows, &orders)
+    }
+
+    fn check_sales(&mut self) -> anyhow::Result<()> {
+        let (runtime, engine) = (self.runtime, self.engine);
+        let offers = self.promises.offers.iter();
+        let ids: Vec<_> = offers.map(|offer| offer.terms.id.clone()).collect();
+        for id in ids {
+            let found = wait_for("a sale", || Ok(runtime.block_on(engine.sale(&id)).ok()))?;
+            let sale = found.as_ref().map(|stock| &stock.sale);
+            self.promises.sale(&id, sale)?;
+        }
+        Ok(())
+    }
+
+    /// Every order whose id the client was ever told.
+    fn all_orders(&mut self) -> anyhow::Result<Vec<Order>> {
+        let (runtime, engine) = (self.runtime, self.engine);
+        let confirmed = self.promises.confirmed.iter();
+        let mut ids: Vec<OrderId> = confirmed.map(|promise| promise.order_id.clone()).collect();
+        for id in &self.promises.open {
+            if !ids.contains(id) {
+                ids.push(id.clone());
+            }
+        }
+        let mut orders = Vec::new();
+        for id in ids {
+            let outcome = wait_for("an order", || {
+                let answer = runtime.block_on(engine.order(&id));
+                Ok(answer.ok().filter(|outcome| *outcome != Outcome::Pending))
+            })?;
+            self.promises.outcome(&id, &outcome)?;
+            if let Outcome::Order(order) = outcome {
+                orders.push(order);
+            }
+        }
+        Ok(orders)
+    }
+
+    fn check_repeat(&mut self, promise: &Promise) -> anyhow::Result<()> {
+        let (runtime, engine) = (self.runtime, self.engine);
+        let attempt = promise.attempt();
+        let repeat = wait_for("a repeat", || {
+            let verdict = runtime.block_on(engine.decide_one(attempt.clone()));
+            Ok(verdict.ok().filter(|v| !matches!(v, Verdict::Pending(_))))
+        })?;
+        let is_repeat = matches!(repeat, Verdict::Repeat { .. });
+        ensure!(is_repeat, "{promise:?} was repeated, and got {repeat:?}");
+        self.promises.verdict(&attempt, &Ok(repeat))
+    }
+}
+
+/// Asks again until there is an answer.
+fn wait_for<T>(
+    what: &str,
+    mut ask: impl FnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
+    let deadline = Instant::now() + ANSWER_MAX;
+    loop {
+        if let Some(answer) = ask().context(what.to_owned())? {
+            return Ok(answer);
+        }
+        let in_time = Instant::now() < deadline;
+        ensure!(in_time, "{what}: no answer within {ANSWER_MAX:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

@@ -1,0 +1,422 @@
+//! What the engine told its clients, and whether a later answer contradicts it.
+//! It asks nothing itself; it trusts no answer, and knows of the store only what the answers say.
+
+use anyhow::{Context, bail, ensure};
+use seckill_engine::{Effect, Fault, OrderRefused, Outcome, SaleRefused};
+use seckill_sale::{
+    Attempt, Buyer, Claim, HistoryEntry, IdempotencyKey, Invalid, NewSale, Order, OrderId,
+    OrderState, Rejection, Sale, SaleId, Unit, Verdict,
+};
+
+/// Whether an order was cancelled, as far as the client can know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cancel {
+    No,
+    /// Asked for in this run of the engine, without a clear answer.
+    Unknown(u32),
+    Confirmed,
+}
+
+/// An order that the engine confirmed, by a verdict or by showing it.
+#[derive(Debug, Clone)]
+pub(crate) struct Promise {
+    pub(crate) order_id: OrderId,
+    pub(crate) sale: SaleId,
+    pub(crate) buyer: Buyer,
+    pub(crate) key: Option<IdempotencyKey>,
+    unit: Unit,
+    cancel: Cancel,
+    /// The run of the engine that confirmed it first.
+    run: u32,
+}
+
+impl Promise {
+    /// The attempt that repeats the one it was given for.
+    pub(crate) fn attempt(&self) -> Attempt {
+        Attempt {
+            buyer: self.buyer.clone(),
+            key: self.key.clone(),
+            ..Attempt::anonymous(self.sale.clone())
+        }
+    }
+}
+
+/// An order in an answer.
+struct Shown<'a> {
+    order_id: &'a OrderId,
+    sale: &'a SaleId,
+    buyer: &'a Buyer,
+    key: Option<&'a IdempotencyKey>,
+    unit: Unit,
+    state: OrderState,
+}
+
+impl<'a> Shown<'a> {
+    fn order(order: &'a Order) -> Self {
+        Self {
+            order_id: &order.order_id,
+            sale: &order.sale,
+            buyer: &order.buyer,
+            key: order.idempotency_key.as_ref(),
+            unit: order.unit,
+            state: order.state,
+        }
+    }
+}
+
+/// A sale that the client wants to exist.
+#[derive(Debug, Clone)]
+pub(crate) struct Offer {
+    pub(crate) terms: NewSale,
+    /// Whether any answer showed that it exists.
+    pub(crate) exists: bool,
+}
+
+/// A definite rejection, as the least number of orders that it proves.
+///
+/// "Sold out" means that each unit had an active and durable order, and "limit reached" that the
+/// buyer had as many as the limit. Orders whose cancellation was confirmed before come on top: they
+/// are durable as well, but not active. No order is ever deleted, so the store must hold that many
+/// for ever, in whatever state.
+#[derive(Debug, Clone)]
+struct Rejected {
+    sale: SaleId,
+    /// `None` where the whole sale was sold out.
+    buyer: Option<Buyer>,
+    orders_min: usize,
+    run: u32,
+}
+
+/// Everything that the clients of one round were told.
+#[derive(Debug, Default)]
+pub(crate) struct Promises {
+    /// The run of the engine that answers now.
+    pub(crate) run: u32,
+    pub(crate) offers: Vec<Offer>,
+    pub(crate) confirmed: Vec<Promise>,
+    /// Ids that may turn out to be orders.
+    pub(crate) open: Vec<OrderId>,
+    /// Ids that will never be orders.
+    absent: Vec<OrderId>,
+    rejected: Vec<Rejected>,
+    /// Attempts that may have become orders without an id in the answer.
+    unnamed: u64,
+}
+
+impl Promises {
+    pub(crate) fn new(terms: Vec<NewSale>) -> Self {
+        let offer = |terms| Offer {
+            terms,
+            exists: false,
+        };
+        Self {
+            offers: terms.into_iter().map(offer).collect(),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn confirmations(&self) -> usize {
+        self.confirmed.len()
+    }
+
+    /// Confirmations of earlier runs than this one.
+    pub(crate) fn confirmations_before(&self, run: u32) -> usize {
+        let earlier = self.confirmed.iter().filter(|promise| promise.run < run);
+        earlier.count()
+    }
+
+    pub(crate) fn rejections(&self) -> usize {
+        self.rejected.len()
+    }
+
+    pub(crate) fn rejections_before(&self, run: u32) -> usize {
+        let earlier = self.rejected.iter().filter(|rejected| rejected.run < run);
+        earlier.count()
+    }
+
+    /// The confirmations as the audit takes them.
+    pub(crate) fn history(&self) -> Vec<HistoryEntry> {
+        let entry = |promise: &Promise| HistoryEntry {
+            order_id: promise.order_id.clone(),
+            sale: Some(promise.sale.to_string()),
+            unit: promise.unit.number,
+        };
+        self.confirmed.iter().map(entry).collect()
+    }
+
+    fn offer(&mut self, sale: &SaleId) -> anyhow::Result<&mut Offer> {
+        let mut offers = self.offers.iter_mut();
+        let offer = offers.find(|offer| offer.terms.id == *sale);
+        offer.with_context(|| format!("an answer about sale {sale}, which was not asked for"))
+    }
+
+    fn of_key(&self, attempt: &Attempt) -> Option<&Promise> {
+        let key = attempt.key.as_ref()?;
+        self.confirmed.iter().find(|promise| {
+            promise.key.as_ref() == Some(key)
+                && promise.sale == attempt.sale
+                && promise.buyer == attempt.buyer
+        })
+    }
+
+    fn may_exist(&mut self, order_id: &OrderId) {
+        if !self.open.contains(order_id) {
+            self.open.push(order_id.clone());
+        }
+    }
+
+    pub(crate) fn created(
+        &mut self,
+        id: &SaleId,
+        answer: &Result<Result<Sale, SaleRefused>, Fault>,
+    ) -> anyhow::Result<()> {
+        let offer = self.offer(id)?;
+        let sale: &Sale = match answer {
+            Ok(Ok(sale)) => {
+                ensure!(!offer.exists, "sale {id} existed, and was made again");
+                sale
+            }
+            Ok(Err(SaleRefused::Exists(sale))) => sale,
+            Ok(Err(refused)) => bail!("sale {id} was refused: {refused}"),
+            Err(_) => return Ok(()),
+        };
+        same_terms(&offer.terms, sale)?;
+        offer.exists = true;
+        Ok(())
+    }
+
+    pub(crate) fn verdict(
+        &mut self,
+        attempt: &Attempt,
+        verdict: &Result<Verdict, Fault>,
+    ) -> anyhow::Result<()> {
+        let known = self.of_key(attempt).map(|promise| promise.order_id.clone());
+        let shown = |claim, state| shown_claim(attempt, claim, state);
+        let checked = match verdict {
+            Ok(Verdict::Claimed(claim)) => {
+                let is_new = known.is_none() && self.of_id(&claim.order_id).is_none();
+                ensure!(is_new, "{claim:?} is no new order: the key has {known:?}");
+                self.shown(&shown(claim, OrderState::Reserved))
+            }
+            Ok(Verdict::Repeat { claim, state }) => {
+                let is_same = known.as_ref().is_none_or(|known| *known == claim.order_id);
+                ensure!(is_same, "the key has {known:?}, its repeat {claim:?}");
+                self.shown(&shown(claim, *state))
+            }
+            Ok(Verdict::Rejected(rejection)) => {
+                ensure!(known.is_none(), "{rejection:?}, but the key has {known:?}");
+                self.rejected(attempt, *rejection)
+            }
+            Ok(Verdict::Pending(order_id) | Verdict::Accepted(order_id)) => {
+                self.may_exist(order_id);
+                Ok(())
+            }
+            Ok(Verdict::Invalid(Invalid::NoSuchSale)) => {
+                ensure!(!self.offer(&attempt.sale)?.exists, "the sale is gone");
+                Ok(())
+            }
+            Ok(other @ (Verdict::Mismatch | Verdict::Invalid(_))) => bail!("{other:?}"),
+            Err(fault) => {
+                self.unnamed += u64::from(fault.effect != Effect::None);
+                Ok(())
+            }
+        };
+        checked.with_context(|| format!("the verdict on {attempt:?}"))
+    }
+
+    fn of_id(&self, order_id: &OrderId) -> Option<&Promise> {
+        let mut confirmed = self.confirmed.iter();
+        confirmed.find(|promise| promise.order_id == *order_id)
+    }
+
+    /// Takes an order in that an answer showed, or compares it with what was said before.
+    fn shown(&mut self, shown: &Shown<'_>) -> anyhow::Result<()> {
+        let (id, run) = (shown.order_id, self.run);
+        ensure!(
+            !self.absent.contains(id),
+            "order {id} was said not to exist"
+        );
+        self.offer(shown.sale)?.exists = true;
+        let mut confirmed = self.confirmed.iter_mut();
+        let Some(promise) = confirmed.find(|promise| promise.order_id == *id) else {
+            // Only confirmed orders are ever cancelled.
+            ensure!(
+                shown.state == OrderState::Reserved,
+                "order {id} is {} without a request",
+                shown.state.as_str()
+            );
+            self.confirmed.push(Promise {
+                order_id: id.clone(),
+                sale: shown.sale.clone(),
+                buyer: shown.buyer.clone(),
+                key: shown.key.cloned(),
+                unit: shown.unit,
+                cancel: Cancel::No,
+                run,
+            });
+            return Ok(());
+        };
+        let is_same = promise.sale == *shown.sale
+            && promise.buyer == *shown.buyer
+            && promise.key.as_ref() == shown.key
+            && promise.unit == shown.unit;
+        ensure!(is_same, "order {id} changed; it was {promise:?}");
+        promise.cancel = match (promise.cancel, shown.state) {
+            (Cancel::No, OrderState::Reserved) => Cancel::No,
+            (Cancel::Confirmed | Cancel::Unknown(_), OrderState::Cancelled) => Cancel::Confirmed,
+            // The run that was to cancel it is over: it was not done, and no one is left to do it.
+            (Cancel::Unknown(asked), OrderState::Reserved) if asked < run => Cancel::No,
+            (Cancel::Unknown(asked), OrderState::Reserved) => Cancel::Unknown(asked),
+            (cancel, state) => bail!(
+                "order {id} is {}, its cancellation: {cancel:?}",
+                state.as_str()
+            ),
+        };
+        Ok(())
+    }
+
+    fn rejected(&mut self, attempt: &Attempt, rejection: Rejection) -> anyhow::Result<()> {
+        let run = self.run;
+        let offer = self.offer(&attempt.sale)?;
+        offer.exists = true;
+        let (buyer, active) = match rejection {
+            Rejection::SoldOut => (None, offer.terms.total),
+            Rejection::LimitReached { limit } => {
+                let terms = offer.terms.buyer_limit;
+                ensure!(terms == Some(limit), "the limit is {terms:?}, not {limit}");
+                (Some(attempt.buyer.clone()), limit)
+            }
+            other @ (Rejection::NotOpen { .. } | Rejection::Closed { .. }) => bail!("{other:?}"),
+        };
+        let is_of = |promise: &&Promise| {
+            promise.sale == attempt.sale && buyer.as_ref().is_none_or(|b| *b == promise.buyer)
+        };
+        let of = self.confirmed.iter().filter(is_of);
+        let cancelled = of.filter(|promise| promise.cancel == Cancel::Confirmed);
+        let orders_min = active as usize + cancelled.count();
+        self.rejected.push(Rejected {
+            sale: attempt.sale.clone(),
+            buyer,
+            orders_min,
+            run,
+        });
+        Ok(())
+    }
+
+    /// What was answered about an order id.
+    pub(crate) fn outcome(&mut self, id: &OrderId, outcome: &Outcome) -> anyhow::Result<()> {
+        match outcome {
+            Outcome::Order(order) => {
+                ensure!(order.order_id == *id, "asked for {id}, got {order:?}");
+                self.shown(&Shown::order(order))
+            }
+            Outcome::Pending => Ok(()),
+            Outcome::None => {
+                let promise = self.of_id(id);
+                ensure!(promise.is_none(), "the order is lost: {promise:?}");
+                if !self.absent.contains(id) {
+                    self.absent.push(id.clone());
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// What was answered about the key of a confirmed order.
+    pub(crate) fn outcome_of_key(
+        &mut self,
+        promise: &Promise,
+        outcome: &Outcome,
+    ) -> anyhow::Result<()> {
+        match outcome {
+            Outcome::Order(_) => self.outcome(&promise.order_id, outcome),
+            Outcome::Pending => Ok(()),
+            Outcome::None => bail!("the key is lost: {promise:?}"),
+        }
+    }
+
+    /// What was answered to the cancellation of a confirmed order.
+    pub(crate) fn cancelled(
+        &mut self,
+        id: &OrderId,
+        answer: &Result<Result<Order, OrderRefused>, Fault>,
+    ) -> anyhow::Result<()> {
+        let run = self.run;
+        let may_be_done = match answer {
+            Ok(Ok(_)) => true,
+            Ok(Err(OrderRefused::Pending)) => false,
+            Ok(Err(refused)) => bail!("order {id} was not cancelled: {refused:?}"),
+            Err(fault) => fault.effect != Effect::None,
+        };
+        let promise = self.confirmed.iter_mut().find(|p| p.order_id == *id);
+        let promise = promise.context("only confirmed orders are cancelled")?;
+        if may_be_done && promise.cancel != Cancel::Confirmed {
+            promise.cancel = Cancel::Unknown(run);
+        }
+        if let Ok(Ok(order)) = answer {
+            ensure!(
+                order.state == OrderState::Cancelled && order.order_id == *id,
+                "the cancellation of {id} gave {order:?}"
+            );
+            self.shown(&Shown::order(order))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn sale(&mut self, id: &SaleId, found: Option<&Sale>) -> anyhow::Result<()> {
+        let offer = self.offer(id)?;
+        match found {
+            Some(sale) => {
+                same_terms(&offer.terms, sale)?;
+                offer.exists = true;
+                Ok(())
+            }
+            None if offer.exists => bail!("sale {id} is gone"),
+            None => Ok(()),
+        }
+    }
+
+    /// Every rejection against all orders of the store, in any state.
+    pub(crate) fn check_rejections(&self, orders: &[Order]) -> anyhow::Result<()> {
+        for rejected in &self.rejected {
+            let is_of = |order: &&Order| {
+                order.sale == rejected.sale
+                    && rejected.buyer.as_ref().is_none_or(|b| *b == order.buyer)
+            };
+            let found = orders.iter().filter(is_of).count();
+            ensure!(
+                found >= rejected.orders_min,
+                "{rejected:?} was not true: there are {found} orders"
+            );
+        }
+        Ok(())
+    }
+
+    /// The store's rows against the orders that were found by their ids: no row may be unknown.
+    pub(crate) fn check_rows(&self, rows: u64, orders: &[Order]) -> anyhow::Result<()> {
+        let known = orders.len() as u64;
+        ensure!(
+            rows >= known && rows <= known + self.unnamed,
+            "the store has {rows} orders; {known} are known by their ids, {} may be without",
+            self.unnamed
+        );
+        Ok(())
+    }
+}
+
+fn shown_claim<'a>(attempt: &'a Attempt, claim: &'a Claim, state: OrderState) -> Shown<'a> {
+    Shown {
+        order_id: &claim.order_id,
+        sale: &attempt.sale,
+        buyer: &attempt.buyer,
+        key: attempt.key.as_ref(),
+        unit: claim.unit,
+        state,
+    }
+}
+
+fn same_terms(terms: &NewSale, sale: &Sale) -> anyhow::Result<()> {
+    let is_same = terms.total == sale.total && terms.buyer_limit == sale.buyer_limit;
+    ensure!(is_same, "{terms:?} became {sale:?}");
+    Ok(())
+}
