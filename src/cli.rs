@@ -31,6 +31,8 @@ const EXAMPLES: &str = "Examples:
 
 /// The heading of flags that only the cluster engine reads.
 const CLUSTER: &str = "Cluster engine";
+/// The heading of flags that most commands have.
+const GENERAL: &str = "General";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -62,10 +64,10 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct Common {
     /// Configuration file [default: $SECKILL_CONFIG, or ./seckill.toml if it exists]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = GENERAL)]
     config: Option<PathBuf>,
     /// Engine that decides: embedded or cluster [default: embedded]
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME", help_heading = GENERAL)]
     engine: Option<String>,
     /// Redis [default: redis://127.0.0.1:6379]
     #[arg(long, global = true, value_name = "URL", help_heading = CLUSTER)]
@@ -83,7 +85,7 @@ pub(crate) struct Common {
     #[arg(long, global = true, value_name = "NAME", help_heading = CLUSTER)]
     confirm: Option<String>,
     /// Data folder of the embedded engine [default: seckill-data]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", help_heading = GENERAL)]
     data: Option<PathBuf>,
 }
 
@@ -348,7 +350,10 @@ pub(crate) enum SaleAction {
     /// Show one sale
     #[command(after_help = "Example:
   seckill sale show phone")]
-    Show { id: String },
+    Show {
+        /// Id of the sale
+        id: String,
+    },
     /// Change a sale: everything that is given, or nothing
     Change(ChangeArgs),
 }
@@ -363,7 +368,9 @@ The change carries the version of the sale that the command has read, and is ref
 changed since. With the cluster engine it is acknowledged once no server can answer by the old terms
 (cluster.lease_ms).")]
 pub(crate) struct ChangeArgs {
+    /// Id of the sale
     pub(crate) id: String,
+    /// Title
     #[arg(long)]
     pub(crate) title: Option<String>,
     /// Units in total; fewer than before as long as none of those taken away is sold

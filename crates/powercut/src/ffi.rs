@@ -1,8 +1,8 @@
 //! Registers a [`Vfs`] with SQLite and forwards SQLite's calls to it.
 //!
-//! SQLite uses a VFS through C structs, function pointers and raw pointers, which takes unsafe code.
-//! All unsafe code of the crate is in this file, to keep it small enough to review. What safe code
-//! can do does not belong here: nothing about disks, locks or machines. A panic must not reach C.
+//! SQLite uses a VFS through C structs, function pointers and raw pointers, which only unsafe code
+//! can provide. All unsafe code of the crate is in this file. What safe code can do does not belong
+//! here: nothing about disks, locks or machines. A panic must not reach C.
 
 #![allow(unsafe_code, reason = "SQLite's interface of a VFS takes raw pointers")]
 
@@ -12,9 +12,7 @@ use std::{ptr, slice};
 
 use rusqlite::ffi::{self as sqlite, sqlite3_file, sqlite3_int64, sqlite3_io_methods, sqlite3_vfs};
 
-use crate::interface::{
-    LockLevel, OpenMode, ShmLockMode, Vfs, VfsFile, VfsResult, is_temporary,
-};
+use crate::interface::{LockLevel, OpenMode, ShmLockMode, Vfs, VfsFile, VfsResult, is_temporary};
 
 /// The longest path in bytes. Longer ones are refused.
 const PATH_BYTES_MAX: c_int = 1024;
@@ -81,7 +79,7 @@ pub(crate) fn register<V: Vfs>(name: &str, vfs: V) -> VfsResult<()> {
         xDelete: Some(x_delete::<V>),
         xAccess: Some(x_access::<V>),
         xFullPathname: Some(x_full_pathname),
-        // SQLite calls these four to load an extension, which takes unsafe code to allow.
+        // SQLite calls these four only to load an extension, which only unsafe code can enable.
         xDlOpen: None,
         xDlError: None,
         xDlSym: None,
@@ -96,8 +94,8 @@ pub(crate) fn register<V: Vfs>(name: &str, vfs: V) -> VfsResult<()> {
         xGetSystemCall: None,
         xNextSystemCall: None,
     });
-    // SAFETY: the struct is complete for its version. It, its name and its data are never freed, and
-    // from here on only SQLite changes it.
+    // SAFETY: the struct is complete for its version. It, its name and its data are never freed,
+    // and from here on only SQLite changes it.
     let code = unsafe { sqlite::sqlite3_vfs_register(Box::into_raw(vfs), 0) };
     if code == sqlite::SQLITE_OK {
         Ok(())
@@ -200,7 +198,7 @@ unsafe extern "C" fn x_delete<V: Vfs>(
     guard(|| vfs.vfs.delete(utf8(path)?))
 }
 
-/// SQLite asks its VFS for nothing but existence, so the flags are ignored.
+/// The flags are ignored: except in deprecated pragmas, SQLite only asks whether a file exists.
 unsafe extern "C" fn x_access<V: Vfs>(
     vfs: *mut sqlite3_vfs,
     path: *const c_char,
@@ -245,14 +243,20 @@ unsafe extern "C" fn x_randomness<V: Vfs>(
     // SAFETY: the VFS is the registered one.
     let system = unsafe { registered::<V>(vfs) }.system;
     // SAFETY: SQLite's own VFS is never freed, and gets the arguments that this one got.
-    unsafe { (*system).xRandomness.map_or(0, |call| call(system, bytes, out)) }
+    unsafe {
+        let call = (*system).xRandomness;
+        call.map_or(0, |call| call(system, bytes, out))
+    }
 }
 
 unsafe extern "C" fn x_sleep<V: Vfs>(vfs: *mut sqlite3_vfs, microseconds: c_int) -> c_int {
     // SAFETY: the VFS is the registered one.
     let system = unsafe { registered::<V>(vfs) }.system;
     // SAFETY: SQLite's own VFS is never freed, and gets the argument that this one got.
-    unsafe { (*system).xSleep.map_or(0, |call| call(system, microseconds)) }
+    unsafe {
+        let call = (*system).xSleep;
+        call.map_or(0, |call| call(system, microseconds))
+    }
 }
 
 unsafe extern "C" fn x_current_time_int64<V: Vfs>(
@@ -261,8 +265,8 @@ unsafe extern "C" fn x_current_time_int64<V: Vfs>(
 ) -> c_int {
     // SAFETY: the VFS is the registered one.
     let system = unsafe { registered::<V>(vfs) }.system;
-    // SAFETY: SQLite's own VFS is never freed, has this method, as its version is at least 2, and
-    // gets the argument that this one got.
+    // SAFETY: SQLite's own VFS is never freed, has this field, since its version is 3, and gets the
+    // argument that this one got.
     unsafe {
         let call = (*system).xCurrentTimeInt64;
         call.map_or(sqlite::SQLITE_ERROR, |call| call(system, out))
@@ -326,10 +330,7 @@ unsafe extern "C" fn x_write<F: VfsFile>(
     })
 }
 
-unsafe extern "C" fn x_truncate<F: VfsFile>(
-    file: *mut sqlite3_file,
-    size: sqlite3_int64,
-) -> c_int {
+unsafe extern "C" fn x_truncate<F: VfsFile>(file: *mut sqlite3_file, size: sqlite3_int64) -> c_int {
     // SAFETY: a method of an open file.
     let file = unsafe { opened::<F>(file) };
     guard(|| file.truncate(non_negative(size)?))
@@ -460,4 +461,58 @@ unsafe extern "C" fn x_shm_unmap<F: VfsFile>(file: *mut sqlite3_file, _delete: c
     // SAFETY: a method of an open file.
     let file = unsafe { opened::<F>(file) };
     guard(|| file.shm_unmap())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::Machine;
+    use crate::vfs::VFS_NAME;
+
+    #[test]
+    fn a_panic_is_an_io_error_and_an_error_is_never_success() {
+        assert_eq!(guard(|| Ok(())), sqlite::SQLITE_OK);
+        assert_eq!(guard(|| Err(sqlite::SQLITE_BUSY)), sqlite::SQLITE_BUSY);
+        assert_eq!(guard(|| Err(sqlite::SQLITE_OK)), sqlite::SQLITE_IOERR);
+        assert_eq!(guard(|| panic!("a test")), sqlite::SQLITE_IOERR);
+    }
+
+    #[test]
+    fn a_file_is_opened_read_and_closed_as_sqlite_expects() {
+        const FLAGS: c_int = sqlite::SQLITE_OPEN_MAIN_DB | sqlite::SQLITE_OPEN_READWRITE;
+        const CREATE: c_int = FLAGS | sqlite::SQLITE_OPEN_CREATE;
+        let dir = tempfile::tempdir().unwrap();
+        let machine = Machine::new(dir.path(), 1).unwrap();
+        let path = machine.folder().join("file");
+        let path = CString::new(path.to_str().unwrap()).unwrap();
+        let name = CString::new(VFS_NAME).unwrap();
+        let mut memory = [usize::MAX; 16];
+        let file: *mut sqlite3_file = memory.as_mut_ptr().cast();
+        let mut buffer = [9_u8; 5];
+        let (data, out) = ([1_u8, 2, 3], buffer.as_mut_ptr().cast());
+        let mut out_flags = 0;
+        // SAFETY: the calls are such as SQLite makes, on memory that is large enough and aligned.
+        unsafe {
+            let vfs = sqlite::sqlite3_vfs_find(name.as_ptr());
+            assert!((*vfs).szOsFile as usize <= size_of_val(&memory));
+            let open = (*vfs).xOpen.unwrap();
+            let refused = open(vfs, path.as_ptr(), file, FLAGS, ptr::null_mut());
+            assert_eq!(refused, sqlite::SQLITE_CANTOPEN);
+            assert!((*file).pMethods.is_null());
+            let opened = open(vfs, path.as_ptr(), file, CREATE, &raw mut out_flags);
+            assert_eq!((opened, out_flags), (sqlite::SQLITE_OK, CREATE));
+            let methods = *(*file).pMethods;
+            let written = methods.xWrite.unwrap()(file, data.as_ptr().cast(), 3, 0);
+            assert_eq!(written, sqlite::SQLITE_OK);
+            let read = methods.xRead.unwrap();
+            assert_eq!(read(file, out, 5, 1), sqlite::SQLITE_IOERR_SHORT_READ);
+            assert_eq!(read(file, out, 5, -1), sqlite::SQLITE_IOERR);
+            let control = methods.xFileControl.unwrap();
+            let controlled = control(file, sqlite::SQLITE_FCNTL_PRAGMA, ptr::null_mut());
+            assert_eq!(controlled, sqlite::SQLITE_NOTFOUND);
+            assert_eq!(methods.xClose.unwrap()(file), sqlite::SQLITE_OK);
+            assert!((*file).pMethods.is_null());
+        }
+        assert_eq!(buffer, [2, 3, 0, 0, 0]);
+    }
 }

@@ -3,6 +3,8 @@
 
 mod client;
 mod disk;
+mod ffi;
+mod interface;
 mod locks;
 mod machine;
 mod promises;

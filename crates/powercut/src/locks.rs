@@ -1,9 +1,9 @@
 //! SQLite's five lock levels on one file, between the handles of this process.
 //! Nothing here waits: a conflict is SQLITE_BUSY, and SQLite's busy handler tries again.
 
-use sqlite_plugin::flags::LockLevel;
-use sqlite_plugin::vars;
-use sqlite_plugin::vfs::VfsResult;
+use rusqlite::ffi as sqlite;
+
+use crate::interface::{LockLevel, VfsResult};
 
 /// Names an open file within its machine.
 pub(crate) type HandleId = u64;
@@ -46,12 +46,12 @@ impl FileLocks {
             }
         };
         if !allowed {
-            return Err(vars::SQLITE_BUSY);
+            return Err(sqlite::SQLITE_BUSY);
         }
         if level == LockLevel::Exclusive && others >= LockLevel::Shared {
             // Keeps new readers out, so that a retry succeeds once the present ones have left.
             self.set(handle, LockLevel::Pending);
-            return Err(vars::SQLITE_BUSY);
+            return Err(sqlite::SQLITE_BUSY);
         }
         self.set(handle, level);
         Ok(())
@@ -73,7 +73,7 @@ impl FileLocks {
 mod tests {
     use super::*;
 
-    const BUSY: VfsResult<()> = Err(vars::SQLITE_BUSY);
+    const BUSY: VfsResult<()> = Err(sqlite::SQLITE_BUSY);
 
     #[test]
     fn one_writer_beside_readers_and_none_beside_an_exclusive_lock() {

@@ -126,14 +126,10 @@ fn make(folder: &Path) -> std::io::Result<()> {
 mod tests {
     use std::fs;
 
-    use sqlite_plugin::flags::{CreateMode, OpenMode};
-    use sqlite_plugin::vars;
+    use rusqlite::ffi as sqlite;
 
     use super::*;
-
-    const CREATE: OpenMode = OpenMode::ReadWrite {
-        create: CreateMode::Create,
-    };
+    use crate::interface::OpenMode;
 
     struct TestMachine {
         dir: tempfile::TempDir,
@@ -154,7 +150,7 @@ mod tests {
 
         fn write(&self, name: &str, content: &[u8], sync: bool) {
             let mut state = self.machine.state();
-            let opened = state.open(name, &CREATE).unwrap();
+            let opened = state.open(name, OpenMode::Create).unwrap();
             state.write(opened.inode, &opened.file, 0, content).unwrap();
             if sync {
                 state.sync(opened.inode).unwrap();
@@ -226,14 +222,14 @@ mod tests {
             in_sync: false,
         }));
         let mut state = test.machine.state();
-        let opened = state.open("a", &CREATE).unwrap();
+        let opened = state.open("a", OpenMode::Create).unwrap();
         assert_eq!(state.truncate(opened.inode, &opened.file, 0), Ok(()));
         let stopped = state.sync(opened.inode);
-        assert_eq!(stopped, Err(vars::SQLITE_IOERR_FSYNC));
+        assert_eq!(stopped, Err(sqlite::SQLITE_IOERR_FSYNC));
         let write = state.write(opened.inode, &opened.file, 0, b"2");
-        assert_eq!(write, Err(vars::SQLITE_IOERR_WRITE));
-        assert_eq!(state.exists("a"), Err(vars::SQLITE_IOERR_ACCESS));
-        assert!(state.open("a", &CREATE).is_err());
+        assert_eq!(write, Err(sqlite::SQLITE_IOERR_WRITE));
+        assert_eq!(state.exists("a"), Err(sqlite::SQLITE_IOERR_ACCESS));
+        assert!(state.open("a", OpenMode::Create).is_err());
         state.close(opened.inode, opened.handle);
         drop(state);
         assert!(test.machine.is_down());
@@ -250,8 +246,8 @@ mod tests {
         test.write("a", b"1", false);
         test.write("a", b"2", false);
         let mut state = test.machine.state();
-        let opened = state.open("a", &CREATE).unwrap();
+        let opened = state.open("a", OpenMode::Create).unwrap();
         let stopped = state.sync(opened.inode);
-        assert_eq!(stopped, Err(vars::SQLITE_IOERR_FSYNC));
+        assert_eq!(stopped, Err(sqlite::SQLITE_IOERR_FSYNC));
     }
 }

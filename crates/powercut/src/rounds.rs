@@ -1,6 +1,7 @@
 //! Rounds of power cuts and kills: an engine sells on a machine that stops at a random operation,
 //! is started again on what is left, and must keep all that it confirmed. Nothing outlives a round.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -55,6 +56,32 @@ pub struct PowerSummary {
     pub rejections_checked: u64,
     /// Those of them that a power cut came after.
     pub rejections_before_cut: u64,
+}
+
+impl fmt::Display for PowerSummary {
+    /// Some lines, without a newline at the end.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} rounds, all checks passed, all audits clean\n\
+             {} power cuts, {} of them second cuts (after an earlier cut or kill)\n\
+             {} kills; {} power cuts after a kill\n\
+             {} machines stopped during a disk operation, {} of them during a start\n\
+             {} confirmations checked, {} of them given before a power cut\n\
+             {} rejections checked, {} of them given before a power cut",
+            self.rounds,
+            self.cuts,
+            self.second_cuts,
+            self.kills,
+            self.cuts_after_kill,
+            self.stopped_in_operation,
+            self.failed_starts,
+            self.confirmations_checked,
+            self.confirmations_before_cut,
+            self.rejections_checked,
+            self.rejections_before_cut
+        )
+    }
 }
 
 /// Runs the rounds. The first check that fails ends them with an error that names its round.

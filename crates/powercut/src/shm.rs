@@ -1,22 +1,17 @@
 //! The shared memory and the eight locks of one file's WAL index, within this process.
 //! Regions are never freed, only reused: SQLite holds bare pointers into them.
 
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use sqlite_plugin::flags::ShmLockMode;
-use sqlite_plugin::vars;
-use sqlite_plugin::vfs::VfsResult;
+use rusqlite::ffi as sqlite;
 
+use crate::interface::{Region, ShmLockMode, VfsResult};
 use crate::locks::HandleId;
 
 /// The size of every region that SQLite asks for.
 pub(crate) const REGION_BYTES: usize = 32_768;
 const SLOTS: usize = 8;
-
-/// Atomics, so that a region can be zeroed without unsafe code; of eight bytes for the alignment.
-type Region = &'static [AtomicU64];
 
 /// Regions that no file uses.
 static POOL: Mutex<Vec<Region>> = Mutex::new(Vec::new());
@@ -54,33 +49,26 @@ pub(crate) struct Shm {
 }
 
 impl Shm {
-    /// The region's address; `None` if it does not exist and must not be made.
-    pub(crate) fn map(
-        &mut self,
-        handle: HandleId,
-        index: usize,
-        extend: bool,
-    ) -> Option<NonNull<u8>> {
+    /// `None` if the region does not exist and must not be made.
+    pub(crate) fn map(&mut self, handle: HandleId, index: usize, extend: bool) -> Option<Region> {
         if !self.users.contains(&handle) {
             self.users.push(handle);
         }
         while extend && self.regions.len() <= index {
             self.regions.push(take_region());
         }
-        let region = self.regions.get(index).copied()?;
-        Some(NonNull::from(region).cast())
+        self.regions.get(index).copied()
     }
 
     pub(crate) fn lock(
         &mut self,
         handle: HandleId,
-        offset: u32,
-        count: u32,
+        first: usize,
+        count: usize,
         mode: ShmLockMode,
     ) -> VfsResult<()> {
-        let (first, count) = (offset as usize, count as usize);
-        let slots = self.slots.get_mut(first..first + count);
-        let slots = slots.ok_or(vars::SQLITE_IOERR_SHMLOCK)?;
+        let slots = self.slots.get_mut(first..first.saturating_add(count));
+        let slots = slots.ok_or(sqlite::SQLITE_IOERR_SHMLOCK)?;
         let is_others = |slot: &Slot| slot.holders.iter().any(|holder| *holder != handle);
         match mode {
             ShmLockMode::LockShared => {
@@ -88,7 +76,7 @@ impl Shm {
                     .iter()
                     .any(|slot| slot.is_exclusive && is_others(slot))
                 {
-                    return Err(vars::SQLITE_BUSY);
+                    return Err(sqlite::SQLITE_BUSY);
                 }
                 for slot in slots {
                     if !slot.holders.contains(&handle) {
@@ -98,7 +86,7 @@ impl Shm {
             }
             ShmLockMode::LockExclusive => {
                 if slots.iter().any(is_others) {
-                    return Err(vars::SQLITE_BUSY);
+                    return Err(sqlite::SQLITE_BUSY);
                 }
                 for slot in slots {
                     slot.holders = vec![handle];
@@ -127,7 +115,7 @@ impl Shm {
 mod tests {
     use super::*;
 
-    const BUSY: VfsResult<()> = Err(vars::SQLITE_BUSY);
+    const BUSY: VfsResult<()> = Err(sqlite::SQLITE_BUSY);
 
     #[test]
     fn readers_share_a_slot_and_a_writer_has_it_alone() {
@@ -142,17 +130,17 @@ mod tests {
         shm.unmap(2);
         assert_eq!(shm.lock(1, 5, 1, ShmLockMode::LockExclusive), Ok(()));
         let outside = shm.lock(1, 7, 2, ShmLockMode::LockShared);
-        assert_eq!(outside, Err(vars::SQLITE_IOERR_SHMLOCK));
+        assert_eq!(outside, Err(sqlite::SQLITE_IOERR_SHMLOCK));
     }
 
     #[test]
     fn a_region_is_shared_while_it_is_used_and_zero_when_it_is_new() {
         let mut shm = Shm::default();
-        assert_eq!(shm.map(1, 0, false), None);
+        assert!(shm.map(1, 0, false).is_none());
         let first = shm.map(1, 1, true).unwrap();
-        assert_eq!(first.as_ptr() as usize % 8, 0);
-        assert_eq!(shm.map(2, 1, false), Some(first));
-        shm.regions[1][0].store(7, Ordering::Relaxed);
+        assert_eq!(size_of_val(first), REGION_BYTES);
+        assert!(std::ptr::eq(first, shm.map(2, 1, false).unwrap()));
+        first[0].store(7, Ordering::Relaxed);
         shm.unmap(1);
         assert_eq!(shm.regions.len(), 2);
         shm.unmap(2);

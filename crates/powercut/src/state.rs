@@ -7,11 +7,10 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use sqlite_plugin::flags::{CreateMode, LockLevel, OpenMode};
-use sqlite_plugin::vars;
-use sqlite_plugin::vfs::VfsResult;
+use rusqlite::ffi as sqlite;
 
 use crate::disk::{Contents, PendingOp};
+use crate::interface::{LockLevel, OpenMode, VfsResult};
 use crate::locks::{FileLocks, HandleId};
 use crate::rng::Rng;
 use crate::shm::Shm;
@@ -92,7 +91,7 @@ impl State {
         self.check_up(code)?;
         self.ops += 1;
         if let Some(fuse) = &mut self.fuse {
-            let is_sync = code == vars::SQLITE_IOERR_FSYNC;
+            let is_sync = code == sqlite::SQLITE_IOERR_FSYNC;
             self.is_down = fuse.after_ops == 0 && (is_sync || !fuse.in_sync);
             fuse.after_ops = fuse.after_ops.saturating_sub(1);
         }
@@ -109,23 +108,20 @@ impl State {
     }
 
     pub(crate) fn inode(&mut self, id: InodeId) -> VfsResult<&mut Inode> {
-        self.inodes.get_mut(&id).ok_or(vars::SQLITE_IOERR)
+        self.inodes.get_mut(&id).ok_or(sqlite::SQLITE_IOERR)
     }
 
-    pub(crate) fn open(&mut self, name: &str, mode: &OpenMode) -> VfsResult<Opened> {
-        self.check_up(vars::SQLITE_IOERR)?;
+    pub(crate) fn open(&mut self, name: &str, mode: OpenMode) -> VfsResult<Opened> {
+        self.check_up(sqlite::SQLITE_IOERR)?;
         let path = self.path(name);
         let exists = path.exists();
         let possible = match mode {
-            OpenMode::ReadOnly => exists,
-            OpenMode::ReadWrite { create } => match create {
-                CreateMode::None => exists,
-                CreateMode::Create => true,
-                CreateMode::MustCreate => !exists,
-            },
+            OpenMode::ReadOnly | OpenMode::ReadWrite => exists,
+            OpenMode::Create => true,
+            OpenMode::CreateNew => !exists,
         };
         if !possible {
-            return Err(vars::SQLITE_CANTOPEN);
+            return Err(sqlite::SQLITE_CANTOPEN);
         }
         let inode = match self.names.get(name) {
             Some(&inode) if exists => inode,
@@ -133,12 +129,12 @@ impl State {
         };
         let file = OpenOptions::new()
             .read(true)
-            .write(!mode.is_readonly())
+            .write(mode != OpenMode::ReadOnly)
             .create(!exists)
             .truncate(false)
             .mode(PRIVATE)
             .open(&path)
-            .map_err(|_| vars::SQLITE_CANTOPEN)?;
+            .map_err(|_| sqlite::SQLITE_CANTOPEN)?;
         let handle = self.new_id();
         Ok(Opened {
             file,
@@ -150,7 +146,7 @@ impl State {
     /// Adds a file that is new here. One that was in the folder before counts as synced.
     fn adopt(&mut self, name: &str, exists: bool) -> VfsResult<InodeId> {
         if exists {
-            let content = fs::read(self.path(name)).map_err(|_| vars::SQLITE_CANTOPEN)?;
+            let content = fs::read(self.path(name)).map_err(|_| sqlite::SQLITE_CANTOPEN)?;
             return Ok(self.adopt_durable(name, content));
         }
         let id = self.new_id();
@@ -182,7 +178,7 @@ impl State {
         offset: usize,
         data: &[u8],
     ) -> VfsResult<()> {
-        const FAILED: i32 = vars::SQLITE_IOERR_WRITE;
+        const FAILED: i32 = sqlite::SQLITE_IOERR_WRITE;
         let stops = self.stops_in_op(FAILED)?;
         // A write that is interrupted happens in whole, in part or not at all.
         let len = match (stops, self.rng.below(3)) {
@@ -202,7 +198,7 @@ impl State {
     }
 
     pub(crate) fn truncate(&mut self, inode: InodeId, file: &File, size: usize) -> VfsResult<()> {
-        const FAILED: i32 = vars::SQLITE_IOERR_TRUNCATE;
+        const FAILED: i32 = sqlite::SQLITE_IOERR_TRUNCATE;
         let stops = self.stops_in_op(FAILED)?;
         if !stops || self.rng.one_in(2) {
             file.set_len(size as u64).map_err(|_| FAILED)?;
@@ -218,7 +214,7 @@ impl State {
     /// promise it. Earlier deletions in the folder are taken to be covered as well. A sync of the
     /// folder itself does not pass SQLite and has no effect here, so a cut may take too much.
     pub(crate) fn sync(&mut self, inode: InodeId) -> VfsResult<()> {
-        const FAILED: i32 = vars::SQLITE_IOERR_FSYNC;
+        const FAILED: i32 = sqlite::SQLITE_IOERR_FSYNC;
         if self.stops_in_op(FAILED)? {
             return Err(FAILED);
         }
@@ -233,10 +229,10 @@ impl State {
     }
 
     pub(crate) fn delete(&mut self, name: &str) -> VfsResult<()> {
-        const FAILED: i32 = vars::SQLITE_IOERR_DELETE;
+        const FAILED: i32 = sqlite::SQLITE_IOERR_DELETE;
         self.check_up(FAILED)?;
         if !self.path(name).exists() {
-            return Err(vars::SQLITE_IOERR_DELETE_NOENT);
+            return Err(sqlite::SQLITE_IOERR_DELETE_NOENT);
         }
         if !self.names.contains_key(name) {
             // A power cut may bring it back, so its content must be known.
@@ -251,7 +247,7 @@ impl State {
     }
 
     pub(crate) fn exists(&self, name: &str) -> VfsResult<bool> {
-        self.check_up(vars::SQLITE_IOERR_ACCESS)?;
+        self.check_up(sqlite::SQLITE_IOERR_ACCESS)?;
         Ok(self.path(name).exists())
     }
 

@@ -1,17 +1,17 @@
 //! The VFS: passes SQLite's calls to the machine of the file's folder, or to a temporary file.
-//! It must never panic, since its caller is SQLite's C code.
+//! It should not panic: a panic becomes an I/O error, which hides that the VFS is wrong.
 
-use std::ffi::CString;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::ptr::NonNull;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{Ordering, fence};
 
-use sqlite_plugin::flags::{AccessFlags, LockLevel, OpenKind, OpenOpts, ShmLockMode};
-use sqlite_plugin::vars;
-use sqlite_plugin::vfs::{RegisterOpts, Vfs, VfsHandle, VfsResult, register_static};
+use rusqlite::ffi as sqlite;
 
+use crate::disk::SECTOR_BYTES;
+use crate::ffi;
+use crate::interface::{LockLevel, OpenMode, Region, ShmLockMode, Vfs, VfsFile, VfsResult};
 use crate::locks::HandleId;
 use crate::machine::{SharedState, lock_state, machine_of};
 use crate::shm::REGION_BYTES;
@@ -22,14 +22,8 @@ pub const VFS_NAME: &str = "seckill-powercut";
 
 /// Registers the VFS with SQLite, once in a process.
 pub(crate) fn register() -> anyhow::Result<()> {
-    static REGISTERED: OnceLock<Result<(), i32>> = OnceLock::new();
-    let registered = REGISTERED.get_or_init(|| {
-        let name = CString::new(VFS_NAME).map_err(|_| vars::SQLITE_INTERNAL)?;
-        let options = RegisterOpts {
-            make_default: false,
-        };
-        register_static(name, PowercutVfs, options).map(|_logger| ())
-    });
+    static REGISTERED: OnceLock<VfsResult<()>> = OnceLock::new();
+    let registered = REGISTERED.get_or_init(|| ffi::register(VFS_NAME, PowercutVfs));
     registered.map_err(|code| anyhow::anyhow!("SQLite refused the VFS with code {code}"))
 }
 
@@ -49,16 +43,13 @@ struct Place {
     id: HandleId,
 }
 
-impl Handle {
-    fn temporary() -> VfsResult<Self> {
-        let file = tempfile::tempfile().map_err(|_| vars::SQLITE_CANTOPEN)?;
-        Ok(Self {
-            file,
-            is_readonly: false,
-            place: None,
-        })
+impl Drop for Place {
+    fn drop(&mut self) {
+        lock_state(&self.state).close(self.inode, self.id);
     }
+}
 
+impl Handle {
     /// Acts on the file's machine; a temporary file has none, and gets `otherwise`.
     fn on_machine<T>(
         &self,
@@ -77,31 +68,15 @@ impl Handle {
     }
 }
 
-impl VfsHandle for Handle {
-    fn readonly(&self) -> bool {
-        self.is_readonly
-    }
-
-    fn in_memory(&self) -> bool {
-        false
-    }
-}
-
 impl Vfs for PowercutVfs {
-    type Handle = Handle;
+    type File = Handle;
 
-    fn open(&self, path: Option<&str>, opts: OpenOpts) -> VfsResult<Handle> {
-        let kind = opts.kind();
-        let is_temporary = kind.is_temp() || kind == OpenKind::SubJournal || opts.delete_on_close();
-        let Some(path) = path.filter(|_| !is_temporary) else {
-            return Handle::temporary();
-        };
-        let (state, name) = machine_of(path).ok_or(vars::SQLITE_CANTOPEN)?;
-        let mode = opts.mode();
-        let opened = lock_state(&state).open(&name, &mode)?;
+    fn open(&self, path: &str, mode: OpenMode) -> VfsResult<Handle> {
+        let (state, name) = machine_of(path).ok_or(sqlite::SQLITE_CANTOPEN)?;
+        let opened = lock_state(&state).open(&name, mode)?;
         Ok(Handle {
             file: opened.file,
-            is_readonly: mode.is_readonly(),
+            is_readonly: mode == OpenMode::ReadOnly,
             place: Some(Place {
                 state,
                 inode: opened.inode,
@@ -110,60 +85,37 @@ impl Vfs for PowercutVfs {
         })
     }
 
+    fn open_temporary(&self) -> VfsResult<Handle> {
+        let file = tempfile::tempfile().map_err(|_| sqlite::SQLITE_CANTOPEN)?;
+        Ok(Handle {
+            file,
+            is_readonly: false,
+            place: None,
+        })
+    }
+
     fn delete(&self, path: &str) -> VfsResult<()> {
-        let (state, name) = machine_of(path).ok_or(vars::SQLITE_IOERR_DELETE)?;
+        let (state, name) = machine_of(path).ok_or(sqlite::SQLITE_IOERR_DELETE)?;
         lock_state(&state).delete(&name)
     }
 
-    fn access(&self, path: &str, _flags: AccessFlags) -> VfsResult<bool> {
+    fn exists(&self, path: &str) -> VfsResult<bool> {
         let Some((state, name)) = machine_of(path) else {
-            return Ok(std::path::Path::new(path).exists());
+            return Ok(Path::new(path).exists());
         };
         lock_state(&state).exists(&name)
     }
+}
 
-    fn file_size(&self, handle: &mut Handle) -> VfsResult<usize> {
-        handle.check_up(vars::SQLITE_IOERR_FSTAT)?;
-        let metadata = handle.file.metadata();
-        let metadata = metadata.map_err(|_| vars::SQLITE_IOERR_FSTAT)?;
-        Ok(metadata.len() as usize)
-    }
-
-    fn truncate(&self, handle: &mut Handle, size: usize) -> VfsResult<()> {
-        const FAILED: i32 = vars::SQLITE_IOERR_TRUNCATE;
-        if handle.is_readonly {
-            return Err(FAILED);
-        }
-        let Some(place) = &handle.place else {
-            return handle.file.set_len(size as u64).map_err(|_| FAILED);
-        };
-        lock_state(&place.state).truncate(place.inode, &handle.file, size)
-    }
-
-    fn write(&self, handle: &mut Handle, offset: usize, data: &[u8]) -> VfsResult<usize> {
-        const FAILED: i32 = vars::SQLITE_IOERR_WRITE;
-        if handle.is_readonly {
-            return Err(FAILED);
-        }
-        let file = &handle.file;
-        match &handle.place {
-            Some(place) => lock_state(&place.state).write(place.inode, file, offset, data)?,
-            None => {
-                let written = file.write_all_at(data, offset as u64);
-                written.map_err(|_| FAILED)?;
-            }
-        }
-        Ok(data.len())
-    }
-
-    fn read(&self, handle: &mut Handle, offset: usize, data: &mut [u8]) -> VfsResult<usize> {
-        const FAILED: i32 = vars::SQLITE_IOERR_READ;
-        handle.check_up(FAILED)?;
+impl VfsFile for Handle {
+    fn read(&self, offset: usize, buffer: &mut [u8]) -> VfsResult<usize> {
+        const FAILED: i32 = sqlite::SQLITE_IOERR_READ;
+        self.check_up(FAILED)?;
         let mut done = 0;
-        while done < data.len() {
+        while done < buffer.len() {
             let at = (offset + done) as u64;
-            match handle.file.read_at(&mut data[done..], at) {
-                // The end of the file. The caller fills the rest with zeros and reports it.
+            match self.file.read_at(&mut buffer[done..], at) {
+                // The end of the file.
                 Ok(0) => break,
                 Ok(count) => done += count,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
@@ -173,74 +125,89 @@ impl Vfs for PowercutVfs {
         Ok(done)
     }
 
-    fn lock(&self, handle: &mut Handle, level: LockLevel) -> VfsResult<()> {
-        const FAILED: i32 = vars::SQLITE_IOERR_LOCK;
-        // As with fcntl, which gives no write lock on a file that was opened for reading.
-        if handle.is_readonly && level > LockLevel::Shared {
+    fn write(&self, offset: usize, data: &[u8]) -> VfsResult<()> {
+        const FAILED: i32 = sqlite::SQLITE_IOERR_WRITE;
+        if self.is_readonly {
             return Err(FAILED);
         }
-        handle.on_machine(Ok(()), |state, place| {
+        let Some(place) = &self.place else {
+            let written = self.file.write_all_at(data, offset as u64);
+            return written.map_err(|_| FAILED);
+        };
+        lock_state(&place.state).write(place.inode, &self.file, offset, data)
+    }
+
+    fn truncate(&self, size: usize) -> VfsResult<()> {
+        const FAILED: i32 = sqlite::SQLITE_IOERR_TRUNCATE;
+        if self.is_readonly {
+            return Err(FAILED);
+        }
+        let Some(place) = &self.place else {
+            return self.file.set_len(size as u64).map_err(|_| FAILED);
+        };
+        lock_state(&place.state).truncate(place.inode, &self.file, size)
+    }
+
+    fn sync(&self) -> VfsResult<()> {
+        self.on_machine(Ok(()), |state, place| state.sync(place.inode))
+    }
+
+    fn size(&self) -> VfsResult<usize> {
+        self.check_up(sqlite::SQLITE_IOERR_FSTAT)?;
+        let metadata = self.file.metadata();
+        let metadata = metadata.map_err(|_| sqlite::SQLITE_IOERR_FSTAT)?;
+        Ok(metadata.len() as usize)
+    }
+
+    fn lock(&self, level: LockLevel) -> VfsResult<()> {
+        const FAILED: i32 = sqlite::SQLITE_IOERR_LOCK;
+        // As with fcntl, which gives no write lock on a file that was opened for reading.
+        if self.is_readonly && level > LockLevel::Shared {
+            return Err(FAILED);
+        }
+        self.on_machine(Ok(()), |state, place| {
             state.check_up(FAILED)?;
             state.inode(place.inode)?.locks.lock(place.id, level)
         })
     }
 
-    fn unlock(&self, handle: &mut Handle, level: LockLevel) -> VfsResult<()> {
-        handle.on_machine(Ok(()), |state, place| {
+    fn unlock(&self, level: LockLevel) -> VfsResult<()> {
+        self.on_machine(Ok(()), |state, place| {
             state.inode(place.inode)?.locks.unlock(place.id, level);
             Ok(())
         })
     }
 
-    fn check_reserved_lock(&self, handle: &mut Handle) -> VfsResult<bool> {
-        handle.on_machine(Ok(false), |state, place| {
-            state.check_up(vars::SQLITE_IOERR_CHECKRESERVEDLOCK)?;
+    fn check_reserved_lock(&self) -> VfsResult<bool> {
+        self.on_machine(Ok(false), |state, place| {
+            state.check_up(sqlite::SQLITE_IOERR_CHECKRESERVEDLOCK)?;
             Ok(state.inode(place.inode)?.locks.is_reserved())
         })
     }
 
-    fn sync(&self, handle: &mut Handle) -> VfsResult<()> {
-        handle.on_machine(Ok(()), |state, place| state.sync(place.inode))
-    }
-
-    fn close(&self, handle: Handle) -> VfsResult<()> {
-        handle.on_machine(Ok(()), |state, place| {
-            state.close(place.inode, place.id);
-            Ok(())
-        })
+    fn sector_size(&self) -> i32 {
+        SECTOR_BYTES as i32
     }
 
     /// What SQLite assumes of a disk on Unix, and no more.
-    fn device_characteristics(&self, _handle: &mut Handle) -> VfsResult<i32> {
-        Ok(vars::SQLITE_IOCAP_POWERSAFE_OVERWRITE)
+    fn device_characteristics(&self) -> i32 {
+        sqlite::SQLITE_IOCAP_POWERSAFE_OVERWRITE
     }
 
-    fn shm_map(
-        &self,
-        handle: &mut Handle,
-        region_idx: usize,
-        region_size: usize,
-        extend: bool,
-    ) -> VfsResult<Option<NonNull<u8>>> {
-        if region_size != REGION_BYTES {
-            return Err(vars::SQLITE_IOERR);
+    fn shm_map(&self, index: usize, size: usize, extend: bool) -> VfsResult<Option<Region>> {
+        if size != REGION_BYTES {
+            return Err(sqlite::SQLITE_IOERR);
         }
-        handle.on_machine(Err(vars::SQLITE_IOERR_SHMMAP), |state, place| {
-            state.check_up(vars::SQLITE_IOERR_SHMMAP)?;
+        self.on_machine(Err(sqlite::SQLITE_IOERR_SHMMAP), |state, place| {
+            state.check_up(sqlite::SQLITE_IOERR_SHMMAP)?;
             let shm = &mut state.inode(place.inode)?.shm;
-            Ok(shm.map(place.id, region_idx, extend))
+            Ok(shm.map(place.id, index, extend))
         })
     }
 
-    fn shm_lock(
-        &self,
-        handle: &mut Handle,
-        offset: u32,
-        count: u32,
-        mode: ShmLockMode,
-    ) -> VfsResult<()> {
-        const FAILED: i32 = vars::SQLITE_IOERR_SHMLOCK;
-        handle.on_machine(Err(FAILED), |state, place| {
+    fn shm_lock(&self, offset: usize, count: usize, mode: ShmLockMode) -> VfsResult<()> {
+        const FAILED: i32 = sqlite::SQLITE_IOERR_SHMLOCK;
+        self.on_machine(Err(FAILED), |state, place| {
             if let ShmLockMode::LockShared | ShmLockMode::LockExclusive = mode {
                 state.check_up(FAILED)?;
             }
@@ -249,14 +216,73 @@ impl Vfs for PowercutVfs {
         })
     }
 
-    fn shm_barrier(&self, _handle: &mut Handle) {
+    fn shm_barrier(&self) {
         fence(Ordering::SeqCst);
     }
 
-    fn shm_unmap(&self, handle: &mut Handle, _delete: bool) -> VfsResult<()> {
-        handle.on_machine(Ok(()), |state, place| {
+    fn shm_unmap(&self) -> VfsResult<()> {
+        self.on_machine(Ok(()), |state, place| {
             state.inode(place.inode)?.shm.unmap(place.id);
             Ok(())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+    use super::*;
+    use crate::machine::Machine;
+
+    fn connect(machine: &Machine) -> Connection {
+        let path = machine.folder().join("db");
+        Connection::open_with_flags_and_vfs(path, OpenFlags::default(), VFS_NAME).unwrap()
+    }
+
+    fn count(conn: &Connection) -> i64 {
+        let counted = conn.query_row("SELECT count(*) FROM numbers", (), |row| row.get(0));
+        counted.unwrap()
+    }
+
+    #[test]
+    fn two_connections_share_a_database_and_temporary_files_work() {
+        for journal in ["wal", "delete"] {
+            let dir = tempfile::tempdir().unwrap();
+            let machine = Machine::new(dir.path(), 1).unwrap();
+            let first = connect(&machine);
+            let mode = format!("PRAGMA journal_mode = {journal}");
+            let mode: String = first.query_row(&mode, (), |row| row.get(0)).unwrap();
+            assert_eq!(mode, journal);
+            let make = "CREATE TABLE numbers AS WITH RECURSIVE n(i) AS
+                (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 20000) SELECT i FROM n";
+            first.execute_batch(make).unwrap();
+            let second = connect(&machine);
+            assert_eq!(count(&second), 20_000);
+            first.execute_batch("BEGIN; DELETE FROM numbers").unwrap();
+            let busy = second.execute_batch("PRAGMA busy_timeout = 0; BEGIN IMMEDIATE");
+            let busy = busy.unwrap_err().sqlite_error_code();
+            assert_eq!(busy, Some(ErrorCode::DatabaseBusy));
+            first.execute_batch("ROLLBACK").unwrap();
+            let spill = "PRAGMA temp_store = FILE; PRAGMA cache_size = 10;
+                CREATE TEMP TABLE copied AS SELECT random() AS r, i FROM main.numbers ORDER BY r;
+                VACUUM; SELECT datetime('now'), randomblob(8)";
+            second.execute_batch(spill).unwrap();
+            assert_eq!(count(&first), 20_000);
+            let check = first.query_row("PRAGMA integrity_check", (), |row| row.get(0));
+            assert_eq!(check, Ok("ok".to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_stopped_machine_gives_io_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = Machine::new(dir.path(), 1).unwrap();
+        let conn = connect(&machine);
+        conn.execute_batch("CREATE TABLE numbers (i)").unwrap();
+        machine.stop();
+        let stopped = conn.execute_batch("INSERT INTO numbers VALUES (1)");
+        let stopped = stopped.unwrap_err().sqlite_error_code();
+        assert_eq!(stopped, Some(ErrorCode::SystemIoFailure));
     }
 }

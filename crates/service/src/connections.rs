@@ -170,4 +170,65 @@ mod tests {
         assert!(!is_late(3, u32::MAX - 3, 8));
         assert!(is_late(6, u32::MAX - 3, 8));
     }
+
+    /// Connections that begin to wait while the clock ticks are in use, and none is closed.
+    fn stress(threads: usize) {
+        const CONNECTIONS: usize = 64;
+        const TICKS: usize = 300;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let all = Arc::new(Connections::default());
+        let mut open = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let state = all.state();
+            let guard = all.guard(Arc::clone(&state));
+            let task = runtime.spawn(std::future::pending::<()>());
+            all.keep(guard.id(), task.abort_handle());
+            open.push((state, guard, task));
+        }
+        let ended = AtomicBool::new(false);
+        let passes: Vec<AtomicU64> = (0..threads).map(|_| AtomicU64::new(0)).collect();
+        std::thread::scope(|scope| {
+            for (thread, passed) in passes.iter().enumerate() {
+                let own: Vec<_> = open.iter().skip(thread).step_by(threads).collect();
+                let ended = &ended;
+                scope.spawn(move || {
+                    while !ended.load(Ordering::Relaxed) {
+                        for (state, _, _) in &own {
+                            state.answering();
+                            state.waiting();
+                        }
+                        passed.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            for _ in 0..TICKS {
+                let before: Vec<u64> = passes.iter().map(|p| p.load(Ordering::Relaxed)).collect();
+                all.close_late(TICKS_PER_WAIT);
+                // Nobody waits for longer than a tick.
+                for (passed, before) in passes.iter().zip(before) {
+                    while passed.load(Ordering::Relaxed) < before + 2 {
+                        std::thread::yield_now();
+                    }
+                }
+            }
+            ended.store(true, Ordering::Relaxed);
+        });
+        runtime.block_on(tokio::task::yield_now());
+        let closed = open
+            .iter()
+            .filter(|(_, _, task)| task.is_finished())
+            .count();
+        assert_eq!(
+            closed, 0,
+            "of {CONNECTIONS} connections in use, {threads} threads"
+        );
+    }
+
+    #[test]
+    fn no_connection_in_use_is_closed() {
+        stress(2);
+        stress(4);
+    }
 }

@@ -1,0 +1,67 @@
+//! Connections: those in use are never closed, and what a client bought reaches it.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use seckill_loadgen::{Outcome, Pacing, Plan, Progress, Target};
+use seckill_testkit::{ServerProcess, raise_file_limit};
+use tempfile::TempDir;
+
+fn serve(dir: &TempDir, prefix: &[&str], units: &str) -> ServerProcess {
+    let binary = Path::new(env!("CARGO_BIN_EXE_seckill"));
+    ServerProcess::start(
+        binary,
+        &dir.path().join("data"),
+        prefix,
+        &["--units", units],
+    )
+    .unwrap()
+}
+
+/// Busy connections over many ticks of the clock that closes idle ones, with several threads.
+#[test]
+fn no_connection_in_use_is_closed() {
+    raise_file_limit();
+    for threads in [2, 4] {
+        let dir = TempDir::new().unwrap();
+        let threads = format!("SECKILL_SERVICE__THREADS={threads}");
+        // A tick is an eighth of it: 32 ticks in 4 seconds.
+        let prefix = ["env", "SECKILL_SERVICE__HEAD_WAIT_MS=1000", &threads];
+        let served = serve(&dir, &prefix, "0");
+        let plan = Plan {
+            connections: 256,
+            pacing: Pacing::Closed,
+            ..Plan::new(Target::parse(&served.url("/seckill")).unwrap(), u64::MAX)
+        };
+        let progress = Progress::default();
+        let report = std::thread::scope(|scope| {
+            let load = scope.spawn(|| seckill_loadgen::run(&plan, &progress));
+            std::thread::sleep(Duration::from_secs(4));
+            progress.stop();
+            load.join().unwrap().unwrap()
+        });
+        assert_eq!(report.failed, 0, "{threads}: {:?}", report.failures);
+        assert_eq!(report.count(Outcome::SoldOut), report.answered);
+        assert!(report.answered > 1_000, "{report:?}");
+    }
+}
+
+/// A client that has sent all it wants may close its sending side before the response.
+#[test]
+fn a_half_closed_client_gets_what_it_bought() {
+    let dir = TempDir::new().unwrap();
+    let served = serve(&dir, &[], "10");
+    for _ in 0..10 {
+        let mut stream = TcpStream::connect(served.address).unwrap();
+        let request = "POST /seckill HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        assert!(response.contains(r#""result":"won""#), "{response:?}");
+    }
+}
