@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use clap::Subcommand;
+use seckill_powercut::{PowerPlan, power_rounds};
 use seckill_testkit::{
     Cluster, KillPlan, Scenario, Shape, cluster_kill_rounds, fast_settings, kill_rounds,
     raise_file_limit, survive,
@@ -25,6 +26,16 @@ pub(crate) enum Fault {
         #[arg(long, default_value_t = 300)]
         within_ms: u64,
         /// Seed of the random kill times
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Cut the power under SQLite at random writes and syncs, and check that every confirmation
+    /// survives and every rejection was true
+    Power {
+        /// Number of rounds
+        #[arg(long, default_value_t = 10_000)]
+        rounds: u32,
+        /// Seed of the random cuts
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
@@ -63,6 +74,7 @@ pub(crate) fn run(fault: &Fault) -> anyhow::Result<()> {
             within_ms,
             seed,
         } => kill(*rounds, *units, *within_ms, *seed),
+        Fault::Power { rounds, seed } => power(*rounds, *seed),
         Fault::ClusterKill {
             rounds,
             units,
@@ -71,6 +83,11 @@ pub(crate) fn run(fault: &Fault) -> anyhow::Result<()> {
         } => cluster_kill(*rounds, *units, *within_ms, *seed),
         Fault::Servers { scenario, rounds } => servers(scenario, *rounds),
     }
+}
+
+fn power(rounds: u32, seed: u64) -> anyhow::Result<()> {
+    println!("{}", power_rounds(&PowerPlan { rounds, seed })?);
+    Ok(())
 }
 
 fn cluster_kill(rounds: u32, units: u64, within_ms: u64, seed: u64) -> anyhow::Result<()> {

@@ -23,8 +23,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Run every test and the commands in the READMEs
-    Test,
+    /// Check format and lints, and run every test and the commands in the READMEs
+    Test(test::TestArgs),
     /// Measure the product against its baselines, interleaved in one run
     Bench(bench::BenchArgs),
     /// Manage real servers for the cluster engine: Redis, Kafka, and MySQL or MariaDB
@@ -49,7 +49,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
-        Task::Test => test::run(),
+        Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Engines { engines } => engines::run(&engines),
         Task::Jmeter(args) => jmeter::run(&args),

@@ -1,4 +1,4 @@
-//! Faults at named places, and what is said of them: never a no for what may have happened, and selling goes on.
+//! Faults at named places: what may have happened is never rejected, and selling goes on.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use fail_parallel::FailPointRegistry;
 use seckill_embedded::{EmbeddedEngine, EmbeddedOptions};
-use seckill_engine::{Cause, Effect, Engine, Outcome};
+use seckill_engine::{Cause, Effect, Engine, OrderRefused, Outcome};
 use seckill_sale::{
-    Attempt, Buyer, HistoryEntry, IdempotencyKey, NewSale, OrderChange, Rejection, SaleChange,
-    SaleId, Verdict,
+    Attempt, Buyer, HistoryEntry, IdempotencyKey, NewSale, NotAllowed, OrderChange, OrderState,
+    Rejection, SaleChange, SaleId, Verdict,
 };
 use tempfile::TempDir;
 
@@ -75,7 +75,8 @@ impl TestContext {
     }
 }
 
-/// The commit never reached the file: the claim is pending, then it is known not to be, and the unit is free.
+/// The commit never reached the file: the claim is pending, then it is known not to exist, and the
+/// unit is free.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_failed_before_it_was_stored() {
     let context = context(1).await;
@@ -91,7 +92,8 @@ async fn a_commit_that_failed_before_it_was_stored() {
     context.audited(Vec::new(), 1).await;
 }
 
-/// The commit was stored and only its answer failed: the claim is pending, then it is an order, and the key repeats it.
+/// The commit was stored and only its result failed: the claim is pending, then it is an order, and
+/// the key repeats it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_failed_after_it_was_stored() {
     let context = context(1).await;
@@ -116,9 +118,10 @@ async fn a_commit_that_failed_after_it_was_stored() {
     context.audited(vec![yes], 1).await;
 }
 
-/// A no that rests on a claim of the batch that failed is not said; nor is one said while the file is read again.
+/// A rejection that rests on a claim of a failed batch is not sent, nor is one while the file is read
+/// again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_no_that_rests_on_an_undecided_claim_is_not_said() {
+async fn a_rejection_that_rests_on_a_pending_claim_is_not_sent() {
     for place in ["before-commit", "after-commit"] {
         let context = context(1).await;
         context.fail_once(place);
@@ -132,7 +135,7 @@ async fn a_no_that_rests_on_an_undecided_claim_is_not_said() {
         );
         let fault = verdicts[1].as_ref().unwrap_err();
         assert_eq!((fault.effect, fault.cause), (Effect::None, Cause::Store));
-        // A repeat of what is undecided is as undecided.
+        // A repeat of a pending claim is pending as well.
         assert_eq!(verdicts[2], verdicts[0]);
         context.ready().await;
     }
@@ -272,4 +275,216 @@ async fn closing_in_order() {
     let TestContext { dir, engine, .. } = context;
     drop(engine);
     assert_eq!(seckill_embedded::lock_owner(dir.path()), None);
+}
+
+/// Each write before the commit fails once: nothing was done, the engine reads its file again, and the
+/// same request then succeeds.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_write_before_the_commit_can_fail_without_effect() {
+    for place in ["batch", "begin", "insert", "count-orders"] {
+        let context = context(1).await;
+        context.fail_once(place);
+        let fault = context.decide(keyed("k")).await.unwrap_err();
+        assert_eq!(
+            (fault.effect, fault.cause),
+            (Effect::None, Cause::Store),
+            "{place}"
+        );
+        context.ready().await;
+        let again = context.decide(keyed("k")).await;
+        assert!(
+            matches!(again, Ok(Verdict::Claimed(_))),
+            "{place}: {again:?}"
+        );
+        context.audited(Vec::new(), 1).await;
+    }
+    for place in ["begin", "set-state"] {
+        let context = context(1).await;
+        let Ok(Verdict::Claimed(claim)) = context.decide(keyed("k")).await else {
+            panic!("no claim");
+        };
+        context.fail_once(place);
+        let change = || {
+            context
+                .engine
+                .change_order(&claim.order_id, OrderChange::Cancel)
+        };
+        assert_eq!(change().await.unwrap_err().effect, Effect::None, "{place}");
+        context.ready().await;
+        let cancelled = change().await.unwrap().unwrap();
+        assert_eq!(cancelled.state, OrderState::Cancelled);
+        assert!(cancelled.cancelled_at.is_some());
+        context.audited(Vec::new(), 1).await;
+    }
+    for place in ["begin", "put-sale"] {
+        let context = context(1).await;
+        let more = SaleChange {
+            total: Some(2),
+            ..SaleChange::default()
+        };
+        context.fail_once(place);
+        let fault = context.engine.change_sale(&sale(), more.clone()).await;
+        assert_eq!(fault.unwrap_err().effect, Effect::None, "{place}");
+        context.ready().await;
+        let changed = context.engine.change_sale(&sale(), more).await;
+        assert_eq!(changed.unwrap().unwrap().version, 2);
+        context.audited(Vec::new(), 0).await;
+    }
+}
+
+/// A file that cannot be opened or written again at first is tried until it can.
+#[tokio::test(flavor = "multi_thread")]
+async fn reading_the_file_again_is_tried_until_it_succeeds() {
+    for place in ["reopen", "probe"] {
+        let context = context(1).await;
+        let registry = Arc::clone(&context.failpoints);
+        fail_parallel::cfg(registry, place, "2*return").unwrap();
+        context.fail_once("after-commit");
+        let verdict = context.decide(keyed("k")).await;
+        assert!(matches!(verdict, Ok(Verdict::Pending(_))), "{verdict:?}");
+        // Meanwhile nothing is answered, not even from memory.
+        let fault = context.decide(keyed("l")).await.unwrap_err();
+        assert_eq!((fault.effect, fault.cause), (Effect::None, Cause::Store));
+        assert_eq!(context.engine.answer_from_memory(&keyed("k")), None);
+        context.ready().await;
+        let again = context.decide(keyed("k")).await;
+        assert!(matches!(again, Ok(Verdict::Repeat { .. })), "{again:?}");
+        context.audited(Vec::new(), 1).await;
+    }
+}
+
+/// A checkpoint that fails at the end leaves a file that the next start recovers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_checkpoint_at_the_end_loses_nothing() {
+    let context = context(2).await;
+    let claimed = context.decide(keyed("k")).await;
+    assert!(matches!(claimed, Ok(Verdict::Claimed(_))), "{claimed:?}");
+    context.fail_once("checkpoint");
+    context.engine.close().await;
+    let TestContext { dir, engine, .. } = context;
+    drop(engine);
+    let engine = EmbeddedEngine::open(EmbeddedOptions::new(dir.path())).unwrap();
+    let again = engine.decide_one(keyed("k")).await;
+    assert!(matches!(again, Ok(Verdict::Repeat { .. })), "{again:?}");
+    engine.close().await;
+}
+
+/// Without its writer the engine can never sell again: it says so, and answers nothing from memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_writer_ends_the_liveness() {
+    let context = context(1).await;
+    assert_eq!(context.engine.liveness(), Ok(()));
+    let registry = Arc::clone(&context.failpoints);
+    fail_parallel::cfg(registry, "batch", "1*panic").unwrap();
+    // The attempt may have reached the writer, or not.
+    let _ = context.decide(keyed("k")).await;
+    while context.engine.liveness().is_ok() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(!context.engine.components()[0].ready);
+    assert_eq!(context.engine.answer_from_memory(&keyed("k")), None);
+    let fault = context.decide(keyed("k")).await.unwrap_err();
+    assert_eq!((fault.effect, fault.cause), (Effect::None, Cause::Store));
+}
+
+/// Another program sets a state after the request has read the order, and before its transaction
+/// begins: the state is not overwritten.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_was_set_meanwhile_is_not_overwritten() {
+    let context = context(1).await;
+    let Ok(Verdict::Claimed(claim)) = context.decide(keyed("k")).await else {
+        panic!("no claim");
+    };
+    let path = context.dir.path().join(seckill_embedded::DATABASE_FILE);
+    let registry = Arc::clone(&context.failpoints);
+    let set_paid = move || {
+        let other = rusqlite::Connection::open(&path).unwrap();
+        let paid = "UPDATE seckill SET state = 'paid', state_checksum = 0";
+        assert_eq!(other.execute(paid, ()).unwrap(), 1);
+    };
+    fail_parallel::cfg_callback(Arc::clone(&registry), "begin", set_paid).unwrap();
+    let cancel = || {
+        let order_id = &claim.order_id;
+        context.engine.change_order(order_id, OrderChange::Cancel)
+    };
+    let fault = cancel().await.unwrap_err();
+    assert_eq!(fault.effect, Effect::None, "{fault}");
+    fail_parallel::cfg(registry, "begin", "off").unwrap();
+    context.ready().await;
+    let expected = NotAllowed {
+        state: OrderState::Paid,
+    };
+    assert_eq!(cancel().await, Ok(Err(OrderRefused::NotAllowed(expected))));
+    context.audited(Vec::new(), 1).await;
+}
+
+/// An order id of the future is no order, and costs the writer nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_id_of_the_future_is_known_to_be_none() {
+    let dir = TempDir::new().unwrap();
+    let engine = EmbeddedEngine::open(EmbeddedOptions {
+        answer_wait_ms: 100,
+        busy_wait_ms: 60_000,
+        ..EmbeddedOptions::new(dir.path())
+    });
+    let engine = engine.unwrap();
+    engine
+        .create_sale(NewSale::units(sale(), 5))
+        .await
+        .unwrap()
+        .unwrap();
+    let other =
+        rusqlite::Connection::open(dir.path().join(seckill_embedded::DATABASE_FILE)).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // It occupies the writer, which cannot be asked meanwhile.
+    let verdict = engine.decide_one(keyed("k")).await;
+    assert!(matches!(verdict, Ok(Verdict::Pending(_))), "{verdict:?}");
+    let future = seckill_sale::OrderId::new("ffffffffffff7000b000000000000000").unwrap();
+    assert_eq!(engine.order(&future).await, Ok(Outcome::None));
+    let cancelled = engine.change_order(&future, OrderChange::Cancel).await;
+    assert_eq!(cancelled, Ok(Err(OrderRefused::NoSuchOrder)));
+    other.execute_batch("ROLLBACK").unwrap();
+}
+
+/// A limit that is set on a running sale counts what buyers hold, also after a restart, though it
+/// leaves the rows of their orders alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_changes_without_touching_an_order() {
+    let context = context(10).await;
+    for key in ["a", "b", "c"] {
+        let claimed = context.decide(keyed(key)).await;
+        assert!(matches!(claimed, Ok(Verdict::Claimed(_))), "{claimed:?}");
+    }
+    let limit = |limit| SaleChange {
+        buyer_limit: Some(limit),
+        ..SaleChange::default()
+    };
+    let limited = context.engine.change_sale(&sale(), limit(Some(3))).await;
+    assert!(matches!(limited, Ok(Ok(_))), "{limited:?}");
+    let path = context.dir.path().join(seckill_embedded::DATABASE_FILE);
+    let file = rusqlite::Connection::open(path).unwrap();
+    let touched = "SELECT count(*) FROM seckill WHERE slot IS NOT NULL OR version > 1";
+    let touched: u32 = file.query_row(touched, (), |row| row.get(0)).unwrap();
+    assert_eq!(touched, 0);
+    drop(file);
+    let rejected = context.decide(keyed("d")).await;
+    let reached = Rejection::LimitReached { limit: 3 };
+    assert_eq!(rejected, Ok(Verdict::Rejected(reached)));
+    let below = context.engine.change_sale(&sale(), limit(Some(2))).await;
+    assert!(matches!(below, Ok(Err(_))), "{below:?}");
+    let lifted = context.engine.change_sale(&sale(), limit(None)).await;
+    assert!(matches!(lifted, Ok(Ok(_))), "{lifted:?}");
+    let claimed = context.decide(keyed("d")).await;
+    assert!(matches!(claimed, Ok(Verdict::Claimed(_))), "{claimed:?}");
+    context.audited(Vec::new(), 4).await;
+    let limited = context.engine.change_sale(&sale(), limit(Some(4))).await;
+    assert!(matches!(limited, Ok(Ok(_))), "{limited:?}");
+    context.engine.close().await;
+    let TestContext { dir, engine, .. } = context;
+    drop(engine);
+    let engine = EmbeddedEngine::open(EmbeddedOptions::new(dir.path())).unwrap();
+    let rejected = engine.decide_one(keyed("e")).await;
+    let reached = Rejection::LimitReached { limit: 4 };
+    assert_eq!(rejected, Ok(Verdict::Rejected(reached)));
+    engine.close().await;
 }
