@@ -1,5 +1,5 @@
-//! Opens what a command works on: the runtime, the engine, the service in front of it.
-//! `serve` and `demo` share it, so that the demo shows the real service.
+//! Starts what commands work with: the runtime, the engine, the service in front of it.
+//! `serve` and `demo` must share it, so that the demo shows the real service.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::configuration::{Configuration, EngineKind};
 
-/// The runtime, with as many threads as configured.
+/// Starts the async runtime. Zero `threads` means one per core.
 pub(crate) fn runtime(threads: u64) -> anyhow::Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if threads > 0 {
@@ -27,10 +27,10 @@ pub(crate) fn runtime(threads: u64) -> anyhow::Result<tokio::runtime::Runtime> {
     builder
         .enable_all()
         .build()
-        .context("the runtime could not be started")
+        .context("the async runtime could not be started")
 }
 
-/// Raises the limit of file descriptors to what the system allows: each connection needs one.
+/// Raises the limit of file descriptors to the hard limit: each connection needs one.
 pub(crate) fn raise_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -39,18 +39,18 @@ pub(crate) fn raise_file_limit() {
         maximum: limit.maximum,
     };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "the limit of open files stays at {:?}", limit.current);
+        tracing::warn!(%error, limit = limit.current, "the limit of open files was not raised");
     }
 }
 
-/// The configured engine, for a command. `purpose` describes this process to others.
+/// Opens the configured engine for a command. The lock file shows `purpose` to other processes.
 pub(crate) fn engine(
     configuration: &Configuration,
     purpose: &str,
 ) -> anyhow::Result<Arc<dyn Engine>> {
     match configuration.engine {
         EngineKind::Embedded => embedded(configuration, purpose, false),
-        // A command that looks or changes leaves claims to the processes that serve.
+        // Only processes that serve forward and store claims.
         EngineKind::Cluster => Ok(Arc::new(cluster(configuration, Roles::NONE)?)),
     }
 }
@@ -97,10 +97,9 @@ fn embedded(
 
 type Control = (oneshot::Sender<()>, JoinHandle<()>);
 
-/// How often the components of a cluster are checked.
+/// The interval between two checks of a cluster's components.
 pub(crate) const COMPONENTS_POLL: Duration = Duration::from_millis(500);
 
-/// A service that is running in this process.
 pub(crate) struct Running {
     pub(crate) address: SocketAddr,
     pub(crate) engine: Arc<dyn Engine>,
@@ -111,8 +110,8 @@ pub(crate) struct Running {
     shutdown_wait: Duration,
 }
 
-/// Opens the engine and serves. The default sale of the embedded engine is made if it does not exist.
-/// That of a cluster is made by `seckill init`, since its servers may not be up yet.
+/// Opens the engine and serves. Creates the default sale of the embedded engine if it does not
+/// exist; `seckill init` creates that of a cluster, whose servers may not be up yet.
 pub(crate) async fn serve(
     configuration: &Configuration,
     listener: TcpListener,
@@ -137,7 +136,7 @@ pub(crate) async fn serve(
     let service = Service::new(Arc::clone(&engine), options.clone());
     let (stop, stopped) = oneshot::channel();
     let served = tokio::spawn(seckill_service::serve(listener, Arc::new(service), async {
-        // A sender that is gone asks for the same.
+        // A dropped sender is a request to stop, too.
         let _ = stopped.await;
     }));
     Ok(Running {
@@ -156,21 +155,21 @@ fn control(engine: &Arc<dyn Engine>, socket: &Path) -> Option<Control> {
         Ok(control) => {
             let (stop, stopped) = oneshot::channel::<()>();
             let serving = control.serve(Arc::clone(engine), async {
-                // A sender that is gone asks for the same.
+                // A dropped sender is a request to stop, too.
                 let _ = stopped.await;
             });
             Some((stop, tokio::spawn(serving)))
         }
         Err(error) => {
             let path = socket.display();
-            tracing::warn!(%error, %path, "there is no control socket: sales can be changed only while the service is stopped");
+            tracing::warn!(%error, %path, "the control socket could not be created: sales can be changed only while the service is stopped");
             None
         }
     }
 }
 
-/// Logs when a component becomes ready or stops being so, and once all are, which settings of the
-/// servers are too weak.
+/// Logs when a component becomes ready or stops being ready. Once all are ready, it logs which
+/// settings of the servers are too weak.
 async fn watch_cluster(engine: Arc<ClusterEngine>) {
     let mut known: Vec<Component> = Vec::new();
     let mut checked = false;
@@ -192,7 +191,7 @@ async fn watch_cluster(engine: Arc<ClusterEngine>) {
     }
 }
 
-/// Logs which components have become ready or stopped being so, and why.
+/// Logs which components have become ready, and which are not ready and why.
 pub(crate) fn say_changes(known: &[Component], components: &[Component]) {
     for component in components {
         let before = known.iter().find(|known| known.name == component.name);
@@ -210,21 +209,21 @@ pub(crate) fn say_changes(known: &[Component], components: &[Component]) {
 }
 
 impl Running {
-    /// Answers what is in flight and releases everything, in a bounded time.
+    /// Answers the requests in flight and releases all resources, in bounded time.
     pub(crate) async fn end(self) {
-        // The receiver lives as long as the service.
+        // It fails only if the service has stopped already.
         let _ = self.stop.send(());
         if let Err(error) = self.served.await {
             tracing::error!(%error, "the service failed");
         }
         if let Some((stop, control)) = self.control {
-            // An operator's request is answered before the engine closes.
+            // Operators' requests are answered before the engine closes.
             let _ = stop.send(());
             if tokio::time::timeout(self.shutdown_wait, control)
                 .await
                 .is_err()
             {
-                tracing::warn!("an operator's request was still open at the end");
+                tracing::warn!("closing while a request on the control socket is still open");
             }
         }
         if let Some(watch) = self.watch {
@@ -234,15 +233,15 @@ impl Running {
     }
 }
 
-/// Listens on an address. `backlog` connections may wait to be accepted: buyers come all at once, and
-/// a connection beyond the backlog is tried again only after a second. The system caps it
-/// (net.core.somaxconn).
+/// Listens on an address. `backlog` connections may wait to be accepted: buyers arrive all at once,
+/// and a client retries a connection beyond the backlog only after a second. The system caps the
+/// backlog (net.core.somaxconn).
 pub(crate) fn listen(address: SocketAddr, backlog: u32) -> anyhow::Result<TcpListener> {
     try_listen(address, backlog).map_err(|error| {
         let hint = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "another service listens there; give another one",
-            std::io::ErrorKind::AddrNotAvailable => "no interface has this address; give another one",
-            _ => "give another one",
+            std::io::ErrorKind::AddrInUse => "another process listens there; give another address",
+            std::io::ErrorKind::AddrNotAvailable => "no interface has this address; give another",
+            _ => "give another address",
         };
         anyhow::anyhow!(
             "cannot listen on {address}: {error}; {hint} with --listen, such as 127.0.0.1:0 for any free port"
@@ -256,13 +255,13 @@ pub(crate) fn try_listen(address: SocketAddr, backlog: u32) -> std::io::Result<T
     } else {
         TcpSocket::new_v6()?
     };
-    // A restart must not wait for the last connections of the run before.
+    // A restart must not wait for the last connections of the previous run.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(backlog)
 }
 
-/// Makes the default sale unless it exists.
+/// Creates the default sale unless it exists.
 pub(crate) async fn make_default_sale(
     engine: &dyn Engine,
     configuration: &Configuration,
@@ -274,7 +273,7 @@ pub(crate) async fn make_default_sale(
             tracing::info!(sale = %sale.id, units = sale.total, "the default sale was created");
         }
         Err(SaleRefused::Exists(sale)) => {
-            tracing::info!(sale = %sale.id, units = sale.total, "the default sale exists");
+            tracing::info!(sale = %sale.id, units = sale.total, "the default sale already exists");
         }
         Err(refused) => return Err(refused).context(format!("the default sale {id}")),
     }

@@ -1,5 +1,5 @@
-//! The command line: every flag with its meaning, unit and default. What a command does is in its own
-//! file.
+//! The command line: every flag with its meaning, unit and default. What a command does belongs in
+//! its own file.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,8 +11,8 @@ use seckill_sale::BUYER_LIMIT_MAX;
 
 use crate::configuration::{Flag, Loaded, load};
 
-/// A flash-sale engine: sells a fixed number of units to far more buyers, never one too many, and
-/// never loses an order that it confirmed
+/// A flash-sale engine: sells a fixed number of units to far more buyers, never oversells, and
+/// never loses a confirmed order
 #[derive(Debug, Parser)]
 #[command(name = "seckill", version, after_help = EXAMPLES)]
 pub(crate) struct Cli {
@@ -23,9 +23,9 @@ pub(crate) struct Cli {
 const EXAMPLES: &str = "Examples:
   seckill demo                                   2,000 requests for 100 units
   seckill serve --units 500                      sell 500 units on http://127.0.0.1:3000
-  curl -X POST http://127.0.0.1:3000/seckill     buy one
-  seckill load --requests 10000 --connections 64
-  seckill audit                                  check every order against the invariants
+  curl -X POST http://127.0.0.1:3000/seckill     buy one unit
+  seckill load --requests 10000                  send 10,000 requests to it
+  seckill audit                                  check all stored data
   seckill backup copy.db                         copy the database while the service runs
   seckill demo --engine cluster                  the same on Redis, Kafka and MySQL";
 
@@ -38,25 +38,25 @@ const GENERAL: &str = "General";
 pub(crate) enum Command {
     /// Serve a sale, send 2,000 requests, audit, and show the result
     Demo(DemoArgs),
-    /// Create what the cluster engine needs: tables, topic, the default sale
+    /// Create what the cluster engine needs: tables, topic, default sale
     Init(InitArgs),
     /// Serve sales over HTTP
     Serve(ServeArgs),
-    /// Forward claims from Redis to Kafka, as a process of its own
+    /// Forward claims from Redis to Kafka, as a separate process
     Relay(ComponentArgs),
-    /// Store claims from Kafka in MySQL, as a process of its own
+    /// Store claims from Kafka in MySQL, as a separate process
     Record(ComponentArgs),
     /// Send requests to any HTTP target and show the results
     Load(LoadArgs),
-    /// Check everything that is stored against the invariants
+    /// Check all stored data against the invariants
     Audit(AuditArgs),
-    /// Create, show and change sales, also while a service runs
+    /// Create, show and change sales, even while a service is running
     Sale(SaleArgs),
-    /// Copy the embedded engine's database, also while a service runs
+    /// Back up the embedded engine's database, even while a service is running
     Backup(BackupArgs),
-    /// Put a copy in place as the database of a data folder
+    /// Restore a backup into a data folder
     Restore(RestoreArgs),
-    /// Show the configuration in effect, and where each value came from
+    /// Show the configuration in effect, and where each value comes from
     Config(ConfigArgs),
 }
 
@@ -66,22 +66,22 @@ pub(crate) struct Common {
     /// Configuration file [default: $SECKILL_CONFIG, or ./seckill.toml if it exists]
     #[arg(long, global = true, value_name = "FILE", help_heading = GENERAL)]
     config: Option<PathBuf>,
-    /// Engine that decides: embedded or cluster [default: embedded]
+    /// Engine: embedded or cluster [default: embedded]
     #[arg(long, global = true, value_name = "NAME", help_heading = GENERAL)]
     engine: Option<String>,
-    /// Redis [default: redis://127.0.0.1:6379]
+    /// URL of Redis [default: redis://127.0.0.1:6379]
     #[arg(long, global = true, value_name = "URL", help_heading = CLUSTER)]
     redis: Option<String>,
     /// Kafka brokers [default: 127.0.0.1:9092]
     #[arg(long, global = true, value_name = "HOST:PORT,…", help_heading = CLUSTER)]
     kafka: Option<String>,
-    /// MySQL or MariaDB [default: mysql://root:seckill@127.0.0.1:3306/seckill]
+    /// URL of MySQL or MariaDB [default: mysql://root:seckill@127.0.0.1:3306/seckill]
     #[arg(long, global = true, value_name = "URL", help_heading = CLUSTER)]
     mysql: Option<String>,
     /// How the gate decides: script or watch [default: script]
     #[arg(long, global = true, value_name = "NAME", help_heading = CLUSTER)]
     gate: Option<String>,
-    /// What a confirmation waits for: store or gate [default: store]
+    /// When to answer buyers: once the order is stored (store), or before (gate) [default: store]
     #[arg(long, global = true, value_name = "NAME", help_heading = CLUSTER)]
     confirm: Option<String>,
     /// Data folder of the embedded engine [default: seckill-data]
@@ -90,7 +90,7 @@ pub(crate) struct Common {
 }
 
 impl Common {
-    /// The configuration, under these flags and those of a command.
+    /// Loads the configuration with these flags and those of a command.
     pub(crate) fn load(&self, more: impl IntoIterator<Item = Flag>) -> anyhow::Result<Loaded> {
         let mut flags: Vec<Flag> = more.into_iter().collect();
         let named = [
@@ -128,8 +128,10 @@ fn flag(name: &'static str, key: &'static str, value: Option<String>) -> Option<
 #[command(after_help = "Examples:
   seckill demo
   seckill demo --units 10 --requests 50000 --ramp 2s
-  seckill demo --engine cluster    on Redis, Kafka and MySQL; `cargo xtask engines up` starts them
-  seckill demo --keep              leave the service running; Ctrl-C stops it")]
+  seckill demo --engine cluster    on Redis, Kafka and MySQL
+  seckill demo --keep              leave the service running; Ctrl-C stops it
+
+`cargo xtask engines up` starts Redis, Kafka and MySQL.")]
 pub(crate) struct DemoArgs {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -157,16 +159,16 @@ pub(crate) struct DemoArgs {
 #[command(after_help = "Examples:
   seckill init --engine cluster
   seckill init --engine cluster --units 500 --mysql mysql://shop:secret@db:3306/shop
-  seckill init --engine cluster --reset        delete every sale and order, and start over
+  seckill init --engine cluster --reset    delete all sales and orders, and start over
 
-Safe to run twice: what exists stays as it is.")]
+It is safe to run this again: what exists is left unchanged.")]
 pub(crate) struct InitArgs {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Units of the default sale when it is first made [default: 100]
+    /// Units of the default sale, if it does not exist yet [default: 100]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     units: Option<String>,
-    /// Delete all sales and orders, and the topic's records, first; not while anything is being sold
+    /// First delete all sales, orders and records of the topic; never use it while a sale is open
     #[arg(long)]
     pub(crate) reset: bool,
 }
@@ -185,7 +187,7 @@ impl InitArgs {
   seckill relay --engine cluster
   seckill record --engine cluster
 
-Any number of each may run side by side.")]
+Any number of each may run at the same time.")]
 pub(crate) struct ComponentArgs {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -195,20 +197,21 @@ pub(crate) struct ComponentArgs {
 #[command(after_help = "Examples:
   seckill serve
   seckill serve --listen 0.0.0.0:8080 --data /var/lib/seckill --units 500
-  seckill serve --engine cluster --no-record        with `seckill record` beside it")]
+  seckill serve --engine cluster --no-record    next to `seckill record`")]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) common: Common,
     /// Address and port [default: 127.0.0.1:3000]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// Units of the default sale when it is first made; with the cluster engine that is `seckill init`'s [default: 100]
+    /// Units of the default sale, if it does not exist yet; for a cluster, see `seckill init`
+    /// [default: 100]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     units: Option<String>,
-    /// Leave forwarding claims from Redis to Kafka to `seckill relay`
+    /// Do not forward claims from Redis to Kafka; `seckill relay` does
     #[arg(long, help_heading = CLUSTER)]
     pub(crate) no_relay: bool,
-    /// Leave storing claims from Kafka in MySQL to `seckill record`
+    /// Do not store claims from Kafka in MySQL; `seckill record` does
     #[arg(long, help_heading = CLUSTER)]
     pub(crate) no_record: bool,
 }
@@ -227,16 +230,16 @@ impl ServeArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  seckill load                                                  the tutorial's 2,000 requests within 5 seconds
-  seckill load --requests 1000000 --ramp 0 --connections 64     as fast as they are answered
-  seckill load --requests 60000 --rate 2000                     2,000 a second, however long the answers take
-  seckill load http://127.0.0.1:3000/v1/sales/phone/orders --buyers 5000 --keys 5 --requests 100000 --ramp 0
+  seckill load                                  2,000 requests within 5 seconds
+  seckill load --requests 60000 --rate 2000     2,000 requests per second
+  seckill load --requests 1000000 --ramp 0      as fast as they are answered
+  seckill load http://127.0.0.1:3000/v1/sales/phone/orders --buyers 5000 --keys 5
 
-With --ramp or --rate, latency counts from the time at which a request was due, otherwise from when it
-was sent. Ctrl-C stops the load in order and shows the results so far. The exit code is 1 if a request
-got no answer, or if every answer was refused.")]
+With --ramp or --rate, latency is measured from the time at which a request was due, otherwise \
+from the time at which it was sent. Ctrl-C stops the load and shows the results so far. The exit \
+code is 1 if a request got no answer, or if every answer was an error.")]
 pub(crate) struct LoadArgs {
-    /// Target
+    /// URL of the target
     #[arg(default_value = "http://127.0.0.1:3000/seckill")]
     pub(crate) url: String,
     /// HTTP method
@@ -248,28 +251,28 @@ pub(crate) struct LoadArgs {
     /// Time over which the requests are spread evenly; 0 sends them as fast as they are answered
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub(crate) ramp: Duration,
-    /// Requests a second, instead of --ramp
+    /// Requests per second, instead of --ramp
     #[arg(long, value_name = "N", conflicts_with = "ramp", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) rate: Option<u64>,
-    /// The most connections; they are opened as needed
+    /// Maximum number of connections, which are opened as needed
     #[arg(long, default_value_t = 256, value_parser = count)]
     pub(crate) connections: usize,
-    /// Threads that send
+    /// Number of threads that send requests
     #[arg(long, default_value_t = 1, value_parser = count)]
     pub(crate) threads: usize,
-    /// Buyers: anonymous, unique, or a number of buyers in turn
+    /// Buyers: anonymous, unique (a new one per request), or a number of buyers that take turns
     #[arg(long, default_value = "anonymous", value_parser = buyers)]
     pub(crate) buyers: seckill_loadgen::Buyers,
-    /// Idempotency keys: none, unique, or a number of keys for each buyer in turn
+    /// Idempotency keys: none, unique (a new one per request), or a number of keys per buyer
     #[arg(long, default_value = "none", value_parser = keys)]
     pub(crate) keys: seckill_loadgen::Keys,
-    /// Number of sales in turn: {} in the target becomes 0 to N - 1
+    /// Number of sales: {} in the URL becomes 0 to N - 1 in turn
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) paths: u64,
-    /// The longest wait for an answer, in milliseconds
+    /// Longest wait for an answer, in milliseconds
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) timeout_ms: u64,
-    /// Write each confirmation to this new file, one JSON line each, for `seckill audit --history`
+    /// New file for the confirmations, one JSON object per line, for `seckill audit --history`
     #[arg(long, value_name = "FILE")]
     pub(crate) history: Option<PathBuf>,
     /// Print one JSON object instead of the table
@@ -282,14 +285,16 @@ pub(crate) struct LoadArgs {
   seckill audit
   seckill audit --data /var/lib/seckill --json
   seckill load --history won.jsonl && seckill audit --history won.jsonl
-  seckill audit --engine cluster               gate, log and store against each other, unit by unit
+  seckill audit --engine cluster    compare gate, log and store, unit by unit
 
-A running service is asked over its control socket, so that what it offers is compared with what is
-stored. The exit code is 1 if an invariant is broken, 2 if the audit could not be made.")]
+If a service is running, the audit uses its control socket, and also compares what the service \
+offers with what is stored. The exit code is 1 if an invariant is broken, 2 if the audit could not \
+be run.")]
 pub(crate) struct AuditArgs {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Confirmations that clients read, as `seckill load --history` writes them; each must have its order
+    /// File of confirmations that clients have received, as `seckill load --history` writes it:
+    /// each must have its order
     #[arg(long, value_name = "FILE")]
     pub(crate) history: Option<PathBuf>,
     /// Print one JSON object instead of the table
@@ -305,7 +310,7 @@ pub(crate) struct AuditArgs {
   seckill sale change phone --units 600
   seckill sale change phone --limit none --closes-at now
 
-A running service sees a change at once, and it is stored when the command ends.")]
+A running service applies a change at once. The change is stored when the command returns.")]
 pub(crate) struct SaleArgs {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -332,13 +337,13 @@ pub(crate) enum SaleAction {
         /// Title [default: the id]
         #[arg(long)]
         title: Option<String>,
-        /// Active orders that one buyer may hold, 1 to 64, or none [default: none]
+        /// Limit of active orders per buyer: 1 to 64, or none [default: none]
         #[arg(long, value_name = "N", value_parser = limit_or_none)]
         limit: Option<LimitChange>,
-        /// When it opens: RFC 3339 such as 2026-11-11T00:00:00+08:00, or now [default: open]
+        /// Opening time: RFC 3339 such as 2026-11-11T00:00:00+08:00, or now [default: already open]
         #[arg(long, value_name = "TIME", value_parser = moment)]
         opens_at: Option<i64>,
-        /// When it closes: RFC 3339, or now [default: never]
+        /// Closing time: RFC 3339, or now [default: never]
         #[arg(long, value_name = "TIME", value_parser = moment)]
         closes_at: Option<i64>,
     },
@@ -354,7 +359,7 @@ pub(crate) enum SaleAction {
         /// Id of the sale
         id: String,
     },
-    /// Change a sale: everything that is given, or nothing
+    /// Change a sale; either all given changes are applied or none
     Change(ChangeArgs),
 }
 
@@ -364,31 +369,30 @@ pub(crate) enum SaleAction {
   seckill sale change phone --add-units 100 --if-version 3
   seckill sale change phone --limit none --closes-at now
 
-The change carries the version of the sale that the command has read, and is refused if the sale has
-changed since. With the cluster engine it is acknowledged once no server can answer by the old terms
-(cluster.lease_ms).")]
+The command reads the sale first, and its change is refused if the sale has changed since. On a \
+cluster, the command returns once no server can still apply the old terms (see cluster.lease_ms).")]
 pub(crate) struct ChangeArgs {
     /// Id of the sale
     pub(crate) id: String,
     /// Title
     #[arg(long)]
     pub(crate) title: Option<String>,
-    /// Units in total; fewer than before as long as none of those taken away is sold
+    /// Units in total; it may be lowered as long as no sold unit has a higher number
     #[arg(long, value_name = "N", conflicts_with = "add_units")]
     pub(crate) units: Option<u32>,
     /// Units to add to the total
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) add_units: u32,
-    /// Active orders that one buyer may hold, 1 to 64, or none
+    /// Limit of active orders per buyer: 1 to 64, or none
     #[arg(long, value_name = "N", value_parser = limit_or_none)]
     pub(crate) limit: Option<LimitChange>,
-    /// When it opens: RFC 3339, now, or none
+    /// Opening time: RFC 3339, now, or none
     #[arg(long, value_name = "TIME", value_parser = moment_or_none)]
     pub(crate) opens_at: Option<MomentChange>,
-    /// When it closes: RFC 3339, now, or none
+    /// Closing time: RFC 3339, now, or none
     #[arg(long, value_name = "TIME", value_parser = moment_or_none)]
     pub(crate) closes_at: Option<MomentChange>,
-    /// Make the change only if the sale has this version [default: the version that was read]
+    /// Change the sale only if it has this version [default: the version that the command reads]
     #[arg(long, value_name = "VERSION")]
     pub(crate) if_version: Option<u64>,
 }
@@ -398,11 +402,12 @@ pub(crate) struct ChangeArgs {
   seckill backup /backup/seckill-$(date +%F).db
   seckill backup copy.db --data /var/lib/seckill
 
-The copy is consistent, also while a service sells, and is audited before it gets its name.")]
+The backup is consistent, even while a service is selling, and is audited before it appears under \
+its name.")]
 pub(crate) struct BackupArgs {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// The new file
+    /// File to create
     pub(crate) file: PathBuf,
 }
 
@@ -410,13 +415,14 @@ pub(crate) struct BackupArgs {
 #[command(after_help = "Examples:
   seckill restore copy.db --data /var/lib/seckill
 
-The copy is audited first. The data folder must have no database, and no process may use it.")]
+The backup is audited first. The data folder must not contain a database, and no process may be \
+using the folder.")]
 pub(crate) struct RestoreArgs {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// A file that `seckill backup` made
+    /// File that `seckill backup` created
     pub(crate) file: PathBuf,
-    /// Also take a copy that was made of a running service by other means, such as sqlite3's .backup
+    /// Also accept a copy that another tool made of a running service, such as sqlite3's .backup
     #[arg(long)]
     pub(crate) accept_live_copy: bool,
 }
@@ -429,7 +435,7 @@ pub(crate) struct RestoreArgs {
 pub(crate) struct ConfigArgs {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Print the commented default file
+    /// Print the default configuration file, with comments on every key
     #[arg(long)]
     pub(crate) default: bool,
     /// Print JSON instead of a table
@@ -437,11 +443,11 @@ pub(crate) struct ConfigArgs {
     pub(crate) json: bool,
 }
 
-/// A limit to set, or `None` to lift it.
+/// A limit to set, or `None` to remove it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LimitChange(pub(crate) Option<u32>);
 
-/// A time to set in Unix milliseconds, or `None` to lift it.
+/// A time to set, in Unix milliseconds, or `None` to remove it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MomentChange(pub(crate) Option<i64>);
 
@@ -457,7 +463,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     };
     const MAX: Duration = Duration::from_secs(86_400);
     if parsed > MAX {
-        return Err("at most a day".into());
+        return Err("give at most a day, such as 24h".into());
     }
     Ok(parsed)
 }
@@ -467,7 +473,7 @@ fn moment(text: &str) -> Result<i64, String> {
         return Ok(jiff::Timestamp::now().as_millisecond());
     }
     const RIGHT: &str = "give a time with its offset, such as 2026-11-11T00:00:00+08:00, or now";
-    // The parser takes a leap second for the second before it.
+    // The parser would turn a leap second into the second before it.
     if text.contains(":60") {
         return Err(format!("second 60 does not exist; {RIGHT}"));
     }
@@ -517,7 +523,7 @@ fn buyers(text: &str) -> Result<seckill_loadgen::Buyers, String> {
         ("anonymous", _) => Ok(Buyers::Anonymous),
         ("unique", _) => Ok(Buyers::Unique),
         (_, Ok(count)) if count > 0 => Ok(Buyers::Repeating(count)),
-        _ => Err("give anonymous, unique, or how many buyers take turns".into()),
+        _ => Err("give anonymous, unique, or a number of buyers".into()),
     }
 }
 
@@ -527,7 +533,7 @@ fn keys(text: &str) -> Result<seckill_loadgen::Keys, String> {
         ("none", _) => Ok(Keys::None),
         ("unique", _) => Ok(Keys::Unique),
         (_, Ok(count)) if count > 0 => Ok(Keys::PerBuyer(count)),
-        _ => Err("give none, unique, or how many keys each buyer takes in turn".into()),
+        _ => Err("give none, unique, or a number of keys per buyer".into()),
     }
 }
 

@@ -1,4 +1,5 @@
-//! Asks a running service over its control socket.
+//! Sends requests to a running service over its control socket. A request whose effect is unknown
+//! must never be reported as refused.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +13,6 @@ use serde::de::DeserializeOwned;
 
 const RESPONSE_MAX_BYTES: usize = 64 << 20;
 
-/// Why there is no result.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ControlError {
     #[error("the running service cannot be reached at {}: {error}", path.display())]
@@ -20,7 +20,7 @@ pub(crate) enum ControlError {
         path: PathBuf,
         error: std::io::Error,
     },
-    /// The service answered: nothing was done.
+    /// Nothing was done.
     #[error("{0}")]
     Refused(String),
     /// The request may have taken effect.
@@ -55,7 +55,7 @@ async fn exchange<T: DeserializeOwned>(
         error,
     })?;
     let unsent =
-        |error: String| ControlError::Refused(format!("no request could be made: {error}"));
+        |error: String| ControlError::Refused(format!("the request could not be sent: {error}"));
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| unsent(error.to_string()))?;
@@ -80,7 +80,7 @@ async fn exchange<T: DeserializeOwned>(
     let body = read(response).await.map_err(lost)?;
     if status.is_success() {
         return serde_json::from_slice(&body)
-            .map_err(|error| lost(format!("it cannot be read: {error}")));
+            .map_err(|error| lost(format!("it is not valid: {error}")));
     }
     let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
     let detail = match problem["detail"].as_str() {

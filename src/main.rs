@@ -1,5 +1,5 @@
 //! The binary `seckill`: reads the command line, wires the components together, and turns failures
-//! into a message and an exit code. What a command does is in `commands`, one file each.
+//! into a message and an exit code. What a command does belongs in `commands`, one file each.
 
 mod bootstrap;
 mod cli;
@@ -17,8 +17,8 @@ use clap::Parser;
 
 use crate::cli::{Cli, Command};
 
-/// An attempt is allocated on one thread and freed on another, which the system's allocator does
-/// slowly.
+/// An attempt is allocated on one thread and freed on another, which is slow with the system's
+/// allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -26,14 +26,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const BROKEN: u8 = 1;
 /// Exit code of a command that could not do its work.
 const FAILED: u8 = 2;
-/// What is logged.
+/// The environment variable that selects what is logged.
 pub(crate) const LOG_VARIABLE: &str = "SECKILL_LOG";
 
 /// The result of a command that did its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CommandOutcome {
     Ok,
-    /// What it checked is not as it should be.
+    /// A check found something wrong.
     Failed,
 }
 
@@ -68,14 +68,14 @@ fn run(cli: Cli) -> anyhow::Result<CommandOutcome> {
     }
 }
 
-/// Logs go to standard error, results to standard output. `SECKILL_LOG=debug` shows more.
+/// Logs go to standard error, results to standard output.
 fn log_to_stderr(default: &str) -> anyhow::Result<()> {
     use tracing_subscriber::EnvFilter;
     let wanted = std::env::var(LOG_VARIABLE).unwrap_or_default();
     let filter = if wanted.is_empty() {
         EnvFilter::new(default)
     } else {
-        // A bare word would name a module, and switch everything else off.
+        // A bare word that is not a level would select one module and silence all others.
         let is_level = wanted
             .parse::<tracing::level_filters::LevelFilter>()
             .is_ok();

@@ -1,10 +1,10 @@
-//! Standard output, which carries results alone. Logs and messages go to standard error.
+//! Writes results to standard output. Logs and messages must go to standard error.
 
 use std::io::{ErrorKind, Write};
 
 use anyhow::Context;
 
-/// Writes a result. A reader that has gone, such as `head`, is no error; a full disk is one.
+/// Writes a result. A closed pipe, as with `head`, is not an error; a full disk is.
 pub(crate) fn print(text: impl AsRef<str>) -> anyhow::Result<()> {
     let mut output = std::io::stdout().lock();
     let written = output
@@ -16,7 +16,7 @@ pub(crate) fn print(text: impl AsRef<str>) -> anyhow::Result<()> {
     }
 }
 
-/// Writes a line that a running service can do without.
+/// Writes a line. A failure is only logged, because a running service does not need the line.
 pub(crate) fn announce(text: &str) {
     if let Err(error) = print(format!("{text}\n")) {
         tracing::warn!("{error:#}");

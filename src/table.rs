@@ -1,6 +1,6 @@
-//! Tables for people: a name and a value, aligned. Programs get JSON.
+//! Aligned tables for people. Programs must use JSON.
 
-/// Two columns. Numbers are aligned to the right.
+/// Names and values in two columns. Numbers are right-aligned.
 pub(crate) fn pairs<N: AsRef<str>>(rows: &[(N, String)]) -> String {
     let name_width = rows
         .iter()

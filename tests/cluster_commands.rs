@@ -1,5 +1,5 @@
-//! The cluster's commands as a user types them, on real servers: the tutorial's experiment in both ways to decide, and what
-//! may be run twice.
+//! The cluster's command line on real servers: the tutorial's experiment with both gates, and which
+//! commands can be run again.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
@@ -9,7 +9,7 @@ use seckill_testkit::fast_settings;
 use seckill_testkit::servers::Urls;
 use serde_json::Value;
 
-fn world(name: &str) -> (String, Urls, Vec<String>) {
+fn setup(name: &str) -> (String, Urls, Vec<String>) {
     let name = format!("{name}_{}", std::process::id());
     let urls = Urls::up().unwrap().with_database(&name);
     let settings = fast_settings(&name);
@@ -28,7 +28,8 @@ fn run(urls: &Urls, settings: &[String], arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-fn said(output: &Output) -> String {
+/// Asserts that the command succeeded, and returns its standard output.
+fn stdout_of(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(
         output.status.success(),
@@ -41,7 +42,7 @@ fn said(output: &Output) -> String {
 
 #[test]
 fn the_tutorials_experiment_ends_with_counter_0_100_messages_and_100_rows() {
-    let (name, urls, settings) = world("demo");
+    let (name, urls, settings) = setup("demo");
     for gate in ["script", "watch"] {
         let demo = [
             "demo",
@@ -53,7 +54,8 @@ fn the_tutorials_experiment_ends_with_counter_0_100_messages_and_100_rows() {
             "--gate",
             gate,
         ];
-        let report: Value = serde_json::from_str(&said(&run(&urls, &settings, &demo))).unwrap();
+        let report: Value =
+            serde_json::from_str(&stdout_of(&run(&urls, &settings, &demo))).unwrap();
         let expected = [
             ("asked", 2_000),
             ("won", 100),
@@ -81,33 +83,33 @@ fn the_tutorials_experiment_ends_with_counter_0_100_messages_and_100_rows() {
 }
 
 #[test]
-fn init_may_run_twice_and_only_reset_takes_sales_back() {
-    let (_, urls, settings) = world("init");
+fn init_can_run_twice_and_only_reset_removes_sales() {
+    let (_, urls, settings) = setup("init");
     for units in ["7", "9"] {
-        let text = said(&run(&urls, &settings, &["init", "--units", units]));
+        let text = stdout_of(&run(&urls, &settings, &["init", "--units", units]));
         assert!(text.contains("counter: 7 of 7 units left"), "{text}");
     }
-    said(&run(
+    stdout_of(&run(
         &urls,
         &settings,
         &["sale", "create", "phone", "--units", "3", "--limit", "1"],
     ));
-    // Somebody's sales are no demo's to forget.
+    // The demo refuses to remove sales that it did not create.
     let refused = run(&urls, &settings, &["demo", "--listen", "127.0.0.1:0"]);
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(2), "{text}");
     assert!(text.contains("init --engine cluster --reset"), "{text}");
-    let text = said(&run(&urls, &settings, &["init", "--units", "9", "--reset"]));
+    let text = stdout_of(&run(&urls, &settings, &["init", "--units", "9", "--reset"]));
     assert!(text.contains("counter: 9 of 9 units left"), "{text}");
-    let list = said(&run(&urls, &settings, &["sale", "list", "--json"]));
+    let list = stdout_of(&run(&urls, &settings, &["sale", "list", "--json"]));
     assert!(!list.contains("phone"), "{list}");
 }
 
 #[test]
-fn parts_of_the_cluster_are_refused_on_the_embedded_engine() {
-    for part in ["relay", "record", "init"] {
+fn cluster_commands_are_refused_on_the_embedded_engine() {
+    for command in ["relay", "record", "init"] {
         let refused = Command::new(env!("CARGO_BIN_EXE_seckill"))
-            .arg(part)
+            .arg(command)
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&refused.stderr).into_owned();
@@ -117,7 +119,7 @@ fn parts_of_the_cluster_are_refused_on_the_embedded_engine() {
 }
 
 #[test]
-fn passwords_are_never_shown() {
+fn config_never_shows_passwords() {
     let output = Command::new(env!("CARGO_BIN_EXE_seckill"))
         .args([
             "config",
@@ -132,7 +134,7 @@ fn passwords_are_never_shown() {
         )
         .output()
         .unwrap();
-    let text = said(&output);
+    let text = stdout_of(&output);
     assert!(
         text.contains("mysql://…@db:3306/shop") && text.contains("sasl.password=…"),
         "{text}"

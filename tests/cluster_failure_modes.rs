@@ -1,5 +1,5 @@
-//! Bad days of a cluster: servers that are not there, refuse, or hold what they should not. Each has a message that names the
-//! cause and the next step, and nothing is lost.
+//! Failures of a cluster's servers: unreachable, refusing access, or holding unexpected data. Each
+//! gets a message that names the cause and the next step, and nothing is lost.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
@@ -17,8 +17,8 @@ fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_seckill"))
 }
 
-/// Names, addresses and settings that no other test has.
-fn world(name: &str) -> (TempDir, String, Urls, Vec<String>) {
+/// Returns a folder, a name, addresses and settings that no other test uses.
+fn setup(name: &str) -> (TempDir, String, Urls, Vec<String>) {
     let name = format!("{name}_{}", std::process::id());
     let urls = Urls::up().unwrap().with_database(&name);
     let settings = fast_settings(&name);
@@ -37,61 +37,62 @@ fn run(urls: &Urls, settings: &[String], arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-fn refused(output: &Output) -> String {
+/// Asserts that the command was refused, and returns its error message.
+fn refusal(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A server that need not be ready.
+/// Starts a server without waiting until it is ready.
 fn serve(urls: &Urls, settings: &[String], dir: &TempDir) -> ServerProcess {
     let binary = binary().display().to_string();
-    let mut words = vec!["env"];
-    words.extend(settings.iter().map(String::as_str));
-    words.push(&binary);
+    let mut command = vec!["env"];
+    command.extend(settings.iter().map(String::as_str));
+    command.push(&binary);
     let flags = urls.flags();
     let mut arguments = vec!["serve", "--listen", "127.0.0.1:0"];
     arguments.extend(flags.iter().map(String::as_str));
-    ServerProcess::spawn(&words, &arguments, &dir.path().join("serve.log")).unwrap()
+    ServerProcess::spawn(&command, &arguments, &dir.path().join("serve.log")).unwrap()
 }
 
-fn until_ready(served: &ServerProcess) {
+fn wait_until_ready(server: &ServerProcess) {
     wait_until("a ready server", WAIT, || {
-        Ok(get(served.address, "/readyz")?.status == 200)
+        Ok(get(server.address, "/readyz")?.status == 200)
     })
     .unwrap();
 }
 
-/// Waits until the readiness page says this.
-fn until_it_says(served: &ServerProcess, text: &str) {
+/// Waits until `/readyz` returns 503 with this text.
+fn wait_until_not_ready(server: &ServerProcess, text: &str) {
     let waited = wait_until(text, WAIT, || {
-        let page = get(served.address, "/readyz")?;
-        Ok(page.status == 503 && page.json().to_string().contains(text))
+        let response = get(server.address, "/readyz")?;
+        Ok(response.status == 503 && response.json().to_string().contains(text))
     });
     waited.unwrap_or_else(|error| {
         panic!(
             "{error}: {}",
-            get(served.address, "/readyz").unwrap().json()
+            get(server.address, "/readyz").unwrap().json()
         )
     });
 }
 
 #[test]
-fn a_service_starts_before_its_servers_and_becomes_ready_when_they_are() {
-    let (dir, _, mut urls, settings) = world("late");
+fn a_service_that_starts_before_redis_becomes_ready_after_init() {
+    let (dir, _, mut urls, settings) = setup("late");
     let port = free_port().unwrap();
     urls.redis = format!("redis://127.0.0.1:{port}");
-    let served = serve(&urls, &settings, &dir);
-    until_it_says(&served, "seckill init");
-    assert_eq!(post(served.address, "/seckill", "").unwrap().status, 503);
+    let server = serve(&urls, &settings, &dir);
+    wait_until_not_ready(&server, "seckill init");
+    assert_eq!(post(server.address, "/seckill", "").unwrap().status, 503);
     let programs = Programs::found().unwrap();
     let _redis = Redis::start(&programs, &dir.path().join("redis"), port, &[]).unwrap();
-    let made = run(&urls, &settings, &["init", "--units", "2"]);
-    assert!(made.status.success(), "{made:?}");
-    until_ready(&served);
+    let output = run(&urls, &settings, &["init", "--units", "2"]);
+    assert!(output.status.success(), "{output:?}");
+    wait_until_ready(&server);
     let mut won = 0;
-    wait_until("a yes", WAIT, || {
+    wait_until("a confirmation", WAIT, || {
         won += u32::from(
-            post(served.address, "/seckill", "")?
+            post(server.address, "/seckill", "")?
                 .json()
                 .to_string()
                 .contains("\"won\""),
@@ -102,11 +103,11 @@ fn a_service_starts_before_its_servers_and_becomes_ready_when_they_are() {
 }
 
 #[test]
-fn a_process_with_another_lease_is_refused() {
-    let (_dir, _, urls, mut settings) = world("lease");
+fn a_process_with_a_different_lease_is_refused() {
+    let (_dir, _, urls, mut settings) = setup("lease");
     assert!(run(&urls, &settings, &["init"]).status.success());
     settings.push("SECKILL_CLUSTER__LEASE_MS=500".into());
-    let text = refused(&run(&urls, &settings, &["sale", "list"]));
+    let text = refusal(&run(&urls, &settings, &["sale", "list"]));
     assert!(
         text.contains("cluster.lease_ms is 500 here, and 300 in the cluster"),
         "{text}"
@@ -116,26 +117,26 @@ fn a_process_with_another_lease_is_refused() {
 }
 
 #[test]
-fn a_wrong_password_and_a_missing_server_are_named() {
-    let (_dir, _, mut urls, settings) = world("password");
+fn errors_name_the_wrong_password_the_unreachable_server_and_the_invalid_url() {
+    let (_dir, _, mut urls, settings) = setup("password");
     urls.mysql = urls.mysql.replacen("seckill:seckill@", "seckill:wrong@", 1);
-    let text = refused(&run(&urls, &settings, &["init"]));
+    let text = refusal(&run(&urls, &settings, &["init"]));
     assert!(
         text.contains("check the user and the password") && !text.contains("wrong"),
         "{text}"
     );
     urls.mysql = format!("mysql://a:b@127.0.0.1:{}/x", free_port().unwrap());
-    let text = refused(&run(&urls, &settings, &["audit"]));
+    let text = refusal(&run(&urls, &settings, &["audit"]));
     assert!(text.contains("MySQL at mysql://…@127.0.0.1"), "{text}");
     urls.kafka = "nonsense".into();
     urls.redis = "http://h".into();
-    let text = refused(&run(&urls, &settings, &["sale", "list"]));
+    let text = refusal(&run(&urls, &settings, &["sale", "list"]));
     assert!(text.contains("redis+cluster://"), "{text}");
 }
 
 #[test]
-fn an_evicting_redis_is_refused() {
-    let (dir, _, mut urls, settings) = world("evict");
+fn a_redis_that_may_evict_keys_is_refused() {
+    let (dir, _, mut urls, settings) = setup("evict");
     let programs = Programs::found().unwrap();
     let evicting = ["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"];
     let redis = Redis::start(
@@ -151,20 +152,20 @@ fn an_evicting_redis_is_refused() {
         vec!["SECKILL_CLUSTER__REBUILD_LEASE_MS=2000".into()],
     ]
     .concat();
-    let text = refused(&run(&urls, &settings, &["init"]));
+    let text = refusal(&run(&urls, &settings, &["init"]));
     assert!(text.contains("set it to noeviction"), "{text}");
 }
 
 #[test]
-fn keys_of_another_type_are_left_alone_and_named() {
-    let (_dir, name, urls, settings) = world("types");
+fn a_redis_key_of_another_type_is_named_and_left_unchanged() {
+    let (_dir, name, urls, settings) = setup("types");
     urls.redis(&format!("RPUSH {name}:counter mine")).unwrap();
     let settings = [
         settings,
         vec!["SECKILL_CLUSTER__REBUILD_LEASE_MS=2000".into()],
     ]
     .concat();
-    let text = refused(&run(&urls, &settings, &["init"]));
+    let text = refusal(&run(&urls, &settings, &["init"]));
     assert!(
         text.contains(&format!("{name}:counter")) && text.contains("cluster.key_prefix"),
         "{text}"
@@ -175,11 +176,11 @@ fn keys_of_another_type_are_left_alone_and_named() {
 
 #[test]
 fn a_newer_schema_is_refused() {
-    let (_dir, _, urls, settings) = world("newer");
+    let (_dir, _, urls, settings) = setup("newer");
     assert!(run(&urls, &settings, &["init"]).status.success());
     urls.mysql("INSERT INTO seckill_schema (version) VALUES (99)")
         .unwrap();
-    let text = refused(&run(&urls, &settings, &["init"]));
+    let text = refusal(&run(&urls, &settings, &["init"]));
     assert!(
         text.contains("version 99") && text.contains("use the newer binary"),
         "{text}"
@@ -187,8 +188,8 @@ fn a_newer_schema_is_refused() {
 }
 
 #[test]
-fn foreign_records_and_a_counter_set_by_hand_do_no_harm() {
-    let (dir, name, urls, settings) = world("hands");
+fn foreign_records_and_a_manually_set_counter_are_harmless() {
+    let (dir, name, urls, settings) = setup("manual");
     let shape = Shape {
         serves: 2,
         relays: 0,
@@ -201,11 +202,11 @@ fn foreign_records_and_a_counter_set_by_hand_do_no_harm() {
     for record in [&b"hello"[..], b"{}", b"{\"v\":1}", b"\xff\xfe", b"[1,2"] {
         urls.produce(&name, record).unwrap();
     }
-    let crowd = LoadPlan {
+    let load = LoadPlan {
         requests: 50,
         ..LoadPlan::closed(8)
     };
-    assert_eq!(cluster.crowd("s", &crowd, |_| Ok(())).unwrap().won, 100);
+    assert_eq!(cluster.crowd("s", &load, |_| Ok(())).unwrap().won, 100);
     urls.redis(&format!("SET {name}:s 100000")).unwrap();
     let report = cluster.sell_out_and_audit("s", 300).unwrap();
     assert_eq!(report["store_rows"], 300);

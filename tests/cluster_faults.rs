@@ -1,5 +1,5 @@
-//! The cluster under faults, on real servers: processes killed under load, and each server lost in its own way.
-//! Longer runs are `cargo xtask faults`'s.
+//! The cluster under faults, on real servers: processes killed under load, and failures of each
+//! server. For longer runs, use `cargo xtask faults`.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
@@ -15,14 +15,14 @@ fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_seckill"))
 }
 
-fn survives(scenario: Scenario, name: &str) {
+fn assert_survives(scenario: Scenario, name: &str) {
     seckill_testkit::raise_file_limit();
     let dir = TempDir::new().unwrap();
     let name = format!("{name}_{}", std::process::id());
     let survived = survive(scenario, binary(), dir.path(), &name).unwrap();
     println!("{scenario:?}: {survived:?}");
     assert!(survived.crowd.won > 0, "{survived:?}");
-    // The new sale's own opening takes a few milliseconds; a rebuild takes the lease.
+    // Opening a new sale takes a few milliseconds. A rebuild takes at least one lease.
     assert_eq!(
         survived.closed_ms >= FAST_LEASE_MS,
         scenario.is_rebuilt(),
@@ -31,7 +31,7 @@ fn survives(scenario: Scenario, name: &str) {
 }
 
 #[test]
-fn every_yes_survives_killed_processes_of_each_kind() {
+fn every_confirmation_survives_kills_of_each_kind_of_process() {
     seckill_testkit::raise_file_limit();
     let dir = TempDir::new().unwrap();
     let name = format!("kill_{}", std::process::id());
@@ -51,50 +51,50 @@ fn every_yes_survives_killed_processes_of_each_kind() {
 
 #[test]
 fn a_wiped_redis_is_rebuilt() {
-    survives(Scenario::RedisWiped, "wiped");
+    assert_survives(Scenario::RedisWiped, "wiped");
 }
 
 #[test]
-fn a_redis_with_an_older_file_is_rebuilt() {
-    survives(Scenario::RedisRolledBack, "rolled");
+fn a_redis_that_restarts_with_an_older_file_is_rebuilt() {
+    assert_survives(Scenario::RedisRolledBack, "rolled");
 }
 
 #[test]
-fn a_failover_to_a_lagging_replica_is_survived() {
-    survives(Scenario::RedisFailedOver, "failover");
+fn the_cluster_survives_a_failover_to_a_lagging_replica() {
+    assert_survives(Scenario::RedisFailedOver, "failover");
 }
 
 #[test]
-fn a_slot_of_a_redis_cluster_that_moves_is_survived() {
-    survives(Scenario::RedisSlotMoved, "slot");
+fn the_cluster_survives_a_moved_redis_cluster_slot() {
+    assert_survives(Scenario::RedisSlotMoved, "slot");
 }
 
 #[test]
-fn a_lost_master_of_a_redis_cluster_is_survived() {
-    survives(Scenario::RedisNodeLost, "node");
+fn the_cluster_survives_a_killed_redis_cluster_master() {
+    assert_survives(Scenario::RedisNodeLost, "node");
 }
 
 #[test]
-fn a_master_of_a_redis_cluster_that_falls_silent_is_survived() {
-    survives(Scenario::RedisNodeSilent, "silent");
+fn the_cluster_survives_an_unresponsive_redis_cluster_master() {
+    assert_survives(Scenario::RedisNodeSilent, "silent");
 }
 
 #[test]
-fn a_killed_mysql_is_survived() {
-    survives(Scenario::MysqlKilled, "mysql");
+fn the_cluster_survives_a_killed_mysql() {
+    assert_survives(Scenario::MysqlKilled, "mysql");
 }
 
 #[test]
-fn a_killed_kafka_is_survived() {
-    survives(Scenario::KafkaKilled, "kafka");
+fn the_cluster_survives_a_killed_kafka() {
+    assert_survives(Scenario::KafkaKilled, "kafka");
 }
 
 #[test]
-fn a_topic_that_was_made_again_is_survived() {
-    survives(Scenario::TopicMadeAgain, "topic");
+fn the_cluster_survives_a_recreated_topic() {
+    assert_survives(Scenario::TopicMadeAgain, "topic");
 }
 
 #[test]
-fn lost_and_late_replies_are_survived() {
-    survives(Scenario::RepliesLost, "replies");
+fn the_cluster_survives_lost_and_late_replies() {
+    assert_survives(Scenario::RepliesLost, "replies");
 }

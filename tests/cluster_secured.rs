@@ -1,5 +1,5 @@
-//! Servers that want TLS and passwords: the tutorial's experiment over all three, and what is said where one is not given
-//! what it wants. With the feature `kafka-tls` Kafka wants TLS as well, without it a password alone.
+//! Servers that require TLS and passwords: the tutorial's experiment over all three, and the errors
+//! when a credential is missing or wrong. Kafka requires TLS only with the feature `kafka-tls`.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 const PASSWORD: &str = "hunter2-at-the-gate";
 
-/// The servers, and what a user gives to reach them.
+/// The servers, and the addresses and settings to connect to them.
 struct Secured {
     urls: Urls,
     settings: Vec<(&'static str, String)>,
@@ -53,11 +53,11 @@ impl Secured {
         let dir = TempDir::new().unwrap();
         let programs = Programs::found().unwrap();
         let certificates = Certificates::make(&dir.path().join("certificates")).unwrap();
-        let shown = |path: &std::path::Path| path.display().to_string();
+        let display = |path: &std::path::Path| path.display().to_string();
         let (authority, server, key) = (
-            shown(&certificates.authority),
-            shown(&certificates.server),
-            shown(&certificates.key),
+            display(&certificates.authority),
+            display(&certificates.server),
+            display(&certificates.key),
         );
         let redis_tls = free_port().unwrap();
         let redis = Redis::start(
@@ -124,19 +124,19 @@ impl Secured {
         }
     }
 
-    fn run(&self, urls: &Urls, other: &[(&'static str, String)], arguments: &[&str]) -> Output {
+    fn run(&self, urls: &Urls, overrides: &[(&'static str, String)], arguments: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_seckill"))
             .args(arguments)
             .args(urls.flags())
             .envs(self.settings.iter().cloned())
-            .envs(other.iter().cloned())
+            .envs(overrides.iter().cloned())
             .output()
             .unwrap()
     }
 
-    /// What `init` says where it cannot do its work.
-    fn refusal(&self, urls: &Urls, other: &[(&'static str, String)]) -> String {
-        let output = self.run(urls, other, &["init"]);
+    /// Asserts that `init` is refused without printing the password, and returns its message.
+    fn refusal(&self, urls: &Urls, overrides: &[(&'static str, String)]) -> String {
+        let output = self.run(urls, overrides, &["init"]);
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{text}");
         assert!(!text.contains(PASSWORD), "{text}");
@@ -145,14 +145,14 @@ impl Secured {
 }
 
 #[test]
-fn the_experiment_runs_over_tls_and_passwords_and_what_is_missing_is_named() {
+fn the_experiment_runs_with_tls_and_passwords_and_errors_name_what_is_missing() {
     let secured = Secured::start();
     let urls = &secured.urls;
 
-    let with = |name, value: &str| [(name, value.to_owned())];
+    let setting = |name, value: &str| [(name, value.to_owned())];
     let wrong_key = urls.redis.replacen(PASSWORD, "wrong", 1);
     let plain = urls.redis.replacen("rediss://", "redis://", 1);
-    for (redis, other, names) in [
+    for (redis, overrides, expected) in [
         (
             &wrong_key,
             None,
@@ -174,16 +174,19 @@ fn the_experiment_runs_over_tls_and_passwords_and_what_is_missing_is_named() {
             redis: redis.clone(),
             ..urls.clone()
         };
-        let other = other.map(|name| with(name, ""));
-        let text = secured.refusal(&urls, other.as_ref().map_or(&[], |other| &other[..]));
-        for name in names {
-            assert!(text.contains(name), "{name} is not in: {text}");
+        let overrides = overrides.map(|name| setting(name, ""));
+        let text = secured.refusal(
+            &urls,
+            overrides.as_ref().map_or(&[], |overrides| &overrides[..]),
+        );
+        for part in expected {
+            assert!(text.contains(part), "{part} is not in: {text}");
         }
     }
     let properties = secured.settings[2].1.replacen(PASSWORD, "wrong", 1);
     let text = secured.refusal(
         urls,
-        &with("SECKILL_CLUSTER__KAFKA_PROPERTIES", &properties),
+        &setting("SECKILL_CLUSTER__KAFKA_PROPERTIES", &properties),
     );
     assert!(
         text.contains("Kafka at") && text.contains("uthentication"),

@@ -1,4 +1,4 @@
-//! The commands as a user types them: what they print, and their exit codes.
+//! The command line: what each command prints, and its exit code.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
@@ -16,16 +16,16 @@ fn seckill(dir: &TempDir) -> Command {
 }
 
 fn output_of(command: &mut Command) -> (i32, String, String) {
-    let done = command.output().unwrap();
+    let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (
-        done.status.code().unwrap_or(-1),
-        text(&done.stdout),
-        text(&done.stderr),
+        output.status.code().unwrap_or(-1),
+        text(&output.stdout),
+        text(&output.stderr),
     )
 }
 
-fn json(command: &mut Command) -> Value {
+fn json_of(command: &mut Command) -> Value {
     let (code, out, error) = output_of(command);
     assert_eq!(code, 0, "{out}{error}");
     serde_json::from_str(&out).unwrap()
@@ -53,9 +53,9 @@ fn the_demo_sells_each_unit_once() {
         "--listen",
         "127.0.0.1:0",
     ];
-    // Twice: the second starts afresh over what the first left.
+    // The second run starts over in the data folder of the first.
     for _ in 0..2 {
-        let report = json(seckill(&dir).args(demo));
+        let report = json_of(seckill(&dir).args(demo));
         let expected = [
             ("asked", 2_000),
             ("won", 100),
@@ -85,10 +85,10 @@ fn the_demo_sells_each_unit_once() {
 }
 
 #[test]
-fn the_demo_with_more_units_than_buyers_and_with_none() {
+fn the_demo_works_with_more_units_than_buyers_and_with_zero_units() {
     let dir = TempDir::new().unwrap();
     let demo = |units: &str| {
-        let words = [
+        let args = [
             "demo",
             "--json",
             "--ramp",
@@ -100,7 +100,7 @@ fn the_demo_with_more_units_than_buyers_and_with_none() {
             "--listen",
             "127.0.0.1:0",
         ];
-        json(seckill(&dir).args(words))
+        json_of(seckill(&dir).args(args))
     };
     let report = demo("80");
     assert_eq!(
@@ -115,24 +115,24 @@ fn the_demo_with_more_units_than_buyers_and_with_none() {
 }
 
 #[test]
-fn the_demo_leaves_other_folders_alone() {
+fn the_demo_refuses_a_folder_that_it_did_not_create() {
     let dir = TempDir::new().unwrap();
-    std::fs::create_dir(dir.path().join("shop")).unwrap();
-    std::fs::write(dir.path().join("shop/orders"), "precious").unwrap();
-    let (code, _, error) = output_of(seckill(&dir).args(["demo", "--data", "shop"]));
+    std::fs::create_dir(dir.path().join("other")).unwrap();
+    std::fs::write(dir.path().join("other/orders"), "precious").unwrap();
+    let (code, _, error) = output_of(seckill(&dir).args(["demo", "--data", "other"]));
     assert_eq!(code, 2);
     assert!(
         error.contains("not the demo's own") && error.contains("--data"),
         "{error}"
     );
     assert_eq!(
-        std::fs::read_to_string(dir.path().join("shop/orders")).unwrap(),
+        std::fs::read_to_string(dir.path().join("other/orders")).unwrap(),
         "precious"
     );
 }
 
 #[test]
-fn the_demo_leaves_its_folder_alone_once_other_commands_use_it() {
+fn the_demo_refuses_its_own_folder_after_other_commands_used_it() {
     let dir = TempDir::new().unwrap();
     let demo = [
         "demo",
@@ -146,19 +146,19 @@ fn the_demo_leaves_its_folder_alone_once_other_commands_use_it() {
         "--listen",
         "127.0.0.1:0",
     ];
-    // A shop's own default sale does not get in the demo's way.
+    // A configured default sale does not affect the demo.
     std::fs::write(dir.path().join("seckill.toml"), "[sale]\nid = 'phone'\n").unwrap();
-    json(seckill(&dir).args(demo));
+    json_of(seckill(&dir).args(demo));
     std::fs::remove_file(dir.path().join("seckill.toml")).unwrap();
     std::fs::write(dir.path().join("seckill-demo/notes"), "mine").unwrap();
-    let refused = |part: &str| {
+    let assert_refused = |expected: &str| {
         let (code, _, error) = output_of(seckill(&dir).args(demo));
         assert_eq!(code, 2, "{error}");
-        assert!(error.contains(part), "{error}");
+        assert!(error.contains(expected), "{error}");
     };
-    refused("not the demo's own");
+    assert_refused("not the demo's own");
     std::fs::remove_file(dir.path().join("seckill-demo/notes")).unwrap();
-    json(seckill(&dir).args(demo));
+    json_of(seckill(&dir).args(demo));
     let create = [
         "sale",
         "create",
@@ -169,11 +169,11 @@ fn the_demo_leaves_its_folder_alone_once_other_commands_use_it() {
         "seckill-demo",
     ];
     assert_eq!(output_of(seckill(&dir).args(create)).0, 0);
-    refused("not the demo's own");
+    assert_refused("not the demo's own");
 }
 
 #[test]
-fn sales_are_made_and_changed_with_and_without_a_service() {
+fn sales_can_be_created_and_changed_with_and_without_a_running_service() {
     let dir = TempDir::new().unwrap();
     let (code, _, error) = output_of(seckill(&dir).args(["sale", "list"]));
     assert_eq!(code, 2);
@@ -185,7 +185,7 @@ fn sales_are_made_and_changed_with_and_without_a_service() {
     let create = [
         "sale", "create", "phone", "--units", "5", "--limit", "2", "--title", "手机", "--json",
     ];
-    let sale = json(seckill(&dir).args(create));
+    let sale = json_of(seckill(&dir).args(create));
     assert_eq!(
         (&sale["id"], &sale["remaining"], &sale["version"]),
         (&"phone".into(), &5.into(), &1.into())
@@ -197,7 +197,7 @@ fn sales_are_made_and_changed_with_and_without_a_service() {
         "{error}"
     );
 
-    let served = serve(&dir, "1");
+    let server = serve(&dir, "1");
     let change = [
         "sale",
         "change",
@@ -208,18 +208,18 @@ fn sales_are_made_and_changed_with_and_without_a_service() {
         "none",
         "--json",
     ];
-    let sale = json(seckill(&dir).args(change));
+    let sale = json_of(seckill(&dir).args(change));
     assert_eq!(
         (&sale["total"], &sale["buyer_limit"], &sale["version"]),
         (&7.into(), &Value::Null, &2.into())
     );
     let (code, table, _) = output_of(seckill(&dir).args(["sale", "list"]));
     assert_eq!(code, 0);
-    for part in ["SALE", "counter", "phone", "手机"] {
-        assert!(table.contains(part), "{part} is not in {table}");
+    for expected in ["SALE", "counter", "phone", "手机"] {
+        assert!(table.contains(expected), "{expected} is not in {table}");
     }
     let refusals: [(&[&str], &str); 5] = [
-        (&["sale", "show", "nothing"], "there is no sale nothing"),
+        (&["sale", "show", "tablet"], "there is no sale tablet"),
         (&["sale", "change", "phone"], "nothing to change"),
         (&["sale", "change", "phone", "--limit", "65"], "1 to 64"),
         (&["sale", "create", "a b", "--units", "1"], "sale id"),
@@ -236,21 +236,21 @@ fn sales_are_made_and_changed_with_and_without_a_service() {
             "2026-11-11T00:00:00+08:00",
         ),
     ];
-    for (words, part) in refusals {
-        let (code, out, error) = output_of(seckill(&dir).args(words));
-        assert_eq!(code, 2, "{words:?}: {out}{error}");
-        assert!(error.contains(part), "{words:?}: {error}");
+    for (args, expected) in refusals {
+        let (code, out, error) = output_of(seckill(&dir).args(args));
+        assert_eq!(code, 2, "{args:?}: {out}{error}");
+        assert!(error.contains(expected), "{args:?}: {error}");
     }
-    drop(served);
-    let list = json(seckill(&dir).args(["sale", "list", "--json"]));
+    drop(server);
+    let list = json_of(seckill(&dir).args(["sale", "list", "--json"]));
     assert_eq!(list.as_array().map(Vec::len), Some(2));
 }
 
 #[test]
-fn load_counts_outcomes_and_keeps_a_history_that_the_audit_checks() {
+fn load_counts_outcomes_and_writes_a_history_that_the_audit_checks() {
     let dir = TempDir::new().unwrap();
-    let served = serve(&dir, "30");
-    let url = served.url("/v1/sales/counter/orders");
+    let server = serve(&dir, "30");
+    let url = server.url("/v1/sales/counter/orders");
     let load = [
         "load",
         &url,
@@ -266,9 +266,9 @@ fn load_counts_outcomes_and_keeps_a_history_that_the_audit_checks() {
         "won.jsonl",
         "--json",
     ];
-    let report = json(seckill(&dir).args(load));
+    let report = json_of(seckill(&dir).args(load));
     let outcome = |name: &str| report["outcomes"][name].as_u64().unwrap_or(0);
-    // 10 buyers with 5 keys each: 50 keys for 30 units, each tried 6 times.
+    // 10 buyers with 5 keys each: 50 keys for 30 units, each key used 6 times.
     assert_eq!(
         (outcome("won"), outcome("repeat"), outcome("sold_out")),
         (30, 150, 120),
@@ -276,13 +276,13 @@ fn load_counts_outcomes_and_keeps_a_history_that_the_audit_checks() {
     );
     assert_eq!(report["latency_from"], "sent");
     let audit = ["audit", "--history", "won.jsonl", "--json"];
-    let audited = json(seckill(&dir).args(audit));
+    let audited = json_of(seckill(&dir).args(audit));
     assert_eq!(
         (&audited["confirmations_checked"], &audited["verdict"]),
         (&180.into(), &"clean".into())
     );
 
-    // A confirmation without an order breaks the audit, which names it.
+    // A confirmation without an order fails the audit, which names the order.
     let lost = r#"{"order_id":"0123456789abcdef0123456789abcdef","sale":"counter","unit":3}"#;
     std::fs::write(dir.path().join("lost.jsonl"), lost).unwrap();
     let (code, out, _) = output_of(seckill(&dir).args(["audit", "--history", "lost.jsonl"]));
@@ -298,10 +298,10 @@ fn load_counts_outcomes_and_keeps_a_history_that_the_audit_checks() {
 }
 
 #[test]
-fn load_on_a_rate_counts_from_the_intended_time() {
+fn load_at_a_fixed_rate_measures_latency_from_the_intended_time() {
     let dir = TempDir::new().unwrap();
-    let served = serve(&dir, "10");
-    let url = served.url("/seckill");
+    let server = serve(&dir, "10");
+    let url = server.url("/seckill");
     let load = [
         "load",
         &url,
@@ -313,7 +313,7 @@ fn load_on_a_rate_counts_from_the_intended_time() {
         "2",
         "--json",
     ];
-    let report = json(seckill(&dir).args(load));
+    let report = json_of(seckill(&dir).args(load));
     assert_eq!(
         (&report["won"], &report["sold_out"]),
         (&10.into(), &90.into())
@@ -323,13 +323,13 @@ fn load_on_a_rate_counts_from_the_intended_time() {
 }
 
 #[test]
-fn load_reports_a_target_that_does_not_answer() {
+fn load_reports_an_unreachable_or_unsupported_target() {
     let dir = TempDir::new().unwrap();
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+    let unused_address = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap();
-    let url = format!("http://{nobody}/seckill");
+    let url = format!("http://{unused_address}/seckill");
     let (code, out, error) =
         output_of(seckill(&dir).args(["load", &url, "--requests", "5", "--ramp", "0"]));
     assert_eq!(code, 1, "{out}{error}");
@@ -340,11 +340,11 @@ fn load_reports_a_target_that_does_not_answer() {
 }
 
 #[test]
-fn the_configuration_is_shown_with_its_origins() {
+fn config_shows_the_origin_of_each_setting() {
     let dir = TempDir::new().unwrap();
     let (code, default, _) = output_of(seckill(&dir).args(["config", "--default"]));
     assert_eq!(code, 0);
-    // The printed default is itself a valid configuration file, found by its usual name.
+    // The printed default is a valid configuration file, which is found by its default name.
     std::fs::write(
         dir.path().join("seckill.toml"),
         default.replace("units = 100", "units = 7"),
@@ -399,17 +399,17 @@ fn help_has_examples_and_wrong_words_are_refused() {
 }
 
 #[test]
-fn units_that_have_no_effect_are_logged() {
+fn a_units_flag_that_has_no_effect_is_logged() {
     let dir = TempDir::new().unwrap();
     drop(serve(&dir, "5"));
-    let served = serve(&dir, "9");
+    let server = serve(&dir, "9");
     assert_eq!(
-        post(served.address, "/seckill", "").unwrap().json()["remaining"],
+        post(server.address, "/seckill", "").unwrap().json()["remaining"],
         4
     );
     assert!(
-        served.log().contains("--units 9 has no effect"),
+        server.log().contains("--units 9 has no effect"),
         "{}",
-        served.log()
+        server.log()
     );
 }

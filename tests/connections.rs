@@ -1,4 +1,4 @@
-//! Connections: those in use are never closed, and what a client bought reaches it.
+//! HTTP connections: the service never closes one in use, and each response reaches its client.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
@@ -22,20 +22,20 @@ fn serve(dir: &TempDir, prefix: &[&str], units: &str) -> ServerProcess {
     .unwrap()
 }
 
-/// Busy connections over many ticks of the clock that closes idle ones, with several threads.
+/// Keeps connections busy over many ticks of the timer that closes idle ones, on several threads.
 #[test]
-fn no_connection_in_use_is_closed() {
+fn connections_in_use_are_never_closed() {
     raise_file_limit();
     for threads in [2, 4] {
         let dir = TempDir::new().unwrap();
         let threads = format!("SECKILL_SERVICE__THREADS={threads}");
-        // A tick is an eighth of it: 32 ticks in 4 seconds.
+        // A tick is an eighth of `head_wait_ms`: 32 ticks in 4 seconds.
         let prefix = ["env", "SECKILL_SERVICE__HEAD_WAIT_MS=1000", &threads];
-        let served = serve(&dir, &prefix, "0");
+        let server = serve(&dir, &prefix, "0");
         let plan = Plan {
             connections: 256,
             pacing: Pacing::Closed,
-            ..Plan::new(Target::parse(&served.url("/seckill")).unwrap(), u64::MAX)
+            ..Plan::new(Target::parse(&server.url("/seckill")).unwrap(), u64::MAX)
         };
         let progress = Progress::default();
         let report = std::thread::scope(|scope| {
@@ -50,13 +50,13 @@ fn no_connection_in_use_is_closed() {
     }
 }
 
-/// A client that has sent all it wants may close its sending side before the response.
+/// A client may shut down its sending side before it reads the response.
 #[test]
-fn a_half_closed_client_gets_what_it_bought() {
+fn a_half_closed_client_receives_its_confirmation() {
     let dir = TempDir::new().unwrap();
-    let served = serve(&dir, &[], "10");
+    let server = serve(&dir, &[], "10");
     for _ in 0..10 {
-        let mut stream = TcpStream::connect(served.address).unwrap();
+        let mut stream = TcpStream::connect(server.address).unwrap();
         let request = "POST /seckill HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\n\r\n";
         stream.write_all(request.as_bytes()).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();

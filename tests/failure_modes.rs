@@ -15,12 +15,12 @@ fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_seckill"))
 }
 
-fn data(dir: &TempDir) -> PathBuf {
+fn data_folder(dir: &TempDir) -> PathBuf {
     dir.path().join("data")
 }
 
 fn serve(dir: &TempDir) -> ServerProcess {
-    ServerProcess::start(binary(), &data(dir), &[], &["--units", "1000"]).unwrap()
+    ServerProcess::start(binary(), &data_folder(dir), &[], &["--units", "1000"]).unwrap()
 }
 
 fn text(output: &Output) -> String {
@@ -31,49 +31,49 @@ fn text(output: &Output) -> String {
     )
 }
 
-/// Runs a command over the folder and returns its exit code and what it said.
-fn command(dir: &TempDir, words: &[&str]) -> (i32, String) {
-    let folder = data(dir).display().to_string();
-    let mut words = words.to_vec();
-    words.extend(["--data", &folder]);
-    let done = run(binary(), &words).unwrap();
-    (done.status.code().unwrap_or(-1), text(&done))
+/// Runs a command on the data folder, and returns its exit code and its output.
+fn run_command(dir: &TempDir, args: &[&str]) -> (i32, String) {
+    let folder = data_folder(dir).display().to_string();
+    let mut args = args.to_vec();
+    args.extend(["--data", &folder]);
+    let output = run(binary(), &args).unwrap();
+    (output.status.code().unwrap_or(-1), text(&output))
 }
 
-fn says(said: &(i32, String), code: i32, parts: &[&str]) {
-    assert_eq!(said.0, code, "{}", said.1);
-    for part in parts {
-        assert!(said.1.contains(part), "{part:?} is not in {}", said.1);
+fn assert_output(output: &(i32, String), code: i32, expected: &[&str]) {
+    assert_eq!(output.0, code, "{}", output.1);
+    for part in expected {
+        assert!(output.1.contains(part), "{part:?} is not in {}", output.1);
     }
-    assert!(!said.1.contains("panicked"), "{}", said.1);
+    assert!(!output.1.contains("panicked"), "{}", output.1);
 }
 
-/// A folder with 40 orders in it, its service ended in order.
-fn sold_folder() -> TempDir {
+/// Returns a folder with 40 orders, after a clean shutdown of its service.
+fn folder_with_orders() -> TempDir {
     let dir = TempDir::new().unwrap();
-    let served = serve(&dir);
+    let server = serve(&dir);
     for _ in 0..40 {
         assert_eq!(
-            post(served.address, "/seckill", "").unwrap().json()["result"],
+            post(server.address, "/seckill", "").unwrap().json()["result"],
             "won"
         );
     }
-    assert!(served.end(Signal::TERM).unwrap().success());
+    assert!(server.end(Signal::TERM).unwrap().success());
     dir
 }
 
-fn database(dir: &TempDir) -> PathBuf {
-    data(dir).join("seckill.db")
+fn database_file(dir: &TempDir) -> PathBuf {
+    data_folder(dir).join("seckill.db")
 }
 
 #[test]
-fn a_busy_port() {
+fn a_port_in_use_is_named_in_the_error() {
     let dir = TempDir::new().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let said = command(&dir, &["serve", "--listen", &address]);
-    says(
-        &said,
+    let output = run_command(&dir, &["serve", "--listen", &address]);
+    assert_output(
+        &output,
         2,
         &[
             "cannot listen on",
@@ -85,50 +85,50 @@ fn a_busy_port() {
 }
 
 #[test]
-fn a_data_folder_that_cannot_be() {
+fn a_data_folder_that_is_a_file_is_refused() {
     let dir = TempDir::new().unwrap();
-    std::fs::write(data(&dir), "a file").unwrap();
-    says(
-        &command(&dir, &["serve", "--listen", "127.0.0.1:0"]),
+    std::fs::write(data_folder(&dir), "a file").unwrap();
+    assert_output(
+        &run_command(&dir, &["serve", "--listen", "127.0.0.1:0"]),
         2,
         &["data folder", "--data"],
     );
 }
 
 #[test]
-fn a_second_process() {
+fn a_second_process_on_the_same_folder_is_refused() {
     let dir = TempDir::new().unwrap();
-    let served = serve(&dir);
-    let pid = format!("process {}", served.pid());
-    let said = command(&dir, &["serve", "--listen", "127.0.0.1:0"]);
-    says(
-        &said,
+    let server = serve(&dir);
+    let pid = format!("process {}", server.pid());
+    let output = run_command(&dir, &["serve", "--listen", "127.0.0.1:0"]);
+    assert_output(
+        &output,
         2,
         &["in use by", &pid, "serve on 127.0.0.1:", "--data"],
     );
-    says(&command(&dir, &["demo"]), 2, &["in use by", &pid]);
+    assert_output(&run_command(&dir, &["demo"]), 2, &["in use by", &pid]);
     assert_eq!(
-        post(served.address, "/seckill", "").unwrap().json()["result"],
+        post(server.address, "/seckill", "").unwrap().json()["result"],
         "won"
     );
 }
 
 #[test]
-fn a_file_that_is_no_database() {
+fn a_file_that_is_not_a_database_is_refused() {
     let dir = TempDir::new().unwrap();
-    std::fs::create_dir(data(&dir)).unwrap();
+    std::fs::create_dir(data_folder(&dir)).unwrap();
     std::fs::write(
-        database(&dir),
-        "this is no database, but it is long enough to have a header".repeat(20),
+        database_file(&dir),
+        "this is not a database, but it is long enough to have a header".repeat(20),
     )
     .unwrap();
-    for words in [
+    for args in [
         &["serve", "--listen", "127.0.0.1:0"][..],
         &["audit"],
         &["sale", "list"],
     ] {
-        says(
-            &command(&dir, words),
+        assert_output(
+            &run_command(&dir, args),
             2,
             &["is not a seckill database", "--data"],
         );
@@ -136,25 +136,25 @@ fn a_file_that_is_no_database() {
 }
 
 #[test]
-fn another_programs_database_and_a_newer_one() {
+fn databases_of_other_programs_and_of_newer_versions_are_refused() {
     let dir = TempDir::new().unwrap();
-    std::fs::create_dir(data(&dir)).unwrap();
-    let other = rusqlite::Connection::open(database(&dir)).unwrap();
+    std::fs::create_dir(data_folder(&dir)).unwrap();
+    let other = rusqlite::Connection::open(database_file(&dir)).unwrap();
     other.execute_batch("CREATE TABLE theirs (x)").unwrap();
-    says(
-        &command(&dir, &["serve", "--listen", "127.0.0.1:0"]),
+    assert_output(
+        &run_command(&dir, &["serve", "--listen", "127.0.0.1:0"]),
         2,
         &["another program's"],
     );
     drop(other);
 
-    let dir = sold_folder();
-    let ours = rusqlite::Connection::open(database(&dir)).unwrap();
+    let dir = folder_with_orders();
+    let ours = rusqlite::Connection::open(database_file(&dir)).unwrap();
     ours.pragma_update(None, "user_version", 99).unwrap();
     drop(ours);
-    for words in [&["serve", "--listen", "127.0.0.1:0"][..], &["audit"]] {
-        says(
-            &command(&dir, words),
+    for args in [&["serve", "--listen", "127.0.0.1:0"][..], &["audit"]] {
+        assert_output(
+            &run_command(&dir, args),
             2,
             &["schema version 99", "newer seckill"],
         );
@@ -162,56 +162,56 @@ fn another_programs_database_and_a_newer_one() {
 }
 
 #[test]
-fn a_file_cut_short() {
-    let dir = sold_folder();
-    let length = std::fs::metadata(database(&dir)).unwrap().len();
+fn a_truncated_database_is_refused() {
+    let dir = folder_with_orders();
+    let length = std::fs::metadata(database_file(&dir)).unwrap().len();
     let file = std::fs::OpenOptions::new()
         .write(true)
-        .open(database(&dir))
+        .open(database_file(&dir))
         .unwrap();
     file.set_len(length / 2).unwrap();
-    says(
-        &command(&dir, &["serve", "--listen", "127.0.0.1:0"]),
+    assert_output(
+        &run_command(&dir, &["serve", "--listen", "127.0.0.1:0"]),
         2,
         &["damaged"],
     );
-    let audit = command(&dir, &["audit"]);
+    let audit = run_command(&dir, &["audit"]);
     assert_ne!(audit.0, 0, "{}", audit.1);
 }
 
 #[test]
-fn a_flipped_byte_in_an_order() {
-    let dir = sold_folder();
-    let bytes = std::fs::read(database(&dir)).unwrap();
-    // Inside a row: the dates of orders are the only place with this text that no index holds.
+fn a_flipped_bit_in_an_order_is_detected() {
+    let dir = folder_with_orders();
+    let bytes = std::fs::read(database_file(&dir)).unwrap();
+    // Find a byte inside a row. An order's date is the only such text that is not also in an index.
     let at = bytes.windows(6).position(|window| {
         window == b"Zcount" || window.starts_with(b".") && window.ends_with(b"Z0")
     });
-    let at = at.expect("a row's date stands in front of its order id");
+    let at = at.expect("in each row, the order id follows the date");
     let mut file = std::fs::OpenOptions::new()
         .write(true)
-        .open(database(&dir))
+        .open(database_file(&dir))
         .unwrap();
     file.seek(SeekFrom::Start(at as u64 + 1)).unwrap();
     file.write_all(&[bytes[at + 1] ^ 1]).unwrap();
     drop(file);
-    let said = command(&dir, &["serve", "--listen", "127.0.0.1:0"]);
-    says(
-        &said,
+    let output = run_command(&dir, &["serve", "--listen", "127.0.0.1:0"]);
+    assert_output(
+        &output,
         2,
-        &["damaged", "row ", "not what was written", "seckill audit"],
+        &["damaged", "row ", "was modified", "seckill audit"],
     );
-    says(
-        &command(&dir, &["audit"]),
+    assert_output(
+        &run_command(&dir, &["audit"]),
         1,
         &["broken", "no phantoms", "unit ", "checksum differs"],
     );
 }
 
 #[test]
-fn an_order_that_was_copied_by_hand() {
-    let dir = sold_folder();
-    let file = rusqlite::Connection::open(database(&dir)).unwrap();
+fn a_manually_copied_order_is_detected() {
+    let dir = folder_with_orders();
+    let file = rusqlite::Connection::open(database_file(&dir)).unwrap();
     file.execute_batch(
         "DROP INDEX seckill_active_unit; DROP INDEX seckill_generation; DROP INDEX seckill_order_id;
          INSERT INTO seckill SELECT 1000, date, order_id, sale, unit, generation, buyer, state, slot, idem_key,
@@ -219,91 +219,99 @@ fn an_order_that_was_copied_by_hand() {
     )
     .unwrap();
     drop(file);
-    says(
-        &command(&dir, &["audit"]),
+    assert_output(
+        &run_command(&dir, &["audit"]),
         1,
         &["no oversell", "unit 7", "no duplicates"],
     );
-    says(
-        &command(&dir, &["serve", "--listen", "127.0.0.1:0"]),
+    assert_output(
+        &run_command(&dir, &["serve", "--listen", "127.0.0.1:0"]),
         2,
         &["unit 7 is sold twice"],
     );
 }
 
 #[test]
-fn a_state_that_was_set_by_hand_is_taken_over_while_the_service_runs() {
+fn a_running_service_applies_a_manual_state_edit() {
     let dir = TempDir::new().unwrap();
-    let served = serve(&dir);
-    let won = post(served.address, "/seckill", "").unwrap().json();
+    let server = serve(&dir);
+    let won = post(server.address, "/seckill", "").unwrap().json();
     let order_id = won["order_id"].as_str().unwrap();
-    let other = rusqlite::Connection::open(database(&dir)).unwrap();
+    let other = rusqlite::Connection::open(database_file(&dir)).unwrap();
     let cancel = "UPDATE seckill SET state = 'cancelled', state_checksum = 0 WHERE order_id = ?1";
     assert_eq!(other.execute(cancel, [order_id]).unwrap(), 1);
     drop(other);
-    // The first attempts may meet the rebuild, and are told to retry; none is rejected.
+    // Attempts during the rebuild get 503 with Retry-After. None is rejected.
     let again = loop {
-        let answer = post(served.address, "/v1/sales/counter/orders", "").unwrap();
-        match answer.status {
-            201 => break answer.json(),
-            503 => assert_eq!(answer.header("retry-after"), Some("1"), "{answer:?}"),
-            _ => panic!("{answer:?}"),
+        let response = post(server.address, "/v1/sales/counter/orders", "").unwrap();
+        match response.status {
+            201 => break response.json(),
+            503 => assert_eq!(response.header("retry-after"), Some("1"), "{response:?}"),
+            _ => panic!("{response:?}"),
         }
     };
     assert_eq!(
         (&again["unit"], &again["generation"]),
         (&1.into(), &2.into())
     );
-    says(&command(&dir, &["audit"]), 0, &["clean"]);
+    assert_output(&run_command(&dir, &["audit"]), 0, &["clean"]);
 }
 
 #[test]
-fn a_sold_out_sale_notices_that_a_unit_was_released_by_hand() {
+fn a_sold_out_sale_sells_a_manually_released_unit() {
     let dir = TempDir::new().unwrap();
-    let served = ServerProcess::start(binary(), &data(&dir), &[], &["--units", "1"]).unwrap();
-    let won = post(served.address, "/seckill", "").unwrap().json();
-    let sold_out = post(served.address, "/seckill", "").unwrap().json();
+    let server =
+        ServerProcess::start(binary(), &data_folder(&dir), &[], &["--units", "1"]).unwrap();
+    let won = post(server.address, "/seckill", "").unwrap().json();
+    let sold_out = post(server.address, "/seckill", "").unwrap().json();
     assert_eq!(sold_out["result"], "sold_out");
-    let other = rusqlite::Connection::open(database(&dir)).unwrap();
+    let other = rusqlite::Connection::open(database_file(&dir)).unwrap();
     let cancel = "UPDATE seckill SET state = 'cancelled', state_checksum = 0 WHERE order_id = ?1";
     let order_id = won["order_id"].as_str().unwrap();
     assert_eq!(other.execute(cancel, [order_id]).unwrap(), 1);
-    let asked = std::time::Instant::now();
-    while post(served.address, "/seckill", "").unwrap().json()["result"] != "won" {
-        assert!(asked.elapsed().as_secs() < 60, "it never noticed");
+    let started = std::time::Instant::now();
+    while post(server.address, "/seckill", "").unwrap().json()["result"] != "won" {
+        assert!(
+            started.elapsed().as_secs() < 60,
+            "the released unit was never sold"
+        );
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
 }
 
 #[test]
-fn audits_beside_a_running_service() {
+fn audits_of_a_running_service_are_clean() {
     let dir = TempDir::new().unwrap();
-    let served = serve(&dir);
+    let server = serve(&dir);
     for _ in 0..10 {
-        post(served.address, "/seckill", "").unwrap();
-        says(&command(&dir, &["audit"]), 0, &["verdict", "clean"]);
+        post(server.address, "/seckill", "").unwrap();
+        assert_output(&run_command(&dir, &["audit"]), 0, &["verdict", "clean"]);
     }
 }
 
-/// The disk is a small tmpfs in a mount namespace of its own, so this test runs itself again inside one.
+/// Runs itself again in its own mount namespace, with a small tmpfs as the disk.
 #[test]
-fn a_full_disk() {
-    const INSIDE: &str = "TEST_IN_NAMESPACE";
-    if std::env::var_os(INSIDE).is_some() {
-        return full_disk();
+fn a_full_disk_pauses_the_sale_and_keeps_every_confirmation() {
+    const IN_NAMESPACE: &str = "TEST_IN_NAMESPACE";
+    if std::env::var_os(IN_NAMESPACE).is_some() {
+        return fill_the_disk();
     }
     let as_root = rustix::process::geteuid().is_root();
-    let inside = std::process::Command::new("unshare")
+    let output = std::process::Command::new("unshare")
         .arg(if as_root { "-m" } else { "-rm" })
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "a_full_disk", "--nocapture"])
-        .env(INSIDE, "1")
+        .args([
+            "--exact",
+            "a_full_disk_pauses_the_sale_and_keeps_every_confirmation",
+            "--nocapture",
+        ])
+        .env(IN_NAMESPACE, "1")
         .output()
         .unwrap();
-    assert!(inside.status.success(), "{}", text(&inside));
+    assert!(output.status.success(), "{}", text(&output));
 }
 
-fn full_disk() {
+fn fill_the_disk() {
     let dir = TempDir::new().unwrap();
     let mounted = std::process::Command::new("mount")
         .args(["-t", "tmpfs", "-o", "size=1m", "seckill-test"])
@@ -311,21 +319,22 @@ fn full_disk() {
         .status()
         .unwrap();
     assert!(mounted.success());
-    let served = ServerProcess::start(binary(), &data(&dir), &[], &["--units", "100000"]).unwrap();
+    let server =
+        ServerProcess::start(binary(), &data_folder(&dir), &[], &["--units", "100000"]).unwrap();
     let mut won = 0_u64;
     let refused = loop {
-        let answer = post(served.address, "/v1/sales/counter/orders", "").unwrap();
-        match answer.status {
+        let response = post(server.address, "/v1/sales/counter/orders", "").unwrap();
+        match response.status {
             201 => won += 1,
-            _ => break answer,
+            _ => break response,
         }
         assert!(won < 100_000, "the disk never filled up");
     };
-    // Not a rejection: whether the last one was stored may be unknown, and then its address is given.
+    // Not a rejection. If the outcome is unknown, the status is 202, with the order's address.
     assert!([202, 503].contains(&refused.status), "{refused:?}");
     let mut pending = u64::from(refused.status == 202);
     for _ in 0..20 {
-        let full = post(served.address, "/v1/sales/counter/orders", "").unwrap();
+        let full = post(server.address, "/v1/sales/counter/orders", "").unwrap();
         match full.status {
             201 => won += 1,
             202 => pending += 1,
@@ -336,46 +345,46 @@ fn full_disk() {
                 );
                 assert!(
                     !full.body.contains("seckill.db"),
-                    "a path is told: {full:?}"
+                    "the response reveals a path: {full:?}"
                 );
             }
         }
     }
-    let ready = get(served.address, "/readyz").unwrap();
+    let ready = get(server.address, "/readyz").unwrap();
     if ready.status == 503 {
-        let part = &ready.json()["components"][0];
+        let component = &ready.json()["components"][0];
         assert!(
-            part["detail"].as_str().unwrap().contains("full"),
+            component["detail"].as_str().unwrap().contains("full"),
             "{ready:?}"
         );
     }
-    // With room again it goes on by itself.
-    std::fs::remove_file(data(&dir).with_extension("log")).unwrap();
+    // Once the disk has space again, the service resumes without a restart.
+    std::fs::remove_file(data_folder(&dir).with_extension("log")).unwrap();
     let bigger = std::process::Command::new("mount")
         .args(["-o", "remount,size=64m"])
         .arg(dir.path())
         .status()
         .unwrap();
     assert!(bigger.success());
-    let asked = std::time::Instant::now();
+    let started = std::time::Instant::now();
     loop {
-        let answer = post(served.address, "/v1/sales/counter/orders", "").unwrap();
-        if answer.status == 201 {
+        let response = post(server.address, "/v1/sales/counter/orders", "").unwrap();
+        if response.status == 201 {
             won += 1;
             break;
         }
-        assert_eq!(answer.status, 503, "{answer:?}");
+        assert_eq!(response.status, 503, "{response:?}");
         assert!(
-            asked.elapsed().as_secs() < 60,
-            "it did not go on: {answer:?}"
+            started.elapsed().as_secs() < 60,
+            "the service did not resume: {response:?}"
         );
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    let (code, report) = command(&dir, &["audit", "--json"]);
+    let (code, report) = run_command(&dir, &["audit", "--json"]);
     assert_eq!(code, 0, "{report}");
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
     let rows = report["store_rows"].as_u64().unwrap();
-    // Every confirmation is a row. The attempts that were pending may have become more.
+    // Every confirmation is a row. Pending attempts may have become rows too.
     assert!(
         (won..=won + pending).contains(&rows),
         "{rows} rows, {won} confirmations, {pending} pending"

@@ -1,4 +1,4 @@
-//! SIGKILL under load; longer runs: `cargo xtask faults kill`.
+//! SIGKILL under load. For longer runs, use `cargo xtask faults kill`.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use seckill_testkit::{KillPlan, kill_rounds};
 
 #[test]
-fn every_yes_survives_sigkill_and_the_rest_sells() {
+fn every_confirmation_survives_sigkill_and_the_remaining_units_sell() {
     let dir = tempfile::tempdir().unwrap();
     let plan = KillPlan {
         binary: PathBuf::from(env!("CARGO_BIN_EXE_seckill")),
@@ -21,7 +21,7 @@ fn every_yes_survives_sigkill_and_the_rest_sells() {
     assert_eq!(summary.rounds, 12);
     assert!(
         summary.killed_while_selling > 0,
-        "no kill came while selling: {summary:?}"
+        "no kill interrupted the sale: {summary:?}"
     );
     assert!(
         summary.confirmations_before_kills > 0 && summary.cut_off > 0,

@@ -1,4 +1,5 @@
-//! What bad input gets: a status that names the cause, no panic, no hang, no effect on others.
+//! Malformed requests: each response names the cause. The service must not panic or hang, and
+//! must keep serving other clients.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
@@ -13,21 +14,21 @@ use tempfile::TempDir;
 const ORDERS: &str = "/v1/sales/counter/orders";
 
 struct TestContext {
-    _dir: TempDir,
-    served: ServerProcess,
+    dir: TempDir,
+    server: ServerProcess,
 }
 
-fn stage(more: &[&str]) -> TestContext {
+fn start(flags: &[&str]) -> TestContext {
     let dir = TempDir::new().unwrap();
     let binary = Path::new(env!("CARGO_BIN_EXE_seckill"));
     let mut arguments = vec!["--units", "1000"];
-    arguments.extend(more);
-    let served = ServerProcess::start(binary, &dir.path().join("data"), &[], &arguments).unwrap();
-    TestContext { _dir: dir, served }
+    arguments.extend(flags);
+    let server = ServerProcess::start(binary, &dir.path().join("data"), &[], &arguments).unwrap();
+    TestContext { dir, server }
 }
 
-/// A configuration file with bounds small enough for a test.
-fn short_waits(dir: &TempDir) -> String {
+/// Writes a configuration file with short deadlines, and returns its path.
+fn config_with_short_deadlines(dir: &TempDir) -> String {
     let path = dir.path().join("short.toml");
     let text = "[service]\nhead_wait_ms = 300\nbody_wait_ms = 300\n";
     std::fs::write(&path, text).unwrap();
@@ -36,26 +37,26 @@ fn short_waits(dir: &TempDir) -> String {
 
 impl TestContext {
     fn order(&self, headers: &[(&str, &str)], body: &str) -> Response {
-        exchange(self.served.address, "POST", ORDERS, headers, body).unwrap()
+        exchange(self.server.address, "POST", ORDERS, headers, body).unwrap()
     }
 
-    /// The service still sells, and logged no panic.
-    fn still_sells(&self) {
-        let won = post(self.served.address, "/seckill", "").unwrap();
+    /// Asserts that the service still sells and has not logged a panic.
+    fn assert_still_sells(&self) {
+        let won = post(self.server.address, "/seckill", "").unwrap();
         assert_eq!(won.json()["result"], "won", "{won:?}");
-        let log = self.served.log();
+        let log = self.server.log();
         assert!(!log.contains("panicked"), "{log}");
     }
 }
 
-fn is(answer: &Response, status: u16, problem: &str) {
+fn assert_problem(response: &Response, status: u16, problem: &str) {
     assert_eq!(
-        (answer.status, answer.problem().as_str()),
+        (response.status, response.problem().as_str()),
         (status, problem),
-        "{answer:?}"
+        "{response:?}"
     );
     assert!(
-        !answer.json()["detail"]
+        !response.json()["detail"]
             .as_str()
             .unwrap_or_default()
             .is_empty()
@@ -63,8 +64,8 @@ fn is(answer: &Response, status: u16, problem: &str) {
 }
 
 #[test]
-fn bodies_that_are_no_order() {
-    let stage = stage(&[]);
+fn invalid_bodies_get_400_or_415() {
+    let context = start(&[]);
     let json = [("Content-Type", "application/json")];
     for body in [
         "{",
@@ -75,101 +76,101 @@ fn bodies_that_are_no_order() {
         "\"ann\"",
         "{\"buyer\":\"\u{1}\"}",
     ] {
-        is(&stage.order(&json, body), 400, "bad-request");
+        assert_problem(&context.order(&json, body), 400, "bad-request");
     }
-    is(&stage.order(&json, r#"{"buyer":""}"#), 400, "bad-request");
-    is(
-        &stage.order(&[("Content-Type", "text/xml")], "<buyer/>"),
+    assert_problem(&context.order(&json, r#"{"buyer":""}"#), 400, "bad-request");
+    assert_problem(
+        &context.order(&[("Content-Type", "text/xml")], "<buyer/>"),
         415,
         "not-json",
     );
     let long = format!(r#"{{"buyer":"{}"}}"#, "b".repeat(10_000));
-    let answer = stage.order(&json, &long);
-    is(&answer, 400, "bad-request");
+    let response = context.order(&json, &long);
+    assert_problem(&response, 400, "bad-request");
     assert!(
-        answer.body.contains("10000 bytes") && answer.body.contains("1 to 128 bytes"),
-        "{answer:?}"
+        response.body.contains("10000 bytes") && response.body.contains("1 to 128 bytes"),
+        "{response:?}"
     );
-    stage.still_sells();
+    context.assert_still_sells();
 }
 
 #[test]
-fn a_body_of_a_megabyte() {
-    let stage = stage(&[]);
+fn a_body_of_one_megabyte_gets_413() {
+    let context = start(&[]);
     let body = "x".repeat(1 << 20);
-    is(&stage.order(&[], &body), 413, "body-too-large");
-    let answer = exchange(stage.served.address, "POST", "/seckill", &[], &body).unwrap();
-    is(&answer, 413, "body-too-large");
-    // One that does not say its length is cut off at the bound.
+    assert_problem(&context.order(&[], &body), 413, "body-too-large");
+    let response = exchange(context.server.address, "POST", "/seckill", &[], &body).unwrap();
+    assert_problem(&response, 413, "body-too-large");
+    // A body without a Content-Length is cut off at the limit.
     let mut chunked =
         format!("POST {ORDERS} HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n");
     chunked.push_str(&format!("100000\r\n{body}\r\n0\r\n\r\n"));
-    is(
-        &raw(stage.served.address, chunked.as_bytes()).unwrap(),
+    assert_problem(
+        &raw(context.server.address, chunked.as_bytes()).unwrap(),
         413,
         "body-too-large",
     );
-    stage.still_sells();
+    context.assert_still_sells();
 }
 
 #[test]
-fn heads_that_are_too_large_or_no_http() {
-    let stage = stage(&[]);
+fn oversized_heads_and_invalid_http_get_a_client_error() {
+    let context = start(&[]);
     let long = "x".repeat(64 << 10);
-    let answer = exchange(
-        stage.served.address,
+    let response = exchange(
+        context.server.address,
         "POST",
         "/seckill",
         &[("X-Long", &long)],
         "",
     )
     .unwrap();
-    assert_eq!(answer.status, 431, "{answer:?}");
+    assert_eq!(response.status, 431, "{response:?}");
     let many = "X-Many: x\r\n".repeat(5_000);
     let request = format!("POST /seckill HTTP/1.1\r\nHost: t\r\n{many}\r\n");
     assert_eq!(
-        raw(stage.served.address, request.as_bytes())
+        raw(context.server.address, request.as_bytes())
             .unwrap()
             .status,
         431
     );
     assert_eq!(
-        raw(stage.served.address, b"\x16\x03\x01 hello\r\n\r\n")
+        raw(context.server.address, b"\x16\x03\x01 hello\r\n\r\n")
             .unwrap()
             .status,
         400
     );
     let path = format!("GET /{long} HTTP/1.1\r\n\r\n");
-    let status = raw(stage.served.address, path.as_bytes()).unwrap().status;
+    let status = raw(context.server.address, path.as_bytes()).unwrap().status;
     assert!([414, 431].contains(&status), "{status}");
-    stage.still_sells();
+    context.assert_still_sells();
 }
 
 #[test]
-fn paths_and_methods_that_there_are_not() {
-    let stage = stage(&[]);
-    let address = stage.served.address;
-    is(&get(address, "/nothing").unwrap(), 404, "no-such-page");
-    is(&post(address, "/", "").unwrap(), 404, "no-such-page");
+fn unknown_paths_get_404_and_wrong_methods_get_405() {
+    let context = start(&[]);
+    let address = context.server.address;
+    assert_problem(&get(address, "/nothing").unwrap(), 404, "no-such-page");
+    assert_problem(&post(address, "/", "").unwrap(), 404, "no-such-page");
     let wrong = get(address, "/seckill").unwrap();
-    is(&wrong, 405, "wrong-method");
+    assert_problem(&wrong, 405, "wrong-method");
     assert_eq!(wrong.header("allow"), Some("POST"));
-    is(
+    assert_problem(
         &exchange(address, "DELETE", "/v1/sales/counter", &[], "").unwrap(),
         405,
         "wrong-method",
     );
-    is(
+    assert_problem(
         &post(address, "/v1/sales/a%20b/orders", "").unwrap(),
         400,
         "bad-request",
     );
-    is(
+    assert_problem(
         &get(address, "/v1/sales/nothing").unwrap(),
         404,
         "no-such-sale",
     );
-    is(
+    assert_problem(
         &exchange(
             address,
             "POST",
@@ -181,103 +182,101 @@ fn paths_and_methods_that_there_are_not() {
         413,
         "body-too-large",
     );
-    stage.still_sells();
+    context.assert_still_sells();
 }
 
 #[test]
-fn keys_that_are_none() {
-    let stage = stage(&[]);
+fn invalid_idempotency_keys_get_400() {
+    let context = start(&[]);
     let long = "k".repeat(10_000);
-    is(
-        &stage.order(&[("Idempotency-Key", &long)], ""),
+    assert_problem(
+        &context.order(&[("Idempotency-Key", &long)], ""),
         400,
         "bad-request",
     );
-    is(
-        &stage.order(&[("Idempotency-Key", "a"), ("Idempotency-Key", "a")], ""),
+    assert_problem(
+        &context.order(&[("Idempotency-Key", "a"), ("Idempotency-Key", "a")], ""),
         400,
         "bad-request",
     );
-    is(
-        &stage.order(&[("Idempotency-Key", "")], ""),
+    assert_problem(
+        &context.order(&[("Idempotency-Key", "")], ""),
         400,
         "bad-request",
     );
-    is(
-        &stage.order(&[("Idempotency-Key", "a b")], ""),
+    assert_problem(
+        &context.order(&[("Idempotency-Key", "a b")], ""),
         400,
         "bad-request",
     );
-    stage.still_sells();
+    context.assert_still_sells();
 }
 
 #[test]
-fn five_thousand_idle_connections() {
+fn the_service_sells_while_five_thousand_connections_are_idle() {
     seckill_testkit::raise_file_limit();
-    let stage = stage(&[]);
+    let context = start(&[]);
     let idle: Vec<TcpStream> = (0..5_000)
-        .map(|_| TcpStream::connect(stage.served.address).unwrap())
+        .map(|_| TcpStream::connect(context.server.address).unwrap())
         .collect();
     for _ in 0..50 {
-        stage.still_sells();
+        context.assert_still_sells();
     }
     assert_eq!(idle.len(), 5_000);
 }
 
 #[test]
-fn a_client_that_sends_a_byte_now_and_then() {
+fn a_client_that_sends_too_slowly_is_timed_out() {
     let dir = TempDir::new().unwrap();
-    let config = short_waits(&dir);
-    let stage = stage(&["--config", &config]);
-    let drip = |start: &str, drop: &[u8]| {
-        let mut stream = TcpStream::connect(stage.served.address).unwrap();
+    let config = config_with_short_deadlines(&dir);
+    let context = start(&["--config", &config]);
+    let send_slowly = |start: &str, byte: &[u8]| {
+        let mut stream = TcpStream::connect(context.server.address).unwrap();
         stream
             .set_read_timeout(Some(Duration::from_millis(20)))
             .unwrap();
         stream.write_all(start.as_bytes()).unwrap();
-        let mut answer = Vec::new();
+        let mut response = Vec::new();
         let mut part = [0; 1_024];
-        // Bounded by the service's own deadline, which is what is looked at here.
+        // The service's deadline, which this test checks, ends the loop.
         loop {
             match stream.read(&mut part) {
-                Ok(0) => return String::from_utf8(answer).unwrap(),
-                Ok(count) => answer.extend_from_slice(&part[..count]),
+                Ok(0) => return String::from_utf8(response).unwrap(),
+                Ok(count) => response.extend_from_slice(&part[..count]),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    // A closed connection is noticed by the next read.
-                    drop_result(stream.write_all(drop));
+                    // The next read notices a closed connection.
+                    drop(stream.write_all(byte));
                 }
-                Err(_) => return String::from_utf8(answer).unwrap(),
+                Err(_) => return String::from_utf8(response).unwrap(),
             }
         }
     };
-    let head = drip("POST /seckill HTTP/1.1\r\nX-Slow: ", b"x");
+    let head = send_slowly("POST /seckill HTTP/1.1\r\nX-Slow: ", b"x");
     assert!(
         head.is_empty() || head.starts_with("HTTP/1.1 408"),
         "{head}"
     );
     let start = format!("POST {ORDERS} HTTP/1.1\r\nHost: t\r\nContent-Length: 1000\r\n\r\n");
-    let body = drip(&start, b"x");
+    let body = send_slowly(&start, b"x");
     assert!(
         body.starts_with("HTTP/1.1 408") && body.contains("body-too-slow"),
         "{body}"
     );
-    stage.still_sells();
+    context.assert_still_sells();
 }
 
-fn drop_result<T>(_: T) {}
-
 #[test]
-fn a_client_that_leaves_before_its_answer() {
-    let stage = stage(&[]);
+fn clients_can_disconnect_before_the_response() {
+    let context = start(&[]);
     for _ in 0..200 {
-        let mut stream = TcpStream::connect(stage.served.address).unwrap();
+        let mut stream = TcpStream::connect(context.server.address).unwrap();
         stream
             .write_all(b"POST /seckill HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\n\r\n")
             .unwrap();
     }
-    stage.still_sells();
-    // Whatever those attempts came to, units and orders add up.
-    let data = stage._dir.path().join("data").display().to_string();
+    context.assert_still_sells();
+    // Whatever the outcomes of those attempts, units and orders must agree.
+    let data = context.dir.path().join("data").display().to_string();
     let binary = Path::new(env!("CARGO_BIN_EXE_seckill"));
     let audit = seckill_testkit::run(binary, &["audit", "--data", &data, "--json"]).unwrap();
     assert!(audit.status.success(), "{audit:?}");

@@ -1,4 +1,4 @@
-//! Edits of the database with other programs: what is lost or changed is reported, never sold on.
+//! Manual edits of the database: lost and changed rows are reported, and the service stops selling.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
@@ -14,106 +14,110 @@ fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_seckill"))
 }
 
-fn data(dir: &TempDir) -> PathBuf {
+fn data_folder(dir: &TempDir) -> PathBuf {
     dir.path().join("data")
 }
 
-/// A running service with five orders.
-fn shop(dir: &TempDir) -> ServerProcess {
-    let served = ServerProcess::start(binary(), &data(dir), &[], &["--units", "10"]).unwrap();
+/// Starts a service and buys five units.
+fn serve_with_orders(dir: &TempDir) -> ServerProcess {
+    let server =
+        ServerProcess::start(binary(), &data_folder(dir), &[], &["--units", "10"]).unwrap();
     for _ in 0..5 {
-        post(served.address, "/seckill", "").unwrap();
+        post(server.address, "/seckill", "").unwrap();
     }
-    served
+    server
 }
 
 fn edit(dir: &TempDir, sql: &str) {
-    let file = Connection::open(data(dir).join("seckill.db")).unwrap();
+    let file = Connection::open(data_folder(dir).join("seckill.db")).unwrap();
     file.execute_batch(sql).unwrap();
 }
 
 fn audit(dir: &TempDir) -> (i32, String) {
-    let data = data(dir).display().to_string();
-    let done = run(binary(), &["audit", "--data", &data]).unwrap();
+    let folder = data_folder(dir).display().to_string();
+    let output = run(binary(), &["audit", "--data", &folder]).unwrap();
     let text = format!(
         "{}{}",
-        String::from_utf8_lossy(&done.stdout),
-        String::from_utf8_lossy(&done.stderr)
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
     );
-    (done.status.code().unwrap_or(-1), text)
+    (output.status.code().unwrap_or(-1), text)
 }
 
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < Duration::from_secs(60), "never: {what}");
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "timed out waiting for: {what}"
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// The edit is noticed while the service runs, and by the audit of the stopped one.
-fn is_reported(sql: &str, part: &str) {
+/// Asserts that the running service reports the edit, and so does an audit after it has stopped.
+fn assert_edit_is_reported(sql: &str, expected: &str) {
     let dir = TempDir::new().unwrap();
-    let served = shop(&dir);
+    let server = serve_with_orders(&dir);
     edit(&dir, sql);
-    until(&format!("{part:?} in the log"), || {
-        let log = served.log();
+    wait_until(&format!("{expected:?} in the log"), || {
+        let log = server.log();
         log.lines()
-            .any(|line| line.contains("ERROR") && line.contains(part))
+            .any(|line| line.contains("ERROR") && line.contains(expected))
     });
-    assert_eq!(post(served.address, "/seckill", "").unwrap().status, 503);
-    assert_eq!(get(served.address, "/readyz").unwrap().status, 503);
-    assert!(served.end(Signal::TERM).unwrap().success());
+    assert_eq!(post(server.address, "/seckill", "").unwrap().status, 503);
+    assert_eq!(get(server.address, "/readyz").unwrap().status, 503);
+    assert!(server.end(Signal::TERM).unwrap().success());
     let (code, text) = audit(&dir);
     assert_eq!(code, 1, "{text}");
-    assert!(text.contains("broken") && text.contains(part), "{text}");
+    assert!(text.contains("broken") && text.contains(expected), "{text}");
 }
 
 #[test]
-fn a_deleted_order() {
-    is_reported(
+fn a_deleted_order_is_reported() {
+    assert_edit_is_reported(
         "DELETE FROM seckill WHERE id = 2",
         "1 of 5 rows were deleted: row ids 2",
     );
 }
 
 #[test]
-fn deleted_orders_at_the_end() {
-    is_reported(
+fn orders_deleted_from_the_end_are_reported() {
+    assert_edit_is_reported(
         "DELETE FROM seckill WHERE id >= 4",
         "2 of 5 rows were deleted: row ids 4, 5",
     );
 }
 
 #[test]
-fn a_state_that_was_changed_without_saying_so() {
-    is_reported(
+fn a_state_edit_that_keeps_the_checksum_is_reported() {
+    assert_edit_is_reported(
         "UPDATE seckill SET state = 'paid' WHERE id = 3",
         "state_checksum differs",
     );
-    is_reported(
+    assert_edit_is_reported(
         "UPDATE seckill SET state = 'cancelled' WHERE id = 3",
         "state_checksum differs",
     );
 }
 
 #[test]
-fn terms_that_were_changed() {
-    is_reported(
+fn changed_terms_are_reported() {
+    assert_edit_is_reported(
         "UPDATE seckill_sale SET total = 1000",
-        "terms are not what was written",
+        "terms were modified",
     );
-    is_reported(
+    assert_edit_is_reported(
         "UPDATE seckill_sale SET buyer_limit = 2",
-        "terms are not what was written",
+        "terms were modified",
     );
 }
 
 #[test]
-fn a_loss_that_was_accepted_is_reported_no_more() {
+fn an_accepted_loss_is_no_longer_reported() {
     let dir = TempDir::new().unwrap();
-    let served = shop(&dir);
-    assert!(served.end(Signal::TERM).unwrap().success());
+    let server = serve_with_orders(&dir);
+    assert!(server.end(Signal::TERM).unwrap().success());
     edit(&dir, "DELETE FROM seckill WHERE id = 2");
     assert_eq!(audit(&dir).0, 1);
     edit(
@@ -122,7 +126,7 @@ fn a_loss_that_was_accepted_is_reported_no_more() {
     );
     let (code, text) = audit(&dir);
     assert_eq!(code, 0, "{text}");
-    let served = ServerProcess::start(binary(), &data(&dir), &[], &[]).unwrap();
-    let won = post(served.address, "/seckill", "").unwrap().json();
+    let server = ServerProcess::start(binary(), &data_folder(&dir), &[], &[]).unwrap();
+    let won = post(server.address, "/seckill", "").unwrap().json();
     assert_eq!(won["result"], "won");
 }

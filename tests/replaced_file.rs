@@ -1,5 +1,5 @@
-//! The database under a running service is replaced, removed or truncated: nothing is confirmed from
-//! then on, by any way into the service, and one line of the log names both files.
+//! The database of a running service is replaced, removed or truncated. From then on the service
+//! confirms nothing through any interface, and one log line names both files.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
@@ -11,33 +11,33 @@ use tempfile::TempDir;
 
 const FILES: [&str; 3] = ["seckill.db", "seckill.db-wal", "seckill.db-shm"];
 
-struct Shop {
+struct TestContext {
     dir: TempDir,
-    served: ServerProcess,
+    server: ServerProcess,
 }
 
 fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_seckill"))
 }
 
-impl Shop {
-    /// A running service that has confirmed seven orders.
-    fn open() -> Self {
+impl TestContext {
+    /// Starts a service and buys seven units.
+    fn start() -> Self {
         let dir = TempDir::new().unwrap();
         let data = dir.path().join("data");
-        let served = ServerProcess::start(binary(), &data, &[], &["--units", "1000"]).unwrap();
+        let server = ServerProcess::start(binary(), &data, &[], &["--units", "1000"]).unwrap();
         for _ in 0..7 {
-            let won = post(served.address, "/seckill", "").unwrap().json();
+            let won = post(server.address, "/seckill", "").unwrap().json();
             assert_eq!(won["result"], "won");
         }
-        Self { dir, served }
+        Self { dir, server }
     }
 
     fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join("data").join(name)
     }
 
-    fn move_away(&self) {
+    fn move_files_away(&self) {
         std::fs::create_dir(self.dir.path().join("away")).unwrap();
         for name in FILES {
             let away = self.dir.path().join("away").join(name);
@@ -45,121 +45,130 @@ impl Shop {
         }
     }
 
-    fn command(&self, words: &[&str]) -> (i32, String) {
+    fn run_command(&self, args: &[&str]) -> (i32, String) {
         let data = self.dir.path().join("data").display().to_string();
-        let mut words = words.to_vec();
-        words.extend(["--data", &data]);
-        let done = run(binary(), &words).unwrap();
+        let mut args = args.to_vec();
+        args.extend(["--data", &data]);
+        let output = run(binary(), &args).unwrap();
         let text = format!(
             "{}{}",
-            String::from_utf8_lossy(&done.stdout),
-            String::from_utf8_lossy(&done.stderr)
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
         );
-        (done.status.code().unwrap_or(-1), text)
+        (output.status.code().unwrap_or(-1), text)
     }
 
-    /// Not one attempt is confirmed or rejected from the first on.
-    fn sells_nothing(&self) {
+    /// Asserts that every attempt gets 503, and that the service becomes not ready.
+    fn assert_sells_nothing(&self) {
         for _ in 0..20 {
-            let refused = post(self.served.address, "/seckill", "").unwrap();
+            let refused = post(self.server.address, "/seckill", "").unwrap();
             assert_eq!(refused.status, 503, "{refused:?}");
             assert!(
                 !refused.body.contains("seckill.db"),
-                "a path is told: {refused:?}"
+                "the response reveals a path: {refused:?}"
             );
         }
-        until("the service is not ready", || {
-            get(self.served.address, "/readyz").unwrap().status == 503
+        wait_until("a service that is not ready", || {
+            get(self.server.address, "/readyz").unwrap().status == 503
         });
     }
 
-    fn is_refused_to_operators(&self) {
+    fn assert_commands_are_refused(&self) {
         let change = ["sale", "change", "counter", "--add-units", "1"];
         let audit = ["audit"];
-        for words in [&change[..], &audit] {
-            let (code, text) = self.command(words);
-            assert_eq!(code, 2, "{words:?}: {text}");
+        for args in [&change[..], &audit] {
+            let (code, text) = self.run_command(args);
+            assert_eq!(code, 2, "{args:?}: {text}");
         }
     }
 
-    fn errors_logged(&self, part: &str) -> usize {
-        let log = self.served.log();
+    fn count_logged_errors(&self, expected: &str) -> usize {
+        let log = self.server.log();
         let lines = log.lines();
         lines
-            .filter(|line| line.contains("ERROR") && line.contains(part))
+            .filter(|line| line.contains("ERROR") && line.contains(expected))
             .count()
     }
 }
 
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < Duration::from_secs(60), "never: {what}");
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "timed out waiting for: {what}"
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
 #[test]
-fn a_replaced_file_needs_a_restart() {
-    let shop = Shop::open();
-    let copy = shop.dir.path().join("copy.db").display().to_string();
-    let (code, text) = shop.command(&["backup", &copy]);
+fn a_replaced_file_stops_sales() {
+    let context = TestContext::start();
+    let copy = context.dir.path().join("copy.db").display().to_string();
+    let (code, text) = context.run_command(&["backup", &copy]);
     assert_eq!(code, 0, "{text}");
-    shop.move_away();
-    std::fs::copy(&copy, shop.file("seckill.db")).unwrap();
-    shop.sells_nothing();
-    shop.is_refused_to_operators();
-    let ready = get(shop.served.address, "/readyz").unwrap().json();
+    let won = post(context.server.address, "/seckill", "").unwrap().json();
+    let order = format!("/v1/orders/{}", won["order_id"].as_str().unwrap());
+    context.move_files_away();
+    std::fs::copy(&copy, context.file("seckill.db")).unwrap();
+    context.assert_sells_nothing();
+    context.assert_commands_are_refused();
+    let ready = get(context.server.address, "/readyz").unwrap().json();
     let detail = ready["components"][0]["detail"].as_str().unwrap();
     assert_eq!(detail.matches("inode").count(), 2, "{detail}");
-    assert_eq!(shop.errors_logged("inode"), 1, "{}", shop.served.log());
-    // An order that was confirmed is not denied, whatever the other file has.
-    let order = get(
-        shop.served.address,
-        "/v1/orders/0123456789abcdef0123456789abcdef",
-    );
-    assert_ne!(order.unwrap().status, 200);
-}
-
-#[test]
-fn a_removed_file_is_missed_at_once_and_found_again() {
-    let shop = Shop::open();
-    let won = post(shop.served.address, "/seckill", "").unwrap().json();
-    let order = format!("/v1/orders/{}", won["order_id"].as_str().unwrap());
-    shop.move_away();
-    shop.sells_nothing();
-    shop.is_refused_to_operators();
-    assert_ne!(get(shop.served.address, &order).unwrap().status, 404);
-    assert!(!shop.file("seckill.db").exists(), "a new file was made");
     assert_eq!(
-        shop.errors_logged("there is no file at that path"),
+        context.count_logged_errors("inode"),
         1,
         "{}",
-        shop.served.log()
+        context.server.log()
     );
-    for name in FILES {
-        let away = shop.dir.path().join("away").join(name);
-        std::fs::rename(away, shop.file(name)).unwrap();
-    }
-    until("the service is ready again", || {
-        get(shop.served.address, "/readyz").unwrap().status == 200
-    });
-    let found = get(shop.served.address, &order).unwrap().json();
-    assert_eq!(found["unit"], won["unit"]);
-    assert_eq!(shop.command(&["audit"]).0, 0);
+    // The copy does not have this order, which is no reason to deny it.
+    assert_eq!(get(context.server.address, &order).unwrap().status, 503);
 }
 
 #[test]
-fn a_folder_that_lost_its_file_is_no_new_shop() {
-    let shop = Shop::open();
-    shop.move_away();
-    let Shop { dir, served } = shop;
-    served.kill().unwrap();
+fn a_removed_file_stops_sales_until_it_is_put_back() {
+    let context = TestContext::start();
+    let won = post(context.server.address, "/seckill", "").unwrap().json();
+    let order = format!("/v1/orders/{}", won["order_id"].as_str().unwrap());
+    context.move_files_away();
+    context.assert_sells_nothing();
+    context.assert_commands_are_refused();
+    assert_ne!(get(context.server.address, &order).unwrap().status, 404);
+    assert!(
+        !context.file("seckill.db").exists(),
+        "a new file was created"
+    );
+    assert_eq!(
+        context.count_logged_errors("there is no file at that path"),
+        1,
+        "{}",
+        context.server.log()
+    );
+    for name in FILES {
+        let away = context.dir.path().join("away").join(name);
+        std::fs::rename(away, context.file(name)).unwrap();
+    }
+    wait_until("a ready service", || {
+        get(context.server.address, "/readyz").unwrap().status == 200
+    });
+    let found = get(context.server.address, &order).unwrap().json();
+    assert_eq!(found["unit"], won["unit"]);
+    assert_eq!(context.run_command(&["audit"]).0, 0);
+}
+
+#[test]
+fn a_folder_without_its_database_is_not_initialized_again() {
+    let context = TestContext::start();
+    context.move_files_away();
+    let TestContext { dir, server } = context;
+    server.kill().unwrap();
     let data = dir.path().join("data").display().to_string();
-    let words = ["serve", "--listen", "127.0.0.1:0", "--data", &data];
-    let done = run(binary(), &words).unwrap();
-    let text = String::from_utf8_lossy(&done.stderr);
-    assert_eq!(done.status.code(), Some(2), "{text}");
+    let args = ["serve", "--listen", "127.0.0.1:0", "--data", &data];
+    let output = run(binary(), &args).unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
     assert!(
         text.contains("seckill restore") && text.contains("seckill.id"),
         "{text}"
@@ -167,39 +176,39 @@ fn a_folder_that_lost_its_file_is_no_new_shop() {
 }
 
 #[test]
-fn a_truncated_file_confirms_nothing() {
-    let shop = Shop::open();
+fn a_truncated_file_stops_sales() {
+    let context = TestContext::start();
     std::fs::OpenOptions::new()
         .write(true)
-        .open(shop.file("seckill.db"))
+        .open(context.file("seckill.db"))
         .unwrap()
         .set_len(0)
         .unwrap();
-    shop.sells_nothing();
-    shop.is_refused_to_operators();
+    context.assert_sells_nothing();
+    context.assert_commands_are_refused();
     assert!(
-        shop.errors_logged("seckill.db") >= 1,
+        context.count_logged_errors("seckill.db") >= 1,
         "{}",
-        shop.served.log()
+        context.server.log()
     );
 }
 
-/// The orders since the last checkpoint are only in the log. Whoever removes it must not lose them.
+/// The orders since the last checkpoint are only in the WAL. They must survive its removal.
 #[test]
-fn a_removed_log_confirms_nothing_and_loses_nothing() {
-    let shop = Shop::open();
-    std::fs::remove_file(shop.file("seckill.db-wal")).unwrap();
-    shop.sells_nothing();
+fn a_removed_wal_stops_sales_and_loses_nothing() {
+    let context = TestContext::start();
+    std::fs::remove_file(context.file("seckill.db-wal")).unwrap();
+    context.assert_sells_nothing();
     assert_eq!(
-        shop.errors_logged("seckill.db-wal"),
+        context.count_logged_errors("seckill.db-wal"),
         1,
         "{}",
-        shop.served.log()
+        context.server.log()
     );
-    let Shop { dir, served } = shop;
-    served.kill().unwrap();
+    let TestContext { dir, server } = context;
+    server.kill().unwrap();
     let data = dir.path().join("data");
-    let served = ServerProcess::start(binary(), &data, &[], &[]).unwrap();
-    let shown = get(served.address, "/v1/sales/counter").unwrap().json();
-    assert_eq!(shown["remaining"], 993);
+    let server = ServerProcess::start(binary(), &data, &[], &[]).unwrap();
+    let sale = get(server.address, "/v1/sales/counter").unwrap().json();
+    assert_eq!(sale["remaining"], 993);
 }

@@ -1,4 +1,4 @@
-//! `seckill audit`: checks everything that is stored against the invariants.
+//! `seckill audit`: checks all stored data against the invariants, and changes nothing.
 
 use std::io::BufRead;
 use std::path::Path;
@@ -19,9 +19,9 @@ use crate::control_client::{self, ControlError};
 use crate::output;
 use crate::table::{self, grouped};
 
-/// How many violations the table names; JSON names up to a thousand.
+/// The most violations in the table. JSON has up to [`AuditReport::NAMED_MAX`].
 const SHOWN_MAX: usize = 20;
-/// The longest wait for the audit of a running service: reading millions of orders takes time.
+/// The longest wait for a running service: its audit may read millions of orders.
 const AUDIT_WAIT: Duration = Duration::from_secs(600);
 
 pub(crate) fn run(args: &AuditArgs) -> anyhow::Result<CommandOutcome> {
@@ -58,7 +58,7 @@ pub(crate) fn run(args: &AuditArgs) -> anyhow::Result<CommandOutcome> {
     })
 }
 
-/// A running service is asked, since only it knows what it offers. Otherwise the file is read.
+/// Asks a running service, because only it knows which units it offers. Otherwise reads the file.
 fn embedded(
     configuration: &Configuration,
     history: &[HistoryEntry],
@@ -77,7 +77,7 @@ fn embedded(
         );
         match runtime.block_on(asked) {
             Err(ControlError::Unreachable { error, .. }) => eprintln!(
-                "seckill: the running service cannot be asked ({error}), so its file alone is audited"
+                "seckill: the running service cannot be reached ({error}), so only its file is audited"
             ),
             answered => return Ok(answered?),
         }
@@ -96,7 +96,7 @@ fn read_history(path: &Path) -> anyhow::Result<Vec<HistoryEntry>> {
     confirmations.collect()
 }
 
-/// The report with its verdict.
+/// The report, with its verdict as an additional member.
 pub(crate) fn to_json(report: &AuditReport) -> anyhow::Result<Value> {
     let mut value = serde_json::to_value(report)?;
     value["verdict"] = json!(report.verdict());
@@ -129,7 +129,7 @@ fn rows(report: &AuditReport) -> Vec<(&'static str, String)> {
     rows
 }
 
-/// The first violations, a line each.
+/// The first violations, one per line.
 pub(crate) fn broken(report: &AuditReport) -> String {
     let mut text = String::new();
     for violation in report.violations.iter().take(SHOWN_MAX) {
@@ -150,7 +150,7 @@ pub(crate) fn broken(report: &AuditReport) -> String {
     if report.violation_count > shown {
         let more = grouped(report.violation_count - shown);
         text.push_str(&format!(
-            "and {more} more; --json names up to {}\n",
+            "and {more} more; --json lists up to {}\n",
             AuditReport::NAMED_MAX
         ));
     }

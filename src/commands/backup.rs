@@ -1,4 +1,4 @@
-//! `seckill backup` and `seckill restore`: copies of the embedded engine's database that were audited.
+//! `seckill backup` and `seckill restore`: audited copies of the embedded engine's database.
 
 use anyhow::bail;
 use seckill_embedded::{CopySummary, LockOwner};
@@ -31,7 +31,7 @@ fn embedded(common: &Common, command: &str) -> anyhow::Result<Configuration> {
     let configuration = common.load([])?.configuration;
     if configuration.engine != EngineKind::Embedded {
         bail!(
-            "`seckill {command}` is for the embedded engine; back up a cluster's MySQL by its own tools"
+            "`seckill {command}` is for the embedded engine; for a cluster, use the tools of MySQL"
         );
     }
     Ok(configuration)

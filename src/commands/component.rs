@@ -1,4 +1,4 @@
-//! `seckill relay` and `seckill record`: a component of the cluster as a process of its own, until
+//! `seckill relay` and `seckill record`: run a component of the cluster as a separate process until
 //! Ctrl-C or SIGTERM.
 
 use anyhow::bail;
@@ -27,7 +27,7 @@ pub(crate) fn record(args: &ComponentArgs) -> anyhow::Result<CommandOutcome> {
         until_signal("record", || vec![recorder.part()]).await?;
         tracing::info!(
             orders = recorder.orders(),
-            "stopping: storing what was read"
+            "stopping: storing the claims that were read"
         );
         recorder.stop().await;
         Ok(())
@@ -41,14 +41,14 @@ fn run(
 ) -> anyhow::Result<CommandOutcome> {
     let configuration = args.common.load([])?.configuration;
     if configuration.engine != EngineKind::Cluster {
-        bail!("`seckill {name}` is a component of the cluster; run it with --engine cluster");
+        bail!("`seckill {name}` runs a component of the cluster engine; add --engine cluster");
     }
     let runtime = bootstrap::runtime(configuration.service.threads.get())?;
     runtime.block_on(part(&configuration))?;
     Ok(CommandOutcome::Ok)
 }
 
-/// Logs changes of the components until a signal asks this process to stop.
+/// Logs changes of the components until a signal stops the process.
 async fn until_signal(
     name: &str,
     components_now: impl Fn() -> Vec<Component>,

@@ -1,4 +1,5 @@
-//! `seckill config`: the configuration in effect, and where each value came from.
+//! `seckill config`: prints the configuration in effect, and where each value came from. Passwords
+//! must not be shown.
 
 use crate::CommandOutcome;
 use crate::cli::ConfigArgs;

@@ -1,4 +1,5 @@
-//! `seckill demo`: the tutorial's experiment in one go, over real HTTP, with an audit at the end.
+//! `seckill demo`: runs the tutorial's experiment over real HTTP, and audits the result.
+//! It must never delete anything that it did not create.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -19,11 +20,11 @@ use crate::configuration::{Configuration, EngineKind, Flag};
 use crate::output;
 use crate::table::{self, grouped};
 
-/// The default folder of the demo's sale, which is made anew each time.
+/// The demo's default data folder, which it empties each time.
 const DEMO_FOLDER: &str = "seckill-demo";
-/// Tells a folder that the demo made from one with a merchant's sales.
+/// The file that marks a folder as the demo's own.
 const MARK: &str = "made-by-seckill-demo";
-/// As many connections as the tutorial's load tool had threads, within reason.
+/// The most connections: one for each request of the tutorial.
 const CONNECTIONS_MAX: u64 = 2_000;
 
 pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<CommandOutcome> {
@@ -54,13 +55,12 @@ fn flags(args: &DemoArgs, dir: &Path) -> Vec<Flag> {
     ]
 }
 
-/// Empties the folder. Only a folder that the demo made is emptied, and only while nothing else has
-/// used it.
+/// Empties the folder, but only if the demo created it and no other command has used it.
 fn clear(dir: &Path) -> anyhow::Result<()> {
-    let failed = || format!("the demo's folder {} cannot be made", dir.display());
+    let failed = || format!("the demo's folder {} cannot be prepared", dir.display());
     if let Some(owner) = seckill_embedded::lock_owner(dir) {
         bail!(
-            "{} is in use by {owner}; end it, or give another folder with --data",
+            "{} is in use by {owner}; stop that process, or use --data to choose another folder",
             dir.display()
         );
     }
@@ -74,7 +74,7 @@ fn clear(dir: &Path) -> anyhow::Result<()> {
     let is_demo = found.iter().any(|name| name == MARK) && found.iter().all(is_ours);
     if !found.is_empty() && !is_demo {
         bail!(
-            "{} is not empty, and not the demo's own: the demo starts over each time, and leaves a folder alone that other commands have used; give another folder with --data",
+            "{} is not empty, and not the demo's own: the demo empties its folder each time, so it refuses one that other commands have used; use --data to choose another folder",
             dir.display()
         );
     }
@@ -83,12 +83,12 @@ fn clear(dir: &Path) -> anyhow::Result<()> {
     }
     std::fs::write(
         dir.join(MARK),
-        "The demo empties this folder each time it runs.\n",
+        "`seckill demo` empties this folder each time it runs.\n",
     )
     .with_context(failed)
 }
 
-/// Keeps later demos from emptying the folder.
+/// Removes the mark, so that later demos do not empty the folder.
 pub(crate) fn keep(dir: &Path) -> anyhow::Result<()> {
     match std::fs::remove_file(dir.join(MARK)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -168,7 +168,8 @@ async fn demo(
     })
 }
 
-/// The address that was given, else the configured one if it is free, else any.
+/// Listens on the given address. Without one, it listens on the configured address or, if that is
+/// taken, on any free port.
 fn listen(args: &DemoArgs, configuration: &Configuration) -> anyhow::Result<TcpListener> {
     let backlog = configuration.backlog();
     if let Some(address) = args.listen {
@@ -179,7 +180,7 @@ fn listen(args: &DemoArgs, configuration: &Configuration) -> anyhow::Result<TcpL
         .or_else(|_| bootstrap::listen(any, backlog))
 }
 
-/// Clean means more than the audit: every request was answered, won or sold out, and the numbers add
+/// Checks more than the audit: every request was answered with won or sold out, and the numbers add
 /// up.
 fn is_clean(args: &DemoArgs, report: &Report, audited: &AuditReport) -> bool {
     let sold = u64::from(args.units).min(args.requests);
@@ -280,10 +281,12 @@ fn next_steps(
         let address = running.address;
         text.push_str(&format!(
             "  curl -X POST http://{address}/seckill\n  seckill sale change counter --add-units 1 {of_engine}\n\
-             \nThe service stays up on http://{address} until Ctrl-C.\n"
+             \nThe service is running on http://{address}; Ctrl-C stops it.\n"
         ));
     } else {
-        text.push_str("  seckill demo --keep          the service stays up to play with\n  seckill serve --help\n");
+        text.push_str(
+            "  seckill demo --keep          leave the service running\n  seckill serve --help\n",
+        );
     }
     text
 }

@@ -1,5 +1,5 @@
-//! What `seckill demo` does before and after on a cluster: finds the servers, begins afresh, says what to look at.
-//! Sales that somebody else made are never touched.
+//! `seckill demo` on a cluster: finds the servers, deletes an earlier demo's data, and suggests how
+//! to inspect the result. It must never touch sales that the demo did not create.
 
 use std::path::PathBuf;
 
@@ -9,10 +9,10 @@ use serde::Deserialize;
 
 use crate::configuration::{Configuration, Flag, Loaded};
 
-/// Where `cargo xtask engines up` leaves the URLs.
+/// The file to which `cargo xtask engines up` writes the URLs.
 const URLS_FILE: &str = "engines.json";
 const URLS_DIR: &str = "target/engines";
-/// Names that folder, where it is another.
+/// Overrides [`URLS_DIR`].
 const DIR_VARIABLE: &str = "SECKILL_ENGINES_DIR";
 const KEYS: [&str; 3] = ["cluster.redis", "cluster.kafka", "cluster.mysql"];
 
@@ -23,7 +23,7 @@ struct Urls {
     mysql: String,
 }
 
-/// The flags that name the servers which `cargo xtask engines up` brought up, unless some are named already.
+/// Flags for the servers that `cargo xtask engines up` started, unless a server is configured.
 pub(crate) fn found(loaded: &Loaded) -> anyhow::Result<Vec<Flag>> {
     if KEYS.iter().any(|key| loaded.is_set(key)) {
         return Ok(Vec::new());
@@ -33,8 +33,8 @@ pub(crate) fn found(loaded: &Loaded) -> anyhow::Result<Vec<Flag>> {
     };
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("{} cannot be read", path.display()))?;
-    let urls: Urls = serde_json::from_str(&text)
-        .with_context(|| format!("{} is not understood", path.display()))?;
+    let urls: Urls =
+        serde_json::from_str(&text).with_context(|| format!("{} is not valid", path.display()))?;
     let named = KEYS.into_iter().zip([urls.redis, urls.kafka, urls.mysql]);
     Ok(named
         .map(|(key, value)| Flag {
@@ -45,7 +45,8 @@ pub(crate) fn found(loaded: &Loaded) -> anyhow::Result<Vec<Flag>> {
         .collect())
 }
 
-/// The file in the folder that is named, or in this folder or one above it.
+/// The file in the folder that [`DIR_VARIABLE`] names, otherwise in [`URLS_DIR`] below the current
+/// folder or one of its parents.
 fn urls_file() -> Option<PathBuf> {
     if let Some(dir) = std::env::var_os(DIR_VARIABLE) {
         return Some(PathBuf::from(dir).join(URLS_FILE)).filter(|path| path.exists());
@@ -56,15 +57,15 @@ fn urls_file() -> Option<PathBuf> {
         .find(|path| path.exists())
 }
 
-/// Makes tables and topic, and forgets what an earlier demo left.
+/// Creates the tables and the topic, and deletes the data of an earlier demo.
 pub(crate) async fn begin_afresh(configuration: &Configuration) -> anyhow::Result<()> {
     let options = configuration.cluster_options();
-    let hint = "no servers? `cargo xtask engines up` brings them up, or name yours with --redis, --kafka and --mysql";
+    let hint = "the cluster could not be prepared; start one with `cargo xtask engines up`, or name your servers with --redis, --kafka and --mysql";
     seckill_cluster::init(&options).await.context(hint)?;
     if seckill_cluster::owner(&options).await? == Owner::Somebody {
         bail!(
-            "{} has sales that the demo did not make, and the demo starts afresh each time; give it another database with --mysql, \
-             or forget them with `seckill init --engine cluster --reset`",
+            "{} has sales that the demo did not create, and the demo deletes all sales each time; give it another database with --mysql, \
+             or delete them with `seckill init --engine cluster --reset`",
             seckill_cluster::without_password(&options.mysql)
         );
     }
@@ -73,7 +74,7 @@ pub(crate) async fn begin_afresh(configuration: &Configuration) -> anyhow::Resul
     Ok(())
 }
 
-/// What can be looked at afterwards.
+/// Commands that show the result in each server.
 pub(crate) fn look(options: &ClusterOptions) -> String {
     let port = |url: &str, usual: &str| {
         let place = url.rsplit_once('@').map_or(url, |(_, place)| place);

@@ -1,4 +1,4 @@
-//! `seckill init`: makes what the cluster engine needs before it sells.
+//! `seckill init`: creates what the cluster engine needs before it sells. Must be safe to repeat.
 
 use anyhow::{Context, bail};
 use seckill_engine::Engine;
@@ -13,7 +13,7 @@ pub(crate) fn run(args: &InitArgs) -> anyhow::Result<CommandOutcome> {
     let configuration = args.common.load(args.flags())?.configuration;
     if configuration.engine != EngineKind::Cluster {
         bail!(
-            "the embedded engine makes what it needs by itself; `seckill init --engine cluster` is for the cluster"
+            "the embedded engine creates what it needs by itself; for a cluster, run `seckill init --engine cluster`"
         );
     }
     let runtime = bootstrap::runtime(configuration.service.threads.get())?;
@@ -28,12 +28,12 @@ async fn init(configuration: &Configuration, reset: bool) -> anyhow::Result<()> 
     if reset {
         seckill_cluster::reset(&options)
             .await
-            .context("not everything was deleted; run it again")?;
-        output::print("all sales and orders are deleted\n")?;
+            .context("not everything was deleted; run the command again")?;
+        output::print("all sales and orders were deleted\n")?;
     }
-    let topic = if made.topic_made { "made" } else { "is there" };
+    let topic = if made.topic_made { "created" } else { "exists" };
     output::print(format!(
-        "tables   are there\ntopic    {} {topic}\n",
+        "tables   exist\ntopic    {} {topic}\n",
         options.topic
     ))?;
     let engine = bootstrap::engine(configuration, "init")?;
@@ -53,7 +53,7 @@ async fn default_sale(
     let stock = engine
         .sale(id)
         .await?
-        .with_context(|| format!("the sale {id} is gone again"))?;
+        .with_context(|| format!("the sale {id} was deleted in the meantime"))?;
     Ok(format!(
         "sale     {id}: {} of {} units left",
         stock.free, stock.sale.total

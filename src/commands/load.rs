@@ -1,4 +1,5 @@
-//! `seckill load`: sends load to any HTTP target, with a live line and percentiles.
+//! `seckill load`: sends load to any HTTP target, with a progress line and percentiles. It must not
+//! use the engine.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, ErrorKind, Write};
@@ -16,9 +17,9 @@ use crate::cli::LoadArgs;
 use crate::output;
 use crate::table::{self, grouped, milliseconds};
 
-/// The interval of the live line and of writing the history, in milliseconds.
+/// The interval between updates of the progress line and of the history, in milliseconds.
 const LIVE_MS: u64 = 100;
-/// The exit code of a process that a second Ctrl-C ended, as shells have it.
+/// The exit code after a second Ctrl-C: 128 + SIGINT, as in shells.
 const INTERRUPTED: i32 = 130;
 
 pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<CommandOutcome> {
@@ -61,7 +62,7 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<CommandOutcome> {
     }
     if report.answered > 0 && report.count(Outcome::Refused) == report.answered {
         eprintln!(
-            "seckill: every answer of {} was an error; is the path right?",
+            "seckill: every answer from {} was an error; check the path",
             args.url
         );
         return Ok(CommandOutcome::Failed);
@@ -69,7 +70,7 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<CommandOutcome> {
     Ok(CommandOutcome::Ok)
 }
 
-/// Stops the load in order at the first Ctrl-C, and the process at the second.
+/// The first Ctrl-C stops the load and shows the results, the second stops the process.
 fn stop_on_interrupt(progress: &Arc<Progress>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -82,7 +83,7 @@ fn stop_on_interrupt(progress: &Arc<Progress>) -> anyhow::Result<()> {
                 return;
             }
             progress.stop();
-            eprintln!("seckill: stopping; once more to stop at once");
+            eprintln!("seckill: stopping; press Ctrl-C again to stop at once");
             if tokio::signal::ctrl_c().await.is_ok() {
                 std::process::exit(INTERRUPTED);
             }
@@ -95,7 +96,7 @@ fn stop_on_interrupt(progress: &Arc<Progress>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs the plan with a live line on standard error. `keep` gets the confirmations as they arrive.
+/// Runs the plan with a progress line on standard error. `keep` gets confirmations as they arrive.
 pub(crate) fn send(
     plan: &Plan,
     progress: &Progress,
@@ -103,7 +104,7 @@ pub(crate) fn send(
 ) -> anyhow::Result<Report> {
     let line = ProgressBar::with_draw_target(Some(plan.requests), ProgressDrawTarget::stderr());
     let style = "{bar:30} {pos}/{len} answered, {msg} {elapsed}";
-    line.set_style(ProgressStyle::with_template(style).context("the live line's template")?);
+    line.set_style(ProgressStyle::with_template(style).context("the progress line's template")?);
     let mut kept = Ok(());
     let report = std::thread::scope(|scope| {
         let running = scope.spawn(|| seckill_loadgen::run(plan, progress));
@@ -121,8 +122,8 @@ pub(crate) fn send(
         running.join()
     });
     line.finish_and_clear();
-    let ended = report.map_err(|_| anyhow!("the load panicked"))?;
-    let report = ended.context("the load could not be sent")?;
+    let ended = report.map_err(|_| anyhow!("the load generator panicked"))?;
+    let report = ended.context("the load generator failed")?;
     kept?;
     keep(&report.confirmations)?;
     Ok(report)
@@ -146,12 +147,12 @@ struct History {
 }
 
 impl History {
-    /// Before anything is sent. An older history is not overwritten.
+    /// Called before anything is sent. An existing file is not overwritten.
     fn create(path: &Path) -> anyhow::Result<Self> {
         let created = OpenOptions::new().write(true).create_new(true).open(path);
         let file = match created {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => bail!(
-                "the history {} exists already; give another file",
+                "the history {} exists already; choose another file",
                 path.display()
             ),
             created => created
@@ -190,18 +191,17 @@ fn rows(report: &Report) -> Vec<(String, String)> {
     rows.push(count("failed", report.failed));
     rows.extend(report.failures.iter().map(|(name, n)| count(name, *n)));
     rows.push(row("time", format!("{:.2} s", report.elapsed_s)));
-    rows.push(count("answers a second", report.answers_per_s as u64));
+    rows.push(count("answers per second", report.answers_per_s as u64));
     let latency = report.latency.iter().flat_map(latency_rows);
     rows.extend(latency.map(|(name, value)| row(name, value)));
     let from = match report.latency_from {
         "sent" => "when a request was sent",
         _ => "when a request was due",
     };
-    rows.push(row("latency counts from", from.into()));
+    rows.push(row("latency measured from", from.into()));
     rows
 }
 
-/// The percentiles as rows.
 pub(crate) fn latency_rows(latency: &Latency) -> [(&'static str, String); 4] {
     [
         ("latency p50", milliseconds(latency.p50_us)),

@@ -1,4 +1,4 @@
-//! The commands, a file each: what the user asked for, done through the port, and shown.
+//! The commands, one file each. They must leave all decisions about sales to the engine.
 
 pub(crate) mod audit;
 pub(crate) mod backup;

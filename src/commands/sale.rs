@@ -1,4 +1,5 @@
-//! `seckill sale`: makes, shows and changes sales, in a running service or in a stopped one's engine.
+//! `seckill sale`: creates, shows and changes sales through the running service, or through the
+//! engine if no service is running.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,7 +26,7 @@ const CONTROL_WAIT: Duration = Duration::from_secs(30);
 
 /// Where the sales are.
 enum Sales {
-    /// In a running service with this control socket.
+    /// In the running service with this control socket.
     Service(PathBuf),
     /// In the engine that this process has opened.
     Here(Arc<dyn Engine>),
@@ -61,7 +62,7 @@ pub(crate) fn run(args: &SaleArgs) -> anyhow::Result<CommandOutcome> {
     Ok(CommandOutcome::Ok)
 }
 
-/// The action with its names and terms checked.
+/// The action, after its names were checked.
 enum Action {
     Create(NewSale),
     List,
@@ -69,7 +70,7 @@ enum Action {
     Change(SaleId, Box<Change>),
 }
 
-/// A change whose total may depend on what is there.
+/// A change whose total may depend on the current one.
 struct Change {
     terms: SaleChange,
     add_units: u32,
@@ -107,10 +108,10 @@ impl Action {
             Self::Change(_, change) => change.terms.closes_at_ms.flatten(),
             Self::List | Self::Show(_) => None,
         };
-        // A second of tolerance for `--closes-at now`, which means it.
+        // A second of tolerance: `--closes-at now` closes the sale on purpose.
         let a_second_ago_ms = jiff::Timestamp::now().as_millisecond() - 1_000;
         if closes_at_ms.is_some_and(|at_ms| at_ms < a_second_ago_ms) {
-            eprintln!("seckill: --closes-at lies in the past, so the sale is closed");
+            eprintln!("seckill: --closes-at is in the past, so the sale is closed");
         }
     }
 }
@@ -130,7 +131,7 @@ impl Change {
         }
     }
 
-    /// The change for the sale as it was read, so that another change in between is noticed.
+    /// The change for the version that was read, so that another change in between is detected.
     fn of(&self, read: &SaleView) -> anyhow::Result<SaleChange> {
         let mut terms = self.terms.clone();
         terms.if_version = terms.if_version.or(Some(read.version));
@@ -143,12 +144,12 @@ impl Change {
     }
 }
 
-/// After a change whose effect is unknown: how to repeat it safely.
+/// Tells how to safely repeat a change whose effect is unknown.
 fn unknown(id: &SaleId, terms: &SaleChange, detail: &str) -> anyhow::Error {
     let version = terms.if_version.unwrap_or_default();
     anyhow!(
-        "{detail}. Look with `seckill sale show {id}`: version {version} means that the change was not made. \
-         Repeated with --if-version {version}, it is made at most once"
+        "{detail}. Check with `seckill sale show {id}`: version {version} means that the change was not made. \
+         With --if-version {version}, it is safe to repeat the command"
     )
 }
 
@@ -160,15 +161,16 @@ fn find(configuration: &Configuration, action: &Action) -> anyhow::Result<Sales>
                 return Ok(Sales::Service(data.join(CONTROL_SOCKET_FILE)));
             }
             bail!(
-                "{} is in use by {owner}; try again when it has ended",
+                "{} is in use by {owner}; try again when that process has stopped",
                 data.display()
             );
         }
         let database = data.join(DATABASE_FILE);
-        // Only making a sale may make a database; a mistyped folder must not become one.
+        // Only `sale create` may create a database: the other actions must not do so in a mistyped
+        // folder.
         if !matches!(action, Action::Create(_)) && !database.exists() {
             bail!(
-                "there is no {}; `seckill serve` or `seckill sale create` makes one",
+                "there is no {}; `seckill serve` or `seckill sale create` creates it",
                 database.display()
             );
         }
@@ -210,7 +212,7 @@ async fn through_service(socket: &Path, action: &Action) -> anyhow::Result<Vec<S
     Ok(vec![one])
 }
 
-/// All pages of the list.
+/// Reads all pages of the list.
 async fn list_through_service(socket: &Path) -> anyhow::Result<Vec<SaleView>> {
     let mut all: Vec<SaleView> = Vec::new();
     loop {
@@ -233,8 +235,7 @@ async fn in_engine(engine: &dyn Engine, action: &Action) -> anyhow::Result<Vec<S
     let view = |stock: &SaleStock| SaleView::new(stock, now_ms);
     let show = async |id: &SaleId| {
         let stock = engine.sale(id).await?;
-        let missing =
-            || anyhow!("there is no sale {id}; `seckill sale list` shows those there are");
+        let missing = || anyhow!("there is no sale {id}; `seckill sale list` shows all sales");
         Ok::<_, anyhow::Error>(view(&stock.with_context(missing)?))
     };
     let id = match action {

@@ -1,4 +1,4 @@
-//! `seckill serve`: the HTTP service, until Ctrl-C or SIGTERM.
+//! `seckill serve`: runs the HTTP service until Ctrl-C or SIGTERM.
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -26,7 +26,7 @@ async fn serve(
     roles: Roles,
     names_units: bool,
 ) -> anyhow::Result<()> {
-    // Before anything is opened: from here on a signal stops the process in order.
+    // Before anything is opened: from here on, a signal leads to an orderly shutdown.
     let (mut interrupt, mut terminate) = (
         signal(SignalKind::interrupt())?,
         signal(SignalKind::terminate())?,
@@ -45,13 +45,13 @@ async fn serve(
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
-    tracing::info!("stopping: answering what is in flight");
+    tracing::info!("stopping: answering requests in flight");
     running.end().await;
     tracing::info!("stopped");
     Ok(())
 }
 
-/// Units that were given on the command line and have no effect must not go unnoticed.
+/// Warns if `--units` has no effect because the sale exists.
 async fn warn_of_other_units(
     running: &bootstrap::Running,
     configuration: &Configuration,
@@ -64,7 +64,7 @@ async fn warn_of_other_units(
         && stock.sale.total != units
     {
         tracing::warn!(
-            "sale {id} exists with {} units, so --units {units} has no effect; `seckill sale change {id} --units {units}` sets it",
+            "sale {id} already exists with {} units, so --units {units} has no effect; `seckill sale change {id} --units {units}` changes it",
             stock.sale.total
         );
     }

@@ -1,4 +1,4 @@
-//! The section of the cluster engine, and what it comes to. Addresses are checked where they are used.
+//! The section `[cluster]`, and its options. Addresses are checked where they are used, not here.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -78,7 +78,7 @@ impl ClusterSection {
     }
 }
 
-/// `name=value` between commas, or between line ends where there is one: a value may have commas then.
+/// `name=value` pairs between commas, or one per line: then a value may contain commas.
 fn properties<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
     let text = String::deserialize(from)?;
     let parts = if text.trim().contains('\n') {
@@ -90,7 +90,7 @@ fn properties<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Str
     for part in parts.map(str::trim).filter(|part| !part.is_empty()) {
         let Some((name, value)) = part.split_once('=') else {
             return Err(D::Error::custom(
-                "it must be name=value, with commas or line ends between them",
+                "it must be name=value pairs, separated by commas or line ends",
             ));
         };
         properties.insert(name.trim().to_owned(), value.trim().to_owned());

@@ -1,5 +1,5 @@
-//! The layers, lowest first: defaults, file, environment, flags. The `config` crate merges them. The
-//! origin of a key is found by asking the layers from the top.
+//! The layers, lowest first: defaults, file, environment, flags. The `config` crate merges them.
+//! The origin of a value is the highest layer that sets its key.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -8,11 +8,11 @@ use config::{Config, Environment, File, FileFormat, Map, Value, ValueKind};
 
 use super::{Configuration, DEFAULT_FILE};
 
-/// Variables with our prefix that are not part of the configuration.
+/// Variables with the prefix `SECKILL_` that are not configuration keys.
 const OTHER_VARIABLES: [&str; 3] = ["SECKILL_CONFIG", "SECKILL_LOG", "SECKILL_ENGINES_DIR"];
 /// Keys whose values may hold a password.
 const SECRET_KEYS: [&str; 3] = ["cluster.redis", "cluster.mysql", "cluster.kafka_properties"];
-/// Read if no file is named.
+/// Read if it exists and no other file is given.
 const USUAL_FILE: &str = "seckill.toml";
 
 /// A command-line flag that sets a key.
@@ -58,7 +58,7 @@ pub(crate) struct Loaded {
     layers: Vec<Layer>,
 }
 
-/// Reads all layers. `environment` is the process's, given so that tests can have their own.
+/// Reads all layers. `environment` is a parameter so that tests can pass their own.
 pub(crate) fn load(
     file: Option<&Path>,
     environment: HashMap<String, String>,
@@ -124,12 +124,12 @@ fn environment_layer(environment: HashMap<String, String>) -> Result<Layer, Inva
     })
 }
 
-/// Whether Kubernetes made the variable for a Service whose name begins with `seckill`: it gives every
-/// container the addresses of the Services beside it, under names such as `SECKILL_SERVICE_HOST`,
-/// `SECKILL_PORT` and `SECKILL_PORT_3000_TCP_ADDR`.
+/// Whether Kubernetes injected the variable for a Service whose name begins with `seckill`: every
+/// container gets the addresses of the Services in its namespace, in variables such as
+/// `SECKILL_SERVICE_HOST`, `SECKILL_PORT` and `SECKILL_PORT_3000_TCP_ADDR`.
 fn is_service_link(name: &str, value: &str) -> bool {
     const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
-    // Keys of a section have two underscores.
+    // Variables for the keys of a section have two underscores.
     if name.contains("__") {
         return false;
     }
@@ -194,7 +194,7 @@ fn explain(
     layers: &[Layer],
 ) -> InvalidConfiguration {
     let (key, mut text) = (error.path().to_string(), cause(error.inner()));
-    // The text of an unknown key lists the known ones.
+    // The error for an unknown key lists the known ones.
     let unknown = text.strip_prefix("unknown field `");
     if let Some((_, known)) = unknown.and_then(|rest| rest.split_once('`')) {
         text = format!("there is no such key{known}");
@@ -220,7 +220,7 @@ fn explain(
     }
 }
 
-/// The innermost text: the crate wraps it in the key and the origin, which we report ourselves.
+/// The innermost message: the crate adds the key and the origin, which [`explain`] reports itself.
 fn cause(error: &config::ConfigError) -> String {
     match error {
         config::ConfigError::At { error, .. } => cause(error),
@@ -236,8 +236,7 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// What may be shown of a value: of an address the part after the password, of Kafka's settings the
-/// names.
+/// Hides passwords: a URL is shown without its credentials, Kafka's settings without their values.
 fn without_secrets(key: &str, shown: String) -> String {
     if !SECRET_KEYS.contains(&key) {
         return shown;
@@ -260,8 +259,7 @@ fn without_secrets(key: &str, shown: String) -> String {
     shown
 }
 
-/// The value as JSON, of the type that the defaults have: a variable or a flag brings every value as
-/// text.
+/// The value as JSON, with the type of its default: from a variable or a flag, every value is text.
 fn typed(key: &str, value: &Value) -> serde_json::Value {
     let is_number = default_of(key).is_some_and(|default| matches!(default, ValueKind::I64(_)));
     if is_number && let Ok(number) = value.clone().into_int() {
@@ -277,7 +275,7 @@ fn default_of(key: &str) -> Option<ValueKind> {
     defaults.get::<Value>(key).ok().map(|value| value.kind)
 }
 
-/// One line of `seckill config`. The value has the type that the key has.
+/// One line of `seckill config`.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub(crate) struct Setting {
     pub(crate) key: String,
@@ -291,7 +289,7 @@ impl Loaded {
         origin_of(key, &self.layers) != "default"
     }
 
-    /// Every key in effect, by section and name.
+    /// All keys and their values in effect, in the order of the keys.
     pub(crate) fn settings(&self) -> Vec<Setting> {
         let mut settings = Vec::new();
         self.collect("", &self.merged.cache, &mut settings);
@@ -395,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_the_key_the_value_the_origin_and_what_would_be_right() {
+    fn an_error_names_the_key_the_value_the_origin_and_the_rule() {
         let text = refused(&[("SECKILL_SERVICE__RETRY_AFTER_S", "0")]);
         for part in [
             "service.retry_after_s",
@@ -415,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_that_kubernetes_injects_are_no_configuration() {
+    fn variables_that_kubernetes_injects_are_ignored() {
         let injected = environment(&[
             ("SECKILL_PORT", "tcp://10.0.0.1:3000"),
             ("SECKILL_PORT_3000_TCP", "tcp://10.0.0.1:3000"),
@@ -436,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_name_of_a_file_names_none() {
+    fn an_empty_config_variable_counts_as_unset() {
         assert!(load(None, environment(&[("SECKILL_CONFIG", "")]), Vec::new()).is_ok());
         let folder = load(Some(Path::new("/tmp")), HashMap::new(), Vec::new());
         let text = folder.map(|_| ()).unwrap_err().to_string();

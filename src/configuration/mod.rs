@@ -1,5 +1,5 @@
-//! The configuration: one TOML file, the environment over it, flags over both; each value with where it came from.
-//! Whatever is not understood is refused here, before anything starts.
+//! The configuration: a TOML file, overridden by the environment, overridden by flags.
+//! Anything invalid must be refused here, before anything starts.
 
 mod cluster;
 mod layers;
@@ -21,7 +21,6 @@ use values::{Between, address};
 /// The default file, with a comment on every key.
 pub(crate) const DEFAULT_FILE: &str = include_str!("default.toml");
 
-/// The engines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) enum EngineKind {
@@ -36,12 +35,11 @@ impl TryFrom<String> for EngineKind {
         match name.as_str() {
             "embedded" => Ok(Self::Embedded),
             "cluster" => Ok(Self::Cluster),
-            _ => Err("it must be the name of an engine: embedded or cluster"),
+            _ => Err("it must be embedded or cluster"),
         }
     }
 }
 
-/// Everything that can be configured.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Configuration {

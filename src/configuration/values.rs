@@ -1,10 +1,10 @@
-//! Values that check themselves when they are read, so that an error names the key.
+//! Values that are checked when they are deserialized, so that an error names the key.
 
 use std::net::SocketAddr;
 
 use serde::de::{Deserialize, Deserializer, Error};
 
-/// A whole number within bounds, both included.
+/// A whole number from `MIN` to `MAX`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Between<const MIN: u64, const MAX: u64>(u64);
 
@@ -17,7 +17,7 @@ impl<const MIN: u64, const MAX: u64> Between<MIN, MAX> {
 impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Between<MIN, MAX> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let right = || format!("it must be a whole number from {MIN} to {MAX}");
-        // Read as a signed number first: a negative one is to get the same answer as one that is too large.
+        // Signed, so that a negative number gets the same error as one that is too large.
         let number = i64::deserialize(from).map_err(|_| D::Error::custom(right()))?;
         match u64::try_from(number) {
             Ok(number) if (MIN..=MAX).contains(&number) => Ok(Self(number)),
@@ -26,7 +26,6 @@ impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Between<MIN, MAX>
     }
 }
 
-/// An address with its port.
 pub(crate) fn address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
     let text = String::deserialize(from)?;
     text.parse().map_err(|_| {

@@ -1,5 +1,5 @@
-//! The audit of a file: its pages by SQLite's own check, its rows by the invariants.
-//! It only reads and needs no engine: it audits the file of a stopped service, and of a running one.
+//! Audits a file: its pages with SQLite's integrity check, its rows with the invariants.
+//! It only reads and needs no engine, so it can audit the file of a stopped or a running service.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::file::{DATABASE_FILE, FileError, meta, rows, sales};
 use crate::load::{self, RowIds};
 use crate::memory::Digester;
 
-/// For processes that only look at a file.
+/// For processes that only read a file.
 pub(crate) fn tuning() -> Tuning {
     Tuning {
         busy_wait_ms: 5_000,
@@ -34,9 +34,9 @@ pub(crate) fn audit_connection(
     history: &[HistoryEntry],
 ) -> Result<AuditReport, FileError> {
     let sqlite = |error| FileError::from_sqlite(path, error);
-    // One transaction: a running service goes on writing, and the audit sees one point in time.
+    // One transaction, so that the audit sees one point in time while a running service writes.
     conn.execute_batch("BEGIN").map_err(sqlite)?;
-    // A file that cannot be loaded offers nothing to compare; its rows show why.
+    // If the file cannot be loaded, there is no gate to compare; the check of the rows shows why.
     let free = Digester::new()
         .ok()
         .and_then(|digester| load::load(conn, path, digester, 0).ok());
@@ -51,18 +51,18 @@ pub(crate) fn audit_connection(
     Ok(report)
 }
 
-/// Audits what a read transaction sees, against what the gate offered at the same point.
+/// Audits what a read transaction sees, against what the gate offered at the same time.
 pub(crate) fn audit_view(
     conn: &Connection,
     free: &[(SaleId, u32)],
     history: &[HistoryEntry],
 ) -> rusqlite::Result<AuditReport> {
-    let mut outside = Vec::new();
+    let mut violations = Vec::new();
     let mut terms = Vec::new();
     for sale in sales::all(conn)? {
         match sale {
             Ok(sale) => terms.push(sale),
-            Err(detail) => outside.push(damage(detail)),
+            Err(detail) => violations.push(damage(detail)),
         }
     }
     let mut auditor = Auditor::new(terms);
@@ -81,24 +81,22 @@ pub(crate) fn audit_view(
     match read {
         Ok(()) => {
             let deleted = ids.damage(meta::read(conn)?.orders);
-            outside.extend(deleted.map(|detail| Violation {
+            violations.extend(deleted.map(|detail| Violation {
                 invariant: Invariant::ConfirmationKept,
                 ..damage(detail)
             }));
         }
-        Err(error) => outside.push(damage(format!(
-            "the orders cannot be read to their end: {error}"
-        ))),
+        Err(error) => violations.push(damage(format!("not all orders could be read: {error}"))),
     }
-    outside.extend(damaged_pages(conn)?.into_iter().map(damage));
+    violations.extend(damaged_pages(conn)?.into_iter().map(damage));
     let mut report = auditor.finish();
-    outside
+    violations
         .into_iter()
         .for_each(|violation| report.add(violation));
     Ok(report)
 }
 
-/// What SQLite's own check of every page and index finds.
+/// What SQLite's integrity check of all pages and indexes finds.
 fn damaged_pages(conn: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut statement = conn.prepare("PRAGMA integrity_check")?;
     let found = statement.query_map((), |row| row.get::<_, String>(0))?;

@@ -1,5 +1,5 @@
-//! Copies of a database that can be trusted: made while a service runs, and verified by an audit.
-//! It never touches a file that a service has open, except to read it.
+//! Backups: consistent copies of a database, made even while a service runs, verified by an audit.
+//! A file that a service has open is only read, never changed.
 
 use std::path::{Path, PathBuf};
 
@@ -10,14 +10,14 @@ use crate::audit::{audit_connection, tuning};
 use crate::file::lock::FolderLock;
 use crate::file::{DATABASE_FILE, FileError, LockOwner, folder, meta, schema};
 
-/// All pages in one step: a single read transaction, however much the service writes meanwhile.
+/// All pages in one step, which is one read transaction: writes of the service do not restart it.
 const ALL_PAGES: i32 = -1;
 
-/// What a copy holds.
+/// A copy that was made.
 #[derive(Debug, Clone)]
 pub struct CopySummary {
     pub path: PathBuf,
-    /// The audit of the copy, which is clean.
+    /// The audit of the copy. It is clean.
     pub report: AuditReport,
     /// When the latest order was stored, RFC 3339.
     pub latest_order: Option<String>,
@@ -28,13 +28,13 @@ pub struct CopySummary {
 pub enum BackupError {
     #[error(transparent)]
     File(#[from] FileError),
-    #[error("{} exists already; give another file", path.display())]
+    #[error("{} exists already; choose another file", path.display())]
     Exists { path: PathBuf },
-    #[error("{} has a database already; move it away first, or give another folder with --data", path.display())]
+    #[error("{} has a database already; move it away first, or use --data to choose another folder", path.display())]
     FolderInUse { path: PathBuf },
-    #[error("{} was not made by `seckill backup`: a file that was copied from a running service lacks what its write-ahead log held; if it came from sqlite3's .backup, which copies all of it, repeat with --accept-live-copy", path.display())]
+    #[error("{} was not made by `seckill backup`: a file that was copied from a running service lacks the orders in its write-ahead log; if it was made with sqlite3's .backup, which includes them, repeat with --accept-live-copy", path.display())]
     LiveCopy { path: PathBuf },
-    #[error("the copy is broken, so it is not kept: {} violations, the first: {first}", report.violation_count)]
+    #[error("the copy did not pass its audit and was deleted: {} violations, the first: {first}", report.violation_count)]
     Broken {
         report: Box<AuditReport>,
         first: String,
@@ -46,14 +46,14 @@ pub enum BackupError {
     },
 }
 
-/// Copies the database of a data folder to `to`, also while a service runs, and audits the copy.
+/// Copies the database of a data folder to `to`, even while a service runs, and audits the copy.
 pub fn backup(dir: &Path, to: &Path) -> Result<CopySummary, BackupError> {
     let from = dir.join(DATABASE_FILE);
     let source = schema::open_reader(&from, &tuning())?;
     copy(&source, &from, to)
 }
 
-/// Puts a verified copy of `from` into a data folder that has no database.
+/// Copies `from` into a data folder that has no database, and audits the copy.
 pub fn restore(
     from: &Path,
     dir: &Path,
@@ -70,7 +70,7 @@ pub fn restore(
     let _lock = FolderLock::take(dir, owner)?;
     let to = dir.join(DATABASE_FILE);
     for suffix in ["", "-wal", "-journal"] {
-        if beside(&to, suffix).exists() {
+        if with_suffix(&to, suffix).exists() {
             return Err(BackupError::FolderInUse {
                 path: dir.to_owned(),
             });
@@ -79,7 +79,7 @@ pub fn restore(
     copy(&source, from, &to)
 }
 
-/// Copies under another name first, so that no unverified copy ever has the wanted one.
+/// Copies to a temporary name first, so that an unverified copy never has the final name.
 fn copy(source: &Connection, from: &Path, to: &Path) -> Result<CopySummary, BackupError> {
     let exists = || BackupError::Exists {
         path: to.to_owned(),
@@ -87,14 +87,14 @@ fn copy(source: &Connection, from: &Path, to: &Path) -> Result<CopySummary, Back
     if to.exists() {
         return Err(exists());
     }
-    let unfinished = Unfinished(beside(to, ".unfinished"));
+    let unfinished = Unfinished(with_suffix(to, ".unfinished"));
     let path = &unfinished.0;
     let failed = |error| BackupError::Copy {
         path: path.clone(),
         error,
     };
     drop(folder::open_private(path).map_err(failed)?);
-    let report = fill(source, from, path)?;
+    let report = copy_and_audit(source, from, path)?;
     if let Some(first) = report.violations.first() {
         return Err(BackupError::Broken {
             first: first.detail.clone(),
@@ -104,7 +104,7 @@ fn copy(source: &Connection, from: &Path, to: &Path) -> Result<CopySummary, Back
     let latest_order = latest_order(path)?;
     let file = folder::open_private(path).map_err(failed)?;
     file.sync_all().map_err(failed)?;
-    // A hard link fails where the name exists by now; a rename would replace what is there.
+    // A hard link fails if the name exists by now; a rename would replace the existing file.
     std::fs::hard_link(path, to).map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => exists(),
         _ => failed(error),
@@ -118,7 +118,7 @@ fn copy(source: &Connection, from: &Path, to: &Path) -> Result<CopySummary, Back
     })
 }
 
-fn fill(source: &Connection, from: &Path, path: &Path) -> Result<AuditReport, FileError> {
+fn copy_and_audit(source: &Connection, from: &Path, path: &Path) -> Result<AuditReport, FileError> {
     let sqlite = |error| FileError::from_sqlite(path, error);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut copy = Connection::open_with_flags(path, flags).map_err(sqlite)?;
@@ -127,7 +127,7 @@ fn fill(source: &Connection, from: &Path, path: &Path) -> Result<AuditReport, Fi
         .step(ALL_PAGES)
         .map_err(|error| FileError::from_sqlite(from, error))?;
     drop(pages);
-    // One file without a log beside it, and not open in any folder.
+    // A single file without a write-ahead log, and not marked as open in any folder.
     copy.pragma_update(None, "journal_mode", "DELETE")
         .map_err(sqlite)?;
     meta::set_opened_in(&copy, None).map_err(sqlite)?;
@@ -145,20 +145,20 @@ fn latest_order(path: &Path) -> Result<Option<String>, FileError> {
     }
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
 }
 
-/// A copy that is removed unless it was finished, in which case it has another name as well.
+/// The temporary name of a copy, which is removed on drop. A finished copy keeps its final name.
 struct Unfinished(PathBuf);
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
         for suffix in ["", "-journal", "-wal", "-shm"] {
-            // What does not exist need not be removed.
-            let _ = std::fs::remove_file(beside(&self.0, suffix));
+            // Not all of these files exist.
+            let _ = std::fs::remove_file(with_suffix(&self.0, suffix));
         }
     }
 }

@@ -1,5 +1,5 @@
-//! One batch being decided: an overlay over memory, and the steps that undo it.
-//! Nothing in here is visible to anyone until the batch has been committed.
+//! A batch that is being decided: an overlay over memory, and the steps to undo it.
+//! Nothing in it is visible to requests until it has been committed.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -27,7 +27,7 @@ use crate::order_id;
 pub(crate) enum StepError {
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
-    /// The file holds what this program cannot have written.
+    /// The file contains something that this program cannot have written.
     #[error("{0}")]
     Damaged(String),
     #[error("another program wrote to the file")]
@@ -45,7 +45,7 @@ enum Undo {
     Changed(Box<(Sale, Stock)>),
 }
 
-/// What a batch needs of the writer beside its ledgers.
+/// What a batch needs from the writer, in addition to the ledgers.
 pub(crate) struct Store<'a> {
     pub(crate) conn: &'a Connection,
     pub(crate) failpoints: &'a Arc<FailPointRegistry>,
@@ -53,7 +53,7 @@ pub(crate) struct Store<'a> {
     pub(crate) check: &'a mut dyn FnMut(&Connection) -> Result<(), StepError>,
 }
 
-/// Decides over memory and the ledgers, and keeps what it decided apart until it is durable.
+/// Decides from memory and the ledgers. Its decisions stay out of memory until they are durable.
 pub(crate) struct Batch<'a> {
     store: Store<'a>,
     memory: &'a Memory,
@@ -95,13 +95,13 @@ impl<'a> Batch<'a> {
         self.in_transaction
     }
 
-    /// The orders that the batch has inserted.
+    /// The number of orders that the batch has inserted.
     pub(crate) fn inserted(&self) -> u64 {
         self.inserted
     }
 
-    /// Begins the batch's one transaction at its first write: a batch of rejections touches no disk.
-    /// From here on no other program can write.
+    /// Begins the batch's only transaction, at its first write: a batch of rejections needs none.
+    /// After this, no other program can write.
     fn begin(&mut self) -> Result<(), StepError> {
         if self.in_transaction {
             return Ok(());
@@ -123,7 +123,7 @@ impl<'a> Batch<'a> {
     /// The last step before the commit. `orders_before` is the number of orders before the batch.
     pub(crate) fn finish(&mut self, orders_before: u64) -> Result<(), StepError> {
         if !self.in_transaction {
-            // What was decided rests on memory alone, which must still be what the file has.
+            // The decisions depend on memory alone, which must still agree with the file.
             return self.check();
         }
         if self.inserted > 0 {
@@ -142,8 +142,8 @@ impl<'a> Batch<'a> {
         let key = attempt.key.as_ref();
         let key_digest = key.map(|key| digester.key(&attempt.sale, buyer, key.as_str()));
         let keyed = key_digest.and_then(|digest| {
-            let here = self.claims.get(&digest).copied();
-            here.or_else(|| self.memory.claim(digest))
+            let in_batch = self.claims.get(&digest).copied();
+            in_batch.or_else(|| self.memory.claim(digest))
         });
         let buyer_digest =
             (!attempt.buyer.is_anonymous()).then(|| digester.buyer(&attempt.sale, buyer));
@@ -209,8 +209,8 @@ impl<'a> Batch<'a> {
     }
 
     fn holding(&self, digest: Digest) -> Holding {
-        let here = self.holdings.get(&digest).copied();
-        here.unwrap_or_else(|| self.memory.holding(digest))
+        let in_batch = self.holdings.get(&digest).copied();
+        in_batch.unwrap_or_else(|| self.memory.holding(digest))
     }
 
     fn hold(&mut self, sale: &SaleId, digest: Digest, before: Holding, next: Holding) {
@@ -228,7 +228,7 @@ impl<'a> Batch<'a> {
         order_id: &OrderId,
         change: OrderChange,
     ) -> Result<Result<Order, OrderRefused>, StepError> {
-        // Before the row is read: no other program can change it between the two.
+        // Before reading the row, so that no other program can change it before it is written.
         self.begin()?;
         let Some(found) = rows::order_by_id(self.store.conn, order_id.as_str())? else {
             return Ok(Err(OrderRefused::NoSuchOrder));
@@ -241,8 +241,8 @@ impl<'a> Batch<'a> {
         };
         failpoints::check(self.store.failpoints, failpoints::SET_STATE)?;
         if !rows::set_state(self.store.conn, &stored, next, &self.date)? {
-            let what = format!("order {order_id}: its row changed within the transaction");
-            return Err(StepError::Damaged(what));
+            let detail = format!("order {order_id}: its row changed within the transaction");
+            return Err(StepError::Damaged(detail));
         }
         if stored.order.state.is_active() && !next.is_active() {
             self.release(&stored)?;
@@ -256,7 +256,7 @@ impl<'a> Batch<'a> {
         }))
     }
 
-    /// A repeat of the order's key is answered with its present state.
+    /// Records the state with the claim, so that a repeat of the order's key returns it.
     fn set_claim_state(&mut self, stored: &StoredOrder, state: OrderState) {
         let order = &stored.order;
         if let (Some(key), Some(number)) = (
@@ -289,8 +289,8 @@ impl<'a> Batch<'a> {
         let digest = digester.buyer(&order.sale, order.buyer.as_str());
         let holding = self.holding(digest);
         let Some(held) = holding.held.checked_sub(1) else {
-            let what = format!("order {}: its buyer held nothing", order.order_id);
-            return Err(StepError::Damaged(what));
+            let detail = format!("order {}: its buyer holds no order", order.order_id);
+            return Err(StepError::Damaged(detail));
         };
         let slots = stored
             .slot
@@ -310,7 +310,7 @@ impl<'a> Batch<'a> {
             Ok(sale) => sale,
             Err(invalid) => return Ok(Err(invalid.into())),
         };
-        self.put(&sale)?;
+        self.put_sale(&sale)?;
         let stock = Stock::new(sale.total);
         self.undo.push(Undo::Created(sale.id.clone()));
         self.ledgers
@@ -330,7 +330,7 @@ impl<'a> Batch<'a> {
             Ok(changed) => changed,
             Err(refused) => return Ok(Err(refused.into())),
         };
-        self.put(&changed)?;
+        self.put_sale(&changed)?;
         if let Some(ledger) = self.ledgers.get_mut(id) {
             let before = std::mem::replace(&mut ledger.sale, changed.clone());
             let stock = ledger.stock.clone();
@@ -340,13 +340,13 @@ impl<'a> Batch<'a> {
         Ok(Ok(changed))
     }
 
-    fn put(&mut self, sale: &Sale) -> Result<(), StepError> {
+    fn put_sale(&mut self, sale: &Sale) -> Result<(), StepError> {
         self.begin()?;
         failpoints::check(self.store.failpoints, failpoints::PUT_SALE)?;
         Ok(sales::put(self.store.conn, sale)?)
     }
 
-    /// Restores the ledgers to what they were before the batch.
+    /// Restores the ledgers to their state before the batch.
     pub(crate) fn undo(self) {
         for step in self.undo.into_iter().rev() {
             match step {
@@ -377,8 +377,8 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Makes a committed batch visible: claims and holdings first, free units last, so that whoever
-    /// sees a sale sold out also sees to whom.
+    /// Makes a committed batch visible: claims and holdings first, free units last, so that a
+    /// request that sees a sold-out sale also sees the claims that sold it out.
     pub(crate) fn publish(self) {
         let claims = self.memory.claims.pin();
         for (digest, claim) in self.claims {
@@ -400,7 +400,7 @@ impl<'a> Batch<'a> {
                 Undo::Created(sale) => (sale, true),
                 Undo::Changed(before) => (before.0.id, true),
             };
-            // A batch mostly touches one sale; publishing its last state once is enough.
+            // A batch mostly touches one sale; publishing its latest state once is enough.
             if !has_new_terms && published.as_ref() == Some(&id) {
                 continue;
             }

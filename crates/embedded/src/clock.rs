@@ -1,29 +1,29 @@
-//! The engine's clock: never goes back within a process, and follows the system's clock with care.
-//! It decides nothing; the rules take the time as a number.
+//! The engine's clock: it never goes back within a process, and ignores spikes of the system clock.
+//! It makes no decisions about sales; the rules take the time as a number.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// A forward step of the system's clock up to this is followed at once, in milliseconds.
+/// A forward step of the system clock up to this size is followed at once, in milliseconds.
 const STEP_MAX_MS: i64 = 1_000;
-/// How long a larger forward step must last before it is followed, in milliseconds. Shorter ones
+/// How long a larger forward step must last before it is followed, in milliseconds. Shorter steps
 /// are spikes: following one would close sales that are still open.
 const STEP_HOLD_MS: i64 = 10_000;
-/// The lag behind which the log reports that the clock stands still, in milliseconds.
+/// The lag above which the log reports that the engine's clock stands still, in milliseconds.
 const LAG_REPORTED_MS: i64 = 1_000;
 
-/// Unix milliseconds as UTC text, `2026-11-11T00:00:00.000Z`. It sorts as text, and SQLite's own
-/// date functions read it.
+/// Unix milliseconds as UTC text, `2026-11-11T00:00:00.000Z`. The texts sort by time, and SQLite's
+/// date functions can read them.
 pub(crate) fn to_text(at_ms: i64) -> String {
     match jiff::Timestamp::from_millisecond(at_ms) {
         Ok(at) => format!("{at:.3}"),
-        // Checked terms and the system clock lie within four-digit years.
+        // Not reached: valid terms and the system clock have four-digit years.
         Err(_) => at_ms.to_string(),
     }
 }
 
-/// The Unix milliseconds of a text as [`to_text`] writes it, or of any RFC 3339 time.
+/// The Unix milliseconds of a text from [`to_text`], or of any other RFC 3339 time.
 pub(crate) fn from_text(text: &str) -> Option<i64> {
     text.parse::<jiff::Timestamp>()
         .ok()
@@ -34,21 +34,21 @@ pub(crate) fn from_text(text: &str) -> Option<i64> {
 #[derive(Debug)]
 pub(crate) struct Clock {
     started: Instant,
-    /// Unix milliseconds at `started`, as far as is known.
+    /// Unix milliseconds at `started`, according to the system clock.
     offset_ms: AtomicI64,
-    /// The latest time that was given out.
+    /// The latest time that was returned.
     latest_ms: AtomicI64,
     step: Mutex<Step>,
 }
 
-/// A forward step of the system's clock that has not lasted long enough.
+/// A forward step of the system clock that is not followed yet, and whether a lag was reported.
 #[derive(Debug, Default)]
 struct Step {
     since_ms: Option<i64>,
     lag_is_reported: bool,
 }
 
-/// What the log should report of the system's clock.
+/// What to log about the system clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Notice {
     Nothing,
@@ -82,37 +82,35 @@ impl Clock {
     fn now_at(&self, elapsed_ms: i64) -> i64 {
         let now = self.offset_ms.load(Ordering::Relaxed) + elapsed_ms;
         let latest = self.latest_ms.load(Ordering::Relaxed);
-        // Written once a millisecond at most, so that cores seldom contend for the line.
+        // Written at most once per millisecond, so that cores rarely contend for the cache line.
         if now > latest {
             self.latest_ms.fetch_max(now, Ordering::Relaxed);
         }
         now.max(latest)
     }
 
-    /// How far this clock is ahead of the system's, in milliseconds. While it is, it stands still.
+    /// How far this clock is ahead of the system clock, in milliseconds. It stands still while it
+    /// is ahead.
     pub(crate) fn lag_ms(&self) -> i64 {
         (self.latest_ms.load(Ordering::Relaxed) - system_ms()).max(0)
     }
 
-    /// Compares with the system's clock and follows it. To be called several times a second.
+    /// Follows the system clock, except for spikes. Must be called several times per second.
     pub(crate) fn follow_system(&self) {
         let elapsed_ms = self.started.elapsed().as_millis() as i64;
         match self.follow(system_ms(), elapsed_ms) {
             Notice::Nothing => {}
             Notice::StepSeen { ahead_ms } => tracing::warn!(
                 ahead_ms,
-                "the system's clock jumped forward; followed if it stays there for {} s",
+                "the system clock jumped forward; it is followed if it stays there for {} s",
                 STEP_HOLD_MS / 1_000
             ),
             Notice::StepFollowed { ahead_ms } => {
-                tracing::warn!(
-                    ahead_ms,
-                    "following the system's clock, which jumped forward"
-                );
+                tracing::warn!(ahead_ms, "following the system clock, which jumped forward");
             }
             Notice::StoodStill { lag_ms } => tracing::warn!(
                 lag_ms,
-                "the system's clock was set back; sales see no time pass until it has caught up"
+                "the system clock was set back; the engine's clock waits for it to catch up"
             ),
         }
     }
@@ -161,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn times_survive_the_file() {
+    fn times_survive_conversion_to_text() {
         for at_ms in [0, 1, 1_800_000_000_123, 253_370_764_799_999] {
             assert_eq!(from_text(&to_text(at_ms)), Some(at_ms));
         }
@@ -170,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_stands_still_until_it_is_caught_up() {
+    fn after_a_step_back_the_clock_stands_still_until_the_system_catches_up() {
         let clock = clock();
         assert_eq!(clock.now_at(5_000), 1_005_000);
         let notice = clock.follow(1_000_000, 5_000);

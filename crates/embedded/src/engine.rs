@@ -1,5 +1,5 @@
-//! The port, as the embedded engine answers it: rejections from memory, everything else through the
-//! writer's queue. No decision is made here.
+//! The embedded engine's implementation of the port: it answers rejections from memory, and sends
+//! everything else to the writer's queue. No decision is made here.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,33 +29,33 @@ use crate::readers::Readers;
 use crate::shared::{Condition, Shared};
 use crate::writer::{self, Bounds, Op, Writer};
 
-/// How often the writer checks the file, and the clock the system's, when nothing else asks.
+/// How often the engine checks the file and follows the system clock, even without requests.
 const CHECK_EVERY: Duration = Duration::from_millis(200);
 
-/// The settings of an engine. Each bound has the name that it has in the configuration file.
+/// The settings of an engine. Limits have the same names as in the configuration file.
 #[derive(Debug, Clone)]
 pub struct EmbeddedOptions {
-    /// The data folder. Made if it does not exist.
+    /// The data folder. Created if it does not exist.
     pub dir: PathBuf,
-    /// How this process describes itself to one that finds the folder in use.
+    /// How this process describes itself to another that finds the folder in use.
     pub owner: LockOwner,
-    /// The most calls that wait for the writer; more are answered 503.
+    /// The maximum number of calls that wait for the writer; further ones fail as overloaded.
     pub queue_max: usize,
-    /// The most calls that the writer takes into one transaction.
+    /// The maximum number of calls in one transaction of the writer.
     pub batch_max: usize,
-    /// The longest wait of a call for its answer, in milliseconds.
+    /// The longest time that a call waits for its answer, in milliseconds.
     pub answer_wait_ms: u64,
-    /// The longest wait for another program's lock on the file, in milliseconds.
+    /// The longest time to wait for another program's lock on the file, in milliseconds.
     pub busy_wait_ms: u32,
-    /// The longest pause between two tries to read a file that cannot be used, in milliseconds.
+    /// The longest pause between two attempts to read an unusable file, in milliseconds.
     pub rebuild_pause_max_ms: u64,
     /// SQLite's page cache, in KiB.
     pub cache_kib: u32,
-    /// Pages in SQLite's write-ahead log at which they are moved to the main file.
+    /// Pages in the write-ahead log at which SQLite moves them to the main file.
     pub checkpoint_pages: u32,
-    /// SQLite's file system by name, for tests that simulate one; `None` means the system's.
+    /// SQLite's VFS by name, for tests that simulate a disk; `None` means the default.
     pub vfs: Option<String>,
-    /// Where a test can make writes fail. Without effect unless compiled in.
+    /// Lets tests make writes fail. Has no effect unless failpoints are compiled in.
     pub failpoints: Arc<FailPointRegistry>,
 }
 
@@ -84,30 +84,31 @@ pub struct EmbeddedEngine {
     readers: Readers,
     answer_wait: Duration,
     queue: Mutex<Option<mpsc::Sender<Op>>>,
-    /// The same queue without the lock, for the path of an attempt.
+    /// The same queue without the lock, for the path of every call.
     weak_queue: mpsc::WeakSender<Op>,
     writer: Mutex<Option<JoinHandle<()>>>,
     _lock: FolderLock,
 }
 
 impl EmbeddedEngine {
-    /// Locks the folder, opens or makes the file, and rebuilds memory from it. To be called inside a
-    /// tokio runtime.
+    /// Locks the folder, opens or creates the file, and rebuilds memory from it. Must be called
+    /// within a Tokio runtime.
     pub fn open(options: EmbeddedOptions) -> Result<Self, FileError> {
         let lock = FolderLock::take(&options.dir, &options.owner)?;
-        // Absolute, so that the file is found also where the process changes its folder.
-        let system = |error: std::io::Error| FileError::Folder {
+        // Absolute, so that the file is found even if the process changes its working directory.
+        let folder_error = |error: std::io::Error| FileError::Folder {
             path: options.dir.clone(),
             error,
         };
-        let path = std::path::absolute(options.dir.join(DATABASE_FILE)).map_err(system)?;
+        let path = std::path::absolute(options.dir.join(DATABASE_FILE)).map_err(folder_error)?;
         let tuning = Tuning {
             busy_wait_ms: options.busy_wait_ms,
             cache_kib: options.cache_kib,
             checkpoint_pages: options.checkpoint_pages,
             vfs: options.vfs.as_deref().map(Into::into),
         };
-        let digester = Digester::new().map_err(|error| system(std::io::Error::other(error)))?;
+        let digester =
+            Digester::new().map_err(|error| folder_error(std::io::Error::other(error)))?;
         let (opened, memory) = Opened::open(&path, &tuning, digester)?;
         let answer_wait = Duration::from_millis(options.answer_wait_ms);
         let shared = Arc::new(Shared::new(memory));
@@ -138,11 +139,11 @@ impl EmbeddedEngine {
             .spawn({
                 let guard = WriterGuard(Arc::clone(&shared));
                 move || {
-                    let _reports_the_end = guard;
+                    let _guard = guard;
                     writer.run(waiting);
                 }
             })
-            .map_err(system)?;
+            .map_err(folder_error)?;
         tokio::spawn(send_responses(to_send));
         tokio::spawn(check_regularly(Arc::clone(&shared), queue.downgrade()));
         Ok(Self {
@@ -158,7 +159,7 @@ impl EmbeddedEngine {
         })
     }
 
-    /// Why the writer cannot be asked now.
+    /// Why the writer cannot be used now.
     fn unavailable(&self) -> Fault {
         match &*self.shared.condition() {
             Condition::Unavailable(cause, reason) => Fault::without_effect(*cause, reason.clone()),
@@ -185,27 +186,27 @@ impl EmbeddedEngine {
         })
     }
 
-    /// Asks the writer and waits. `waited` makes the answer if the deadline or the writer's end comes
-    /// first.
+    /// Sends an operation to the writer, and waits for the answer. If the deadline passes or the
+    /// writer stops first, `on_fault` makes the answer.
     async fn ask<T>(
         &self,
         op: impl FnOnce(oneshot::Sender<T>) -> Op,
-        waited: impl FnOnce(Fault) -> T,
+        on_fault: impl FnOnce(Fault) -> T,
     ) -> Result<T, Fault> {
         let (to, answer) = oneshot::channel();
         self.enqueue(op(to))?;
-        let lost = |cause, detail: &str| Fault::unknown(cause, detail);
+        let unknown = |cause, detail: &str| Fault::unknown(cause, detail);
         Ok(match tokio::time::timeout(self.answer_wait, answer).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => waited(lost(
+            Ok(Err(_)) => on_fault(unknown(
                 Cause::Stopping,
                 "the engine stopped before it answered",
             )),
-            Err(_) => waited(lost(Cause::Deadline, "no answer within the time allowed")),
+            Err(_) => on_fault(unknown(Cause::Deadline, "no answer before the deadline")),
         })
     }
 
-    /// Reads an order from the file, beside the writer.
+    /// Reads an order from the file, without the writer.
     async fn read_order(&self, text: &str) -> Result<Option<Order>, Fault> {
         let text = text.to_owned();
         let found = self
@@ -227,20 +228,21 @@ impl EmbeddedEngine {
             return Ok(Outcome::Order(order));
         }
         let made_at_ms = order_id::made_at_ms(id);
-        // No engine made an id of the future. Asking the writer for it would only cost.
+        // No engine has issued an id with a future time, so the writer need not be asked.
         if made_at_ms > self.shared.clock.now_ms() {
             return Ok(Outcome::None);
         }
         if !self.shared.is_ready() {
             return Ok(Outcome::Pending);
         }
-        // An attempt of an earlier run is in the file or nowhere. One of this run may still be on its
-        // way to the writer: absence counts only once everything before it has been answered.
+        // An order of an earlier run is in the file or does not exist. An attempt of this run may
+        // still be in the queue: its absence is definite only once everything before has been
+        // answered.
         if made_at_ms < self.started_ms {
             return Ok(Outcome::None);
         }
-        // Only a barrier that was passed proves anything: after a deadline or a failed batch the
-        // order may still appear.
+        // Only a successful barrier proves anything: after a deadline or a failed batch, the order
+        // may still appear.
         if self.ask(Op::Barrier, Err).await?.is_err() {
             return Ok(Outcome::Pending);
         }
@@ -250,7 +252,7 @@ impl EmbeddedEngine {
         }
     }
 
-    /// Reads first: what is no order, or cannot be changed, costs the writer nothing.
+    /// Reads first, so that orders that do not exist or cannot be changed do not use the writer.
     async fn change(
         &self,
         order_id: &OrderId,
@@ -286,13 +288,13 @@ impl EmbeddedEngine {
         if let Some(writer) = writer
             && writer.join().is_err()
         {
-            tracing::error!("the writer panicked; the file has what it had committed");
+            tracing::error!("the writer panicked; the file has everything that was committed");
         }
     }
 }
 
 impl Drop for EmbeddedEngine {
-    /// The folder is unlocked only after the writer has ended.
+    /// Unlocks the folder only after the writer has stopped.
     fn drop(&mut self) {
         self.stop();
         self.join();
@@ -304,7 +306,7 @@ fn no_random_bytes(error: &getrandom::Error) -> Fault {
     Fault::without_effect(Cause::Store, detail)
 }
 
-/// Reports that the writer has ended, also by a panic: nothing can be sold without it.
+/// Reports that the writer has stopped, even by a panic: the engine cannot sell without it.
 struct WriterGuard(Arc<Shared>);
 
 impl Drop for WriterGuard {
@@ -312,14 +314,14 @@ impl Drop for WriterGuard {
         if *self.0.condition() == Condition::Stopping && !std::thread::panicking() {
             return;
         }
-        let reason = "the writer thread ended; restart the service";
+        let reason = "the writer thread stopped; restart the service";
         tracing::error!("{reason}");
         self.0.set_condition(Condition::Dead(reason.to_owned()));
     }
 }
 
-/// Has the writer check the file when no attempt does: a sold-out sale is answered from memory, and
-/// must notice that another program released a unit, or that the file is gone.
+/// Makes the writer check the file even when there are no attempts for it: a sold-out sale is
+/// answered from memory, but must notice that another program released a unit or removed the file.
 async fn check_regularly(shared: Arc<Shared>, queue: mpsc::WeakSender<Op>) {
     let mut checks = tokio::time::interval(CHECK_EVERY);
     checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -327,13 +329,13 @@ async fn check_regularly(shared: Arc<Shared>, queue: mpsc::WeakSender<Op>) {
         checks.tick().await;
         shared.clock.follow_system();
         let Some(queue) = queue.upgrade() else { return };
-        let (to, _no_one_waits) = oneshot::channel();
+        let (to, _answer) = oneshot::channel();
         // A full queue means that the writer checks anyway.
         let _ = queue.try_send(Op::Barrier(to));
     }
 }
 
-/// Sends responses from inside the runtime, where waking a request costs no system call.
+/// Sends responses from within the runtime, where waking a request costs no system call.
 async fn send_responses(mut to_send: mpsc::UnboundedReceiver<Vec<writer::Response>>) {
     while let Some(responses) = to_send.recv().await {
         responses.into_iter().for_each(writer::Response::send);
@@ -354,10 +356,10 @@ impl Engine for EmbeddedEngine {
     fn decide(&self, attempts: Vec<Attempt>) -> BoxFuture<'_, Vec<Result<Verdict, Fault>>> {
         Box::pin(async move {
             let count = attempts.len();
-            let all = |fault: &Fault| vec![Err(fault.clone()); count];
+            let fail_all = |fault: &Fault| vec![Err(fault.clone()); count];
             if count > DECIDE_MAX {
                 let detail = format!("{count} attempts in one call; the maximum is {DECIDE_MAX}");
-                return all(&Fault::without_effect(Cause::Overloaded, detail));
+                return fail_all(&Fault::without_effect(Cause::Overloaded, detail));
             }
             let now_ms = self.shared.clock.now_ms();
             let named: Result<Vec<_>, _> = attempts
@@ -366,7 +368,7 @@ impl Engine for EmbeddedEngine {
                 .collect();
             let named = match named {
                 Ok(named) => named,
-                Err(error) => return all(&no_random_bytes(&error)),
+                Err(error) => return fail_all(&no_random_bytes(&error)),
             };
             let orders: Vec<u128> = named.iter().map(|(order, _)| *order).collect();
             let pending = |&order: &u128| Ok(Verdict::Pending(order_id::to_text(order)));
@@ -376,7 +378,7 @@ impl Engine for EmbeddedEngine {
                     |_| orders.iter().map(pending).collect(),
                 )
                 .await;
-            asked.unwrap_or_else(|fault| all(&fault))
+            asked.unwrap_or_else(|fault| fail_all(&fault))
         })
     }
 
@@ -456,10 +458,10 @@ impl Engine for EmbeddedEngine {
             }
             let memory = self.shared.memory.load();
             let sales = memory.sales.pin();
-            let behind = |id: &SaleId| after.as_ref().is_none_or(|after| id > after);
+            let is_after = |id: &SaleId| after.as_ref().is_none_or(|after| id > after);
             let mut page: Vec<SaleStock> = sales
                 .iter()
-                .filter(|(id, _)| behind(id))
+                .filter(|(id, _)| is_after(id))
                 .map(|(_, memory)| SaleStock {
                     sale: Sale::clone(&memory.terms.load()),
                     free: memory.free(),
@@ -524,12 +526,12 @@ impl Engine for EmbeddedEngine {
         vec![
             counter(
                 "writer_batches",
-                "Batches that the writer has finished",
+                "Batches that the writer completed",
                 load(&counts.batches),
             ),
             counter(
                 "writer_batch_seconds",
-                "Time that the writer has spent in these batches",
+                "Time that the writer spent on these batches",
                 load(&counts.batch_nanos) / 1e9,
             ),
             counter(
@@ -539,12 +541,12 @@ impl Engine for EmbeddedEngine {
             ),
             counter(
                 "rebuilds",
-                "How often memory was rebuilt from the file",
+                "Rebuilds of memory from the file",
                 load(&counts.rebuilds),
             ),
             gauge(
                 "writer_queue_length",
-                "Calls that wait for the writer",
+                "Calls waiting for the writer",
                 queued as f64,
             ),
             gauge(
@@ -554,7 +556,7 @@ impl Engine for EmbeddedEngine {
             ),
             gauge(
                 "clock_lag_seconds",
-                "How far the engine's clock is ahead of the system's",
+                "How far the engine's clock is ahead of the system clock",
                 self.shared.clock.lag_ms() as f64 / 1e3,
             ),
         ]
@@ -563,7 +565,7 @@ impl Engine for EmbeddedEngine {
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             self.stop();
-            // What was queued before is still answered, and waiting for it would block this thread.
+            // What is already queued is still answered. Waiting for that blocks this thread.
             tokio::task::block_in_place(|| self.join());
         })
     }

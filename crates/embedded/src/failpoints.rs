@@ -1,4 +1,5 @@
-//! Named places where a test can make the engine's writes fail. Without the feature they are empty.
+//! Failpoints: named points where a test can make the engine's writes fail.
+//! They do nothing without the feature `failpoints` of the crate `fail-parallel`.
 
 use std::sync::Arc;
 
@@ -19,22 +20,19 @@ pub(crate) const BEFORE_COMMIT: &str = "before-commit";
 pub(crate) const AFTER_COMMIT: &str = "after-commit";
 /// Before the file is opened again after a failure.
 pub(crate) const REOPEN: &str = "reopen";
-/// Before the write that shows that a file can be written.
+/// Before the write that shows whether the file can be written.
 pub(crate) const PROBE: &str = "probe";
-/// Before the write-ahead log is moved into the main file at the end.
+/// Before the write-ahead log is moved into the main file at shutdown.
 pub(crate) const CHECKPOINT: &str = "checkpoint";
-/// At the start of a batch; meant for the action `panic`.
+/// At the start of a batch, also for the action `panic`.
 pub(crate) const BATCH: &str = "batch";
 
-/// Fails with an I/O error if a test asked for it.
-pub(crate) fn check(
-    registry: &Arc<FailPointRegistry>,
-    place: &'static str,
-) -> rusqlite::Result<()> {
-    let _ = (registry, place);
-    fail_point!(Arc::clone(registry), place, |_| {
+/// Fails with an I/O error if a test has activated the failpoint.
+pub(crate) fn check(registry: &Arc<FailPointRegistry>, name: &'static str) -> rusqlite::Result<()> {
+    let _ = (registry, name);
+    fail_point!(Arc::clone(registry), name, |_| {
         let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
-        let detail = format!("injected at {place}");
+        let detail = format!("injected at {name}");
         Err(rusqlite::Error::SqliteFailure(code, Some(detail)))
     });
     Ok(())

@@ -1,4 +1,4 @@
-//! The writer's own state of each sale, which runs ahead of memory while a batch is being stored.
+//! The writer's state of each sale, which is ahead of memory while a batch is being stored.
 //! Requests never see it.
 
 use std::collections::{BTreeMap, HashMap};
@@ -19,7 +19,7 @@ pub(crate) struct SaleLedger {
 pub(crate) type SaleLedgers = HashMap<SaleId, SaleLedger>;
 
 impl SaleLedger {
-    /// `held` has the active orders of each named buyer.
+    /// `held` is the number of active orders of each named buyer.
     pub(crate) fn new(sale: Sale, stock: Stock, held: impl IntoIterator<Item = u32>) -> Self {
         let memory = Arc::new(SaleMemory::new(sale.clone(), stock.free()));
         let mut holders = Holders::default();
@@ -32,12 +32,12 @@ impl SaleLedger {
         }
     }
 
-    /// One named buyer holds `to` orders where it held `from`.
+    /// Records that one named buyer holds `to` active orders instead of `from`.
     pub(crate) fn holding_changed(&mut self, from: u32, to: u32) {
         self.holders.change(from, to);
     }
 
-    /// What the change must respect.
+    /// What existing orders require of the change.
     pub(crate) fn usage(&self, change: &SaleChange) -> SaleUsage {
         let highest_sold = change.total.map_or(0, |_| self.stock.highest_sold());
         SaleUsage {
@@ -47,8 +47,8 @@ impl SaleLedger {
     }
 }
 
-/// How many named buyers hold how many orders: what a new limit must respect, without looking at
-/// any order.
+/// Counts the named buyers by the number of orders that they hold. It shows what a new limit must
+/// respect, without reading any order.
 #[derive(Debug, Default)]
 struct Holders {
     buyers_by_held: BTreeMap<u32, u32>,

@@ -1,5 +1,5 @@
-//! The embedded engine: memory decides, one SQLite file remembers, and a confirmation is a committed
-//! row. It needs nothing beside it, and knows nothing of HTTP.
+//! The embedded engine: it decides in memory, stores orders in one SQLite file, and confirms only
+//! committed rows. It needs no other server, and does not know about HTTP.
 
 mod audit;
 mod backup;

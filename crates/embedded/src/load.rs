@@ -1,5 +1,5 @@
-//! Rebuilds memory from the file: at start, and whenever memory and file may differ.
-//! It refuses a file that contradicts itself rather than guess.
+//! Rebuilds memory from the file: at startup, and whenever memory and file may differ.
+//! It must not guess: it refuses an inconsistent file.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -16,14 +16,13 @@ use crate::ledger::{SaleLedger, SaleLedgers};
 use crate::memory::{Digester, Memory, StoredClaim};
 use crate::order_id;
 
-/// How many missing rows an error names.
-const MISSING_NAMED_MAX: usize = 20;
+/// The maximum number of missing rows that an error lists.
+const MISSING_LISTED_MAX: usize = 20;
 
-/// What a file holds.
+/// The content of a file.
 pub(crate) struct Loaded {
     pub(crate) memory: Memory,
     pub(crate) ledgers: SaleLedgers,
-    /// The number of orders.
     pub(crate) orders: u64,
 }
 
@@ -46,8 +45,8 @@ impl From<rusqlite::Error> for LoadError {
     }
 }
 
-/// Reads the whole file in one pass over its orders, which must be at least `orders_min`: those that
-/// this process has stored.
+/// Reads the whole file in one pass over its orders. There must be at least `orders_min`, the
+/// number that this process has stored.
 pub(crate) fn load(
     conn: &Connection,
     path: &Path,
@@ -75,7 +74,7 @@ fn read(conn: &Connection, digester: Digester, orders_min: u64) -> Result<Loaded
             sale,
         });
     }
-    // Rows of one sale mostly follow each other.
+    // Consecutive rows mostly belong to the same sale.
     let mut latest = 0;
     let mut ids = RowIds::default();
     rows::each_order(conn, |stored| {
@@ -83,7 +82,7 @@ fn read(conn: &Connection, digester: Digester, orders_min: u64) -> Result<Loaded
         let name = stored.row.sale;
         if sales
             .get(latest)
-            .is_none_or(|at| at.sale.id.as_str() != name)
+            .is_none_or(|rebuilding| rebuilding.sale.id.as_str() != name)
         {
             latest = *index.get(name).ok_or_else(|| {
                 LoadError::Damaged(format!(
@@ -98,7 +97,7 @@ fn read(conn: &Connection, digester: Digester, orders_min: u64) -> Result<Loaded
     ids.compare(orders)?;
     if orders < orders_min {
         return Err(LoadError::OrdersLost(format!(
-            "it has {orders}, and this service has stored {orders_min}"
+            "it has {orders} orders, but this service has stored {orders_min}"
         )));
     }
     let mut ledgers = SaleLedgers::with_capacity(sales.len());
@@ -118,7 +117,7 @@ fn read(conn: &Connection, digester: Digester, orders_min: u64) -> Result<Loaded
     })
 }
 
-/// The ids of the rows, which rise by one from 1 on unless rows were deleted.
+/// The ids of the rows, which increase by one from 1 on, unless rows were deleted.
 #[derive(Debug, Default)]
 pub(crate) struct RowIds {
     rows: u64,
@@ -127,16 +126,16 @@ pub(crate) struct RowIds {
 }
 
 impl RowIds {
-    /// Ids must come in rising order.
+    /// Ids must be seen in ascending order.
     pub(crate) fn see(&mut self, id: i64) {
-        let named = MISSING_NAMED_MAX.saturating_sub(self.missing.len());
+        let named = MISSING_LISTED_MAX.saturating_sub(self.missing.len());
         self.missing
             .extend((self.latest.saturating_add(1)..id).take(named));
         self.rows += 1;
         self.latest = id;
     }
 
-    /// What is wrong where the rows are not as many as were stored.
+    /// Describes the damage if the number of rows is not the number of orders that were stored.
     pub(crate) fn damage(&self, stored: u64) -> Option<String> {
         let rows = self.rows;
         if rows == stored {
@@ -144,15 +143,15 @@ impl RowIds {
         }
         if rows > stored {
             return Some(format!(
-                "it has {rows} orders, and this program stored {stored}: another program added rows"
+                "it has {rows} orders, but this program stored {stored}: another program added rows"
             ));
         }
         let lost = stored - rows;
-        // What was deleted from the end left no gap.
-        let from_end = (self.latest + 1..).take(MISSING_NAMED_MAX);
+        // Rows that were deleted from the end leave no gap.
+        let from_end = (self.latest + 1..).take(MISSING_LISTED_MAX);
         let named = self.missing.iter().copied().chain(from_end);
         let ids: Vec<String> = named
-            .take(MISSING_NAMED_MAX.min(lost as usize))
+            .take(MISSING_LISTED_MAX.min(lost as usize))
             .map(|id| id.to_string())
             .collect();
         let more = if lost as usize > ids.len() {
@@ -175,18 +174,22 @@ impl RowIds {
     }
 }
 
-fn take_row(memory: &Memory, of: &mut Rebuilding, stored: &StoredRow<'_>) -> Result<(), LoadError> {
-    let damaged = |what: &str| LoadError::Damaged(format!("row {}: {what}", stored.id));
+fn take_row(
+    memory: &Memory,
+    rebuilding: &mut Rebuilding,
+    stored: &StoredRow<'_>,
+) -> Result<(), LoadError> {
+    let damaged = |detail: &str| LoadError::Damaged(format!("row {}: {detail}", stored.id));
     let row = &stored.row;
     if let Some(damage) = stored.integrity.damage() {
         return Err(damaged(damage));
     }
     let state = stored
         .state
-        .ok_or_else(|| damaged("its state is not a state of an order"))?;
+        .ok_or_else(|| damaged("its state is not a valid order state"))?;
     let order =
         order_id::from_text(row.order_id).ok_or_else(|| damaged("its order_id is not valid"))?;
-    let seen = of.stock.see(row.unit, state.is_active());
+    let seen = rebuilding.stock.see(row.unit, state.is_active());
     seen.map_err(|fault| damaged(&fault.to_string()))?;
     if let Some(key) = row.key {
         let claim = StoredClaim {
@@ -195,15 +198,15 @@ fn take_row(memory: &Memory, of: &mut Rebuilding, stored: &StoredRow<'_>) -> Res
             fingerprint: row.fingerprint.unwrap_or(0),
             state,
         };
-        let digest = memory.digester.key(&of.sale.id, row.buyer, key);
+        let digest = memory.digester.key(&rebuilding.sale.id, row.buyer, key);
         if memory.claims.pin().insert(digest, claim).is_some() {
-            return Err(damaged("its buyer has another claim under the same key"));
+            return Err(damaged("its buyer has another claim with the same key"));
         }
     }
     if !state.is_active() || row.buyer.is_empty() {
         return Ok(());
     }
-    let digest = memory.digester.buyer(&of.sale.id, row.buyer);
+    let digest = memory.digester.buyer(&rebuilding.sale.id, row.buyer);
     let mut holding = memory.holding(digest);
     holding.held += 1;
     if let Some(slot) = row.slot {
@@ -213,7 +216,7 @@ fn take_row(memory: &Memory, of: &mut Rebuilding, stored: &StoredRow<'_>) -> Res
             .ok_or_else(|| damaged("its buyer has another order in the same slot"))?;
     }
     memory.holdings.pin().insert(digest, holding);
-    *of.held.entry(digest).or_default() += 1;
+    *rebuilding.held.entry(digest).or_default() += 1;
     Ok(())
 }
 
@@ -228,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn deleted_rows_are_named() {
+    fn deleted_rows_are_listed() {
         assert_eq!(damage(&[1, 2, 3], 3), None);
         assert_eq!(damage(&[], 0), None);
         let middle = damage(&[1, 3, 4], 4).unwrap();
@@ -242,7 +245,7 @@ mod tests {
         assert!(all.ends_with("19, 20, …"), "{all}");
         let added = damage(&[1, 2], 1).unwrap();
         assert!(added.contains("another program added rows"), "{added}");
-        // A gap that was accepted by setting the count is not reported again.
+        // A gap is not reported again once an operator has set the count.
         assert_eq!(damage(&[1, 3], 2), None);
     }
 }

@@ -1,5 +1,5 @@
-//! What every request may read: terms, free units, and the claims and holdings that are durable.
-//! Only the writer changes it, and only after a commit. No reader ever waits for it.
+//! The state that requests read: terms, free units, and the claims and holdings that are durable.
+//! Only the writer changes it, and only after a commit. Readers never wait for the writer.
 
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::ControlFlow;
@@ -18,7 +18,7 @@ use crate::order_id;
 /// A digest of (sale, buyer) or (sale, buyer, key).
 pub(crate) type Digest = u128;
 
-/// Passes digests through: they are uniformly distributed already.
+/// Uses a digest as its own hash: digests are already uniformly distributed.
 #[derive(Default)]
 pub(crate) struct DigestHasher(u64);
 
@@ -27,7 +27,7 @@ impl Hasher for DigestHasher {
         self.0
     }
     fn write(&mut self, bytes: &[u8]) {
-        // Only u128 is ever hashed; this keeps the trait's promise for anything else.
+        // Only u128 is ever hashed; this satisfies the trait for anything else.
         for &byte in bytes {
             self.0 = self.0.rotate_left(8) ^ u64::from(byte);
         }
@@ -39,7 +39,7 @@ impl Hasher for DigestHasher {
 
 pub(crate) type ByDigest = BuildHasherDefault<DigestHasher>;
 
-/// Makes digests under a key of this process, so that no client can make two names collide.
+/// Computes digests with a random key of this process, so that clients cannot cause collisions.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Digester {
     key: (u64, u64),
@@ -70,7 +70,7 @@ impl Digester {
     }
 }
 
-/// A claim under a key. There are as many as claims, so it is kept small.
+/// A claim that was made with a key. Memory contains all of them, so it is small.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StoredClaim {
     pub(crate) order: u128,
@@ -90,7 +90,7 @@ impl StoredClaim {
     }
 }
 
-/// One sale as requests see it.
+/// A sale, as requests see it.
 #[derive(Debug)]
 pub(crate) struct SaleMemory {
     pub(crate) terms: ArcSwap<Sale>,
@@ -105,7 +105,7 @@ impl SaleMemory {
         }
     }
 
-    /// Whoever sees a number here also sees the claims that led to it.
+    /// A reader that sees a value here also sees the claims that led to it.
     pub(crate) fn free(&self) -> u32 {
         self.free.load(Ordering::Acquire)
     }
@@ -115,7 +115,7 @@ impl SaleMemory {
     }
 }
 
-/// Everything durable that a decision needs, over all sales.
+/// All durable state that a decision needs, for all sales.
 pub(crate) struct Memory {
     pub(crate) digester: Digester,
     pub(crate) sales: papaya::HashMap<SaleId, Arc<SaleMemory>>,
@@ -164,8 +164,8 @@ impl Memory {
         let Some(sale) = sales.get(&attempt.sale) else {
             return Some(Verdict::Invalid(Invalid::NoSuchSale));
         };
-        // The free units before the key: where the last unit of a sold-out sale went to this key,
-        // the claim must be visible.
+        // The free units are read before the key: if this key got the last unit of a sold-out sale,
+        // its claim must be visible.
         let free = sale.free();
         let terms = sale.terms.load();
         let buyer = &attempt.buyer;
@@ -187,7 +187,7 @@ impl Memory {
     }
 }
 
-/// The verdict of a decision, or the slot into which to take a unit.
+/// The verdict of a decision, or the slot for the unit to take.
 pub(crate) fn verdict_or_slot(decision: Decision, free: u32) -> ControlFlow<Verdict, Option<u8>> {
     ControlFlow::Break(match decision {
         Decision::Take { slot } => return ControlFlow::Continue(slot),
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn digests_keep_their_parts_apart() {
+    fn digests_depend_on_where_names_end() {
         let digester = Digester::new().unwrap();
         let sale = SaleId::new("s").unwrap();
         assert_ne!(

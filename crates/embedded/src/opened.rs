@@ -1,5 +1,5 @@
-//! The file as the writer has it open: taken, recovered, read, and closed in order.
-//! Whatever memory holds comes from here, and is on the disk before it is used.
+//! The file that the writer has open: opens, recovers, reads and closes it.
+//! Everything in memory comes from here, and is durable before it is used.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,44 +19,44 @@ use crate::memory::{Digester, Memory};
 pub(crate) struct Opened {
     pub(crate) conn: Connection,
     pub(crate) ledgers: SaleLedgers,
-    /// The orders in the file.
+    /// The number of orders in the file.
     pub(crate) orders: u64,
-    /// Moves when another connection writes to the file.
+    /// SQLite's counter, which changes when another connection writes to the file.
     pub(crate) data_version: i64,
     pub(crate) files: OpenedFiles,
 }
 
 impl Opened {
-    /// Opens or makes the file in a folder that this process has locked.
+    /// Opens or creates the file in a folder that this process has locked.
     pub(crate) fn open(
         path: &Path,
         tuning: &Tuning,
         digester: Digester,
     ) -> Result<(Self, Memory), FileError> {
         let dir = path.parent().unwrap_or(path);
-        let system = |error| FileError::Folder {
+        let folder_error = |error| FileError::Folder {
             path: dir.to_owned(),
             error,
         };
         let sqlite = |error| FileError::from_sqlite(path, error);
-        let known = folder::id(dir).map_err(system)?;
-        let conn = schema::open_writer(path, tuning, known.as_deref())?;
+        let folder_id = folder::id(dir).map_err(folder_error)?;
+        let conn = schema::open_writer(path, tuning, folder_id.as_deref())?;
         let opened_in = meta::read(&conn).map_err(sqlite)?.opened_in;
-        schema::refuse_live_copy(path, opened_in.as_deref(), known.as_deref())?;
+        schema::refuse_live_copy(path, opened_in.as_deref(), folder_id.as_deref())?;
         if opened_in.is_some() {
-            tracing::info!("the file was not closed in order; recovering it");
+            tracing::info!("the file was not closed cleanly; recovering it");
         }
-        let id = match known {
+        let id = match folder_id {
             Some(id) => id,
-            None => folder::make_id(dir).map_err(system)?,
+            None => folder::make_id(dir).map_err(folder_error)?,
         };
-        // A killed process may have left what no disk has yet. This write brings it there, before
-        // anything is answered from it.
+        // A killed process may have left writes that are not durable yet. This write makes them
+        // durable before anything is answered from them.
         schema::probe_write(&conn).map_err(sqlite)?;
         if opened_in.is_none() {
             meta::set_opened_in(&conn, Some(&id)).map_err(sqlite)?;
         }
-        // The mark must be in the main file, so that a copy of that alone is recognised.
+        // The mark must be in the main file, so that a copy of the main file alone is recognised.
         if let Err(error) = schema::checkpoint(&conn, "FULL") {
             tracing::warn!(%error, "the write-ahead log could not be moved into the main file");
         }
@@ -70,7 +70,7 @@ impl Opened {
         digester: Digester,
         orders_min: u64,
     ) -> Result<(Self, Memory), FileError> {
-        // Before the load: a write during it must be noticed.
+        // Before the load, so that a write during the load is noticed.
         let version = data_version(&conn).map_err(|error| FileError::from_sqlite(path, error))?;
         let loaded = load::load(&conn, path, digester, orders_min)?;
         let opened = Self {
@@ -83,7 +83,7 @@ impl Opened {
         Ok((opened, loaded.memory))
     }
 
-    /// Opens the same file again after a failure and reads it anew.
+    /// Opens the same file again after a failure, and reads it again.
     pub(crate) fn read_again(
         &mut self,
         path: &Path,
@@ -94,7 +94,7 @@ impl Opened {
         let sqlite = |error| FileError::from_sqlite(path, error);
         self.files.check_database()?;
         if let Err(error) = self.files.check_log() {
-            // This connection alone still has the log: what it holds goes into the database, where
+            // Only this connection still has the log. Its content is moved into the database, where
             // the next start finds it.
             if let Err(unsaved) = schema::checkpoint(&self.conn, "PASSIVE") {
                 tracing::error!(%unsaved, "the removed write-ahead log could not be saved");
@@ -102,7 +102,7 @@ impl Opened {
             return Err(error);
         }
         failpoints::check(registry, failpoints::REOPEN).map_err(sqlite)?;
-        // A fresh connection: after a failed sync the old one may hold pages that the disk does not.
+        // A new connection: after a failed sync, the old one may cache pages that are not on disk.
         let conn = schema::reopen_writer(path, tuning)?;
         failpoints::check(registry, failpoints::PROBE).map_err(sqlite)?;
         schema::probe_write(&conn).map_err(sqlite)?;
@@ -113,7 +113,7 @@ impl Opened {
         Ok(memory)
     }
 
-    /// Marks the file as closed in order, and moves everything into the main file.
+    /// Marks the file as closed cleanly, and moves everything into the main file.
     pub(crate) fn close(&mut self) -> Result<(), StepError> {
         self.files.check()?;
         meta::set_opened_in(&self.conn, None)?;

@@ -1,5 +1,5 @@
-//! Order ids: UUIDv7 (RFC 9562) without hyphens, so that they sort by time and 74 random bits keep them from being guessed.
-//! In memory they are the 128-bit number alone.
+//! Order ids: UUIDv7 (RFC 9562) without hyphens. They sort by time, and 74 random bits make them
+//! unguessable. In memory, an id is only the 128-bit number.
 
 use std::sync::Mutex;
 
@@ -9,7 +9,7 @@ use seckill_sale::OrderId;
 const POOL_BYTES: usize = 4_096;
 const RANDOM_BYTES: usize = 10;
 
-/// Makes ids from the system's random bytes.
+/// Generates ids with random bytes from the operating system.
 #[derive(Debug)]
 pub(crate) struct OrderIds {
     pool: Mutex<Pool>,
@@ -44,7 +44,7 @@ impl OrderIds {
             }
             let used = pool.used;
             random[6..].copy_from_slice(&pool.bytes[used..used + RANDOM_BYTES]);
-            // A used byte must never serve twice, not even where memory is read later.
+            // Random bytes are used once, and do not stay in memory where they could be read later.
             pool.bytes[used..used + RANDOM_BYTES].fill(0);
             pool.used += RANDOM_BYTES;
         }
@@ -54,7 +54,7 @@ impl OrderIds {
     }
 }
 
-/// The id's Unix milliseconds.
+/// The time at which the id was generated, in Unix milliseconds.
 pub(crate) fn made_at_ms(id: u128) -> i64 {
     (id >> 80) as i64
 }
@@ -68,10 +68,10 @@ pub(crate) fn to_text(id: u128) -> OrderId {
         text[2 * index + 1] = DIGITS[usize::from(byte & 0xf)];
     }
     let text = std::str::from_utf8(&text).unwrap_or_default();
-    OrderId::new(text).unwrap_or_else(|_| unreachable!("hexadecimal digits make an order id"))
+    OrderId::new(text).unwrap_or_else(|_| unreachable!("hexadecimal digits are a valid order id"))
 }
 
-/// The number of an id in the form of [`to_text`].
+/// The number of an id in the format of [`to_text`].
 pub(crate) fn from_text(text: &str) -> Option<u128> {
     let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
     if text.len() != 32 || !text.bytes().all(lower_hex) {
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_one_form_is_read() {
+    fn only_the_format_of_to_text_is_accepted() {
         assert_eq!(from_text(&"A".repeat(32)), None);
         assert_eq!(from_text(&"a".repeat(31)), None);
         assert_eq!(from_text(&format!("+{}", "a".repeat(31))), None);

@@ -1,5 +1,5 @@
-//! Connections that only read, beside the writer: a few, kept open, each used by one query at a time.
-//! They see committed rows alone.
+//! A pool of read-only connections, each used by one query at a time.
+//! They do not involve the writer, and see only committed rows.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,8 @@ use tokio::sync::Semaphore;
 use crate::file::identity::OpenedFiles;
 use crate::file::schema::{self, Tuning};
 
-/// Queries at once; more wait. SQLite's readers do not block each other, but each takes a thread.
+/// The maximum number of concurrent queries; further ones wait. SQLite's readers do not block each
+/// other, but each needs a thread.
 const READERS_MAX: usize = 8;
 
 pub(crate) struct Readers {
@@ -24,7 +25,7 @@ pub(crate) struct Readers {
     idle: Arc<Mutex<Vec<Connection>>>,
 }
 
-fn store(detail: &dyn std::fmt::Display) -> Fault {
+fn store_fault(detail: &dyn std::fmt::Display) -> Fault {
     Fault::without_effect(Cause::Store, detail.to_string())
 }
 
@@ -33,7 +34,7 @@ fn lock(idle: &Mutex<Vec<Connection>>) -> MutexGuard<'_, Vec<Connection>> {
 }
 
 impl Readers {
-    /// `files` is what must still be at the path.
+    /// `files` are the files that must still be at the path.
     pub(crate) fn new(path: PathBuf, files: OpenedFiles, tuning: Tuning, wait: Duration) -> Self {
         Self {
             path,
@@ -45,7 +46,7 @@ impl Readers {
         }
     }
 
-    /// Runs a query on a thread that may block. A connection whose query failed is not used again.
+    /// Runs a query on a blocking thread. A connection whose query failed is not used again.
     pub(crate) async fn query<T: Send + 'static>(
         &self,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -56,19 +57,21 @@ impl Readers {
         })?;
         let (path, tuning) = (self.path.clone(), self.tuning.clone());
         let (files, idle) = (self.files.clone(), Arc::clone(&self.idle));
-        let asked = tokio::task::spawn_blocking(move || {
+        let task = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            let kept = lock(&idle).pop();
-            let conn = match kept {
+            let idle_conn = lock(&idle).pop();
+            let conn = match idle_conn {
                 Some(conn) => conn,
-                None => schema::open_reader(&path, &tuning).map_err(|error| store(&error))?,
+                None => schema::open_reader(&path, &tuning).map_err(|error| store_fault(&error))?,
             };
-            let found = query(&conn).map_err(|error| store(&error))?;
-            // What another file says is no answer.
-            files.check_database().map_err(|error| store(&error))?;
+            let found = query(&conn).map_err(|error| store_fault(&error))?;
+            // A result from another file must not be used.
+            files
+                .check_database()
+                .map_err(|error| store_fault(&error))?;
             lock(&idle).push(conn);
             Ok(found)
         });
-        asked.await.map_err(|error| store(&error))?
+        task.await.map_err(|error| store_fault(&error))?
     }
 }

@@ -1,5 +1,5 @@
-//! What requests and the writer share: memory, the condition, the clock and the counts.
-//! Everything here is read without waiting.
+//! The state that requests and the writer share: memory, the condition, the clock and the counts.
+//! Reading it must never wait.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,18 +11,18 @@ use seckill_engine::Cause;
 use crate::clock::Clock;
 use crate::memory::Memory;
 
-/// Whether the engine sells.
+/// Whether the engine can sell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Condition {
     Ready,
-    /// It does not, and reads the file again until it can. The reason is for operators.
+    /// It cannot, and retries reading the file until it can. The reason is for operators.
     Unavailable(Cause, String),
     Stopping,
-    /// The writer is gone. Only a restart helps.
+    /// The writer has stopped unexpectedly. Only a restart helps.
     Dead(String),
 }
 
-/// Counts of the writer's work since the start.
+/// Counts of the writer's work since startup, and the number of orders in the file.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) batches: AtomicU64,
@@ -40,12 +40,11 @@ impl Counts {
     }
 }
 
-/// The state that both sides see.
 pub(crate) struct Shared {
     pub(crate) memory: ArcSwap<Memory>,
     pub(crate) clock: Clock,
     pub(crate) counts: Counts,
-    /// The condition in one bit, for the path of a rejection.
+    /// Whether the condition is `Ready`, in a form that is cheap to read for each rejection.
     is_ready: AtomicBool,
     condition: ArcSwap<Condition>,
 }
@@ -69,7 +68,7 @@ impl Shared {
         self.condition.load_full()
     }
 
-    /// Sets the condition. A dead engine stays dead, and a stopping one goes on stopping.
+    /// Sets the condition. `Dead` is final, and only `Dead` can follow `Stopping`.
     pub(crate) fn set_condition(&self, condition: Condition) {
         let next = Arc::new(condition);
         self.condition.rcu(|now| match (&**now, &*next) {

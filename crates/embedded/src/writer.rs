@@ -1,5 +1,5 @@
-//! The one writer: takes what waits as a batch, decides it, commits it, and only then answers.
-//! It is a thread of its own, since it blocks on the disk. It never touches a socket.
+//! The only writer: takes the queued operations as a batch, decides them, commits them, and only
+//! then answers. It has its own thread, because it blocks on the disk. It must not touch a socket.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,9 +28,9 @@ pub(crate) type ReplySender<T> = oneshot::Sender<Result<T, Fault>>;
 /// The results of one call of `decide`.
 pub(crate) type Verdicts = Vec<Result<Verdict, Fault>>;
 
-/// A request to the writer.
+/// An operation for the writer.
 pub(crate) enum Op {
-    /// One attempt, without the lists that several need.
+    /// A single attempt, without the lists of [`Op::Decide`].
     DecideOne(u128, Attempt, ReplySender<Verdict>),
     Decide(Vec<(u128, Attempt)>, oneshot::Sender<Verdicts>),
     ChangeOrder(
@@ -40,13 +40,13 @@ pub(crate) enum Op {
     ),
     CreateSale(NewSale, ReplySender<Result<Sale, SaleRefused>>),
     ChangeSale(SaleId, SaleChange, ReplySender<Result<Sale, SaleRefused>>),
-    /// Answered once everything before it has been.
+    /// Answered once everything queued before it has been answered.
     Barrier(ReplySender<()>),
-    /// A view of file and gate at the same point between two batches.
+    /// A view of file and gate at the same time, between two batches.
     View(ReplySender<View>),
 }
 
-/// A read transaction, and the free units of each sale at the same point.
+/// A read transaction, and the free units of each sale at the same time.
 pub(crate) struct View {
     pub(crate) conn: Connection,
     pub(crate) free: Vec<(SaleId, u32)>,
@@ -87,7 +87,7 @@ pub(crate) enum Response {
 }
 
 impl Response {
-    /// The receiver may be gone, which is no error.
+    /// The receiver may be gone, which is not an error.
     pub(crate) fn send(self) {
         match self {
             Self::DecideOne(verdict, to) => drop(to.send(Ok(verdict))),
@@ -96,26 +96,27 @@ impl Response {
             Self::Sale(answer, to) => drop(to.send(Ok(answer))),
             Self::Barrier(to) => drop(to.send(Ok(()))),
             Self::View(answer, to) => drop(to.send(*answer)),
-            // A view is made before it is sent; a dropped sender reports that the engine stopped.
+            // Not reached: the view is made before the response is sent. The receiver would report
+            // that the engine stopped.
             Self::ViewWanted(to) => drop(to),
         }
     }
 
-    /// Reports a failed batch: that nothing was done, or that the effect is unknown.
+    /// Reports a failed batch: either nothing was done, or the effect is unknown.
     fn send_failed(self, fault: &Fault) {
-        let after = |verdict: Result<Verdict, Fault>| match (verdict, fault.effect) {
+        let after_failure = |verdict: Result<Verdict, Fault>| match (verdict, fault.effect) {
             // The client can ask for the order by its id.
             (Ok(Verdict::Claimed(claim) | Verdict::Repeat { claim, .. }), Effect::Unknown) => {
                 Ok(Verdict::Pending(claim.order_id))
             }
             (Ok(Verdict::Mismatch), Effect::Unknown) => Err(fault.clone()),
-            // A rejection may rest on a claim of this very batch, so it must not be sent.
+            // A rejection may depend on a claim of the same batch, so it must not be sent.
             _ => Err(Fault::without_effect(fault.cause, fault.detail.clone())),
         };
         match self {
-            Self::DecideOne(verdict, to) => drop(to.send(after(Ok(verdict)))),
+            Self::DecideOne(verdict, to) => drop(to.send(after_failure(Ok(verdict)))),
             Self::Decide(verdicts, to) => {
-                drop(to.send(verdicts.into_iter().map(after).collect()));
+                drop(to.send(verdicts.into_iter().map(after_failure).collect()));
             }
             Self::ChangeOrder(_, to) => drop(to.send(Err(fault.clone()))),
             Self::Sale(_, to) => drop(to.send(Err(fault.clone()))),
@@ -128,29 +129,28 @@ impl Response {
 /// How a batch ended.
 enum BatchOutcome {
     Committed(Vec<Response>),
-    /// Before the commit: nothing of it was stored. With what was decided and what was not.
+    /// It failed before the commit: nothing was stored. Has what was decided and what was not.
     Abandoned(StepError, Vec<Response>, Vec<Op>),
-    /// In the commit: whether it was stored is unknown until the file has been read again.
+    /// It failed in the commit: whether it was stored is unknown until the file was read again.
     CommitUnknown(StepError, Vec<Response>),
 }
 
-/// Bounds of the writer.
 #[derive(Debug, Clone)]
 pub(crate) struct Bounds {
-    /// The most operations taken into one batch.
+    /// The maximum number of operations in one batch.
     pub(crate) batch_max: usize,
-    /// The longest pause between two tries to read the file again, in milliseconds.
+    /// The longest pause between two attempts to read the file again, in milliseconds.
     pub(crate) rebuild_pause_max_ms: u64,
     pub(crate) tuning: Tuning,
 }
 
-/// The writer's state, all its own.
+/// The writer's state. Other threads see only `shared`.
 pub(crate) struct Writer {
     pub(crate) path: PathBuf,
     pub(crate) bounds: Bounds,
     pub(crate) opened: Opened,
-    /// Whether connection and ledgers are what the file has. From a failure until the file has been
-    /// read again they are not.
+    /// Whether connection and ledgers agree with the file. False from a failure until the file has
+    /// been read again.
     pub(crate) is_trusted: bool,
     pub(crate) shared: Arc<Shared>,
     pub(crate) failpoints: Arc<FailPointRegistry>,
@@ -158,7 +158,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Works until no one can ask any more, and has answered everything by then.
+    /// Runs until the queue is closed and everything in it has been answered.
     pub(crate) fn run(mut self, mut waiting: mpsc::Receiver<Op>) {
         let mut ops = Vec::with_capacity(self.bounds.batch_max);
         while waiting.blocking_recv_many(&mut ops, self.bounds.batch_max) > 0 {
@@ -178,12 +178,13 @@ impl Writer {
             .and_then(|()| self.opened.close());
         // The next start reads the write-ahead log instead.
         if let Err(error) = closed {
-            tracing::warn!(%error, "the file was not closed in order; the next start recovers it");
+            tracing::warn!(%error, "the file was not closed cleanly; the next start recovers it");
         }
     }
 
-    /// Lets requests that are ready on this core reach the queue first. Without it the first of a
-    /// burst is committed alone. Returns at once if no other thread wants the core.
+    /// Yields first, so that requests that are ready on this core reach the queue. Otherwise, the
+    /// first one of a burst would be committed alone. The yield returns at once if no other thread
+    /// is ready on this core.
     fn drain_queue(&self, waiting: &mut mpsc::Receiver<Op>, ops: &mut Vec<Op>) {
         std::thread::yield_now();
         while ops.len() < self.bounds.batch_max
@@ -194,20 +195,20 @@ impl Writer {
     }
 
     fn batch(&mut self, ops: std::vec::Drain<'_, Op>, waiting: &mpsc::Receiver<Op>) {
-        let began = Instant::now();
+        let started = Instant::now();
         match self.decide_and_commit(ops) {
             BatchOutcome::Committed(responses) => {
-                self.shared.counts.batch(began.elapsed());
+                self.shared.counts.batch(started.elapsed());
                 self.send(responses);
             }
             BatchOutcome::Abandoned(error, responses, rest) => {
                 self.count_failed();
-                // What memory says may be wrong: nothing more is answered from it.
+                // Memory may be wrong, so nothing more is answered from it.
                 let is_transient = is_transient(&error);
                 if !is_transient {
                     self.doubt(&error);
                 }
-                tracing::warn!(%error, "a batch could not be stored; nothing of it was done");
+                tracing::warn!(%error, "a batch could not be stored; it has no effect");
                 let fault = Fault::without_effect(cause_of(&error), error.to_string());
                 responses
                     .into_iter()
@@ -271,7 +272,7 @@ impl Writer {
         }
         if batch.has_writes() {
             let committed = commit(conn, &self.failpoints).map_err(StepError::from);
-            // A commit into a file that has been replaced is lost to every restart.
+            // A commit to a file that was replaced is lost at the next restart.
             if let Err(error) = committed.and_then(|()| batch.check()) {
                 batch.undo();
                 roll_back(conn);
@@ -282,11 +283,11 @@ impl Writer {
         self.shared.counts.orders.store(*orders, Ordering::Relaxed);
         batch.publish();
         let (path, tuning) = (&self.path, &self.bounds.tuning);
-        let made = |response| match response {
+        let make_view = |response| match response {
             Response::ViewWanted(to) => Response::View(Box::new(view(path, tuning, ledgers)), to),
             other => other,
         };
-        BatchOutcome::Committed(responses.into_iter().map(made).collect())
+        BatchOutcome::Committed(responses.into_iter().map(make_view).collect())
     }
 
     fn send(&self, responses: Vec<Response>) {
@@ -300,15 +301,15 @@ impl Writer {
         failed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// From here on nothing is confirmed until the file has been read again.
+    /// After this, nothing is confirmed until the file has been read again.
     fn doubt(&mut self, error: &StepError) {
         self.is_trusted = false;
         let condition = Condition::Unavailable(cause_of(error), error.to_string());
         self.shared.set_condition(condition);
     }
 
-    /// Reads the file until that succeeds and the file can be written. Meanwhile every attempt gets
-    /// a 503, never a rejection.
+    /// Retries until the file can be read and written. Meanwhile, every attempt gets a fault, never
+    /// a rejection.
     fn rebuild(&mut self, waiting: &mpsc::Receiver<Op>, reason: &StepError) {
         const FIRST_PAUSE_MS: u64 = 50;
         self.shared.counts.rebuilds.fetch_add(1, Ordering::Relaxed);
@@ -326,16 +327,16 @@ impl Writer {
                 Ok(memory) => {
                     self.shared.memory.store(Arc::new(memory));
                     self.is_trusted = true;
-                    tracing::info!("the file was read again; the sales go on");
+                    tracing::info!("the file was read again; sales continue");
                     self.shared.set_condition(Condition::Ready);
                     return;
                 }
                 Err(error) => {
                     let error = StepError::File(error);
                     let text = error.to_string();
-                    // Once, not at every try.
+                    // Logged once, not at every retry.
                     if logged.as_ref() != Some(&text) {
-                        tracing::error!("nothing is sold: {text}");
+                        tracing::error!("sales are suspended: {text}");
                         logged = Some(text.clone());
                     }
                     let condition = Condition::Unavailable(cause_of(&error), text);
@@ -351,7 +352,7 @@ impl Writer {
     }
 }
 
-/// Whether memory is still what the file has: it is the file that was opened, and no other
+/// Checks that memory still agrees with the file: it is the file that was opened, and no other
 /// connection has written to it.
 fn check(conn: &Connection, data_version: i64, files: &mut OpenedFiles) -> Result<(), StepError> {
     files.check()?;
@@ -409,7 +410,7 @@ fn commit(conn: &Connection, registry: &Arc<FailPointRegistry>) -> rusqlite::Res
     failpoints::check(registry, failpoints::AFTER_COMMIT)
 }
 
-/// Ends a transaction that is still open. After a failed commit there usually is none.
+/// Rolls back the transaction, if it is still open. After a failed commit, it usually is not.
 fn roll_back(conn: &Connection) {
     if !conn.is_autocommit()
         && let Err(error) = conn.execute_batch("ROLLBACK")
@@ -418,7 +419,7 @@ fn roll_back(conn: &Connection) {
     }
 }
 
-/// After these errors memory and file still agree.
+/// Whether memory and file still agree after this error.
 fn is_transient(error: &StepError) -> bool {
     use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked, DiskFull};
     match error {
@@ -430,10 +431,10 @@ fn is_transient(error: &StepError) -> bool {
     }
 }
 
-/// Another program's write passes with a rebuild. Everything else is the store's.
+/// A rebuild resolves another program's write. Everything else is a fault of the store.
 fn cause_of(error: &StepError) -> Cause {
     match error {
-        // SQLite sees the end of a file that another program cut.
+        // Another program truncated the file; the rebuild reads it as it is now.
         StepError::ExternalWrite | StepError::File(FileError::Truncated { .. }) => {
             Cause::Rebuilding
         }
@@ -444,7 +445,7 @@ fn cause_of(error: &StepError) -> Cause {
 fn view(path: &std::path::Path, tuning: &Tuning, ledgers: &SaleLedgers) -> Result<View, Fault> {
     let store = |detail: String| Fault::without_effect(Cause::Store, detail);
     let conn = schema::open_reader(path, tuning).map_err(|e| store(e.to_string()))?;
-    // The first read fixes what the transaction sees.
+    // The first read determines what the transaction sees.
     conn.execute_batch("BEGIN; SELECT count(*) FROM seckill_sale;")
         .map_err(|e| store(e.to_string()))?;
     let free = ledgers

@@ -1,4 +1,4 @@
-//! The embedded engine under the suite that binds every engine.
+//! Runs the conformance suite, which every engine must pass, on the embedded engine.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 

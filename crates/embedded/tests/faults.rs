@@ -1,4 +1,4 @@
-//! Faults at named places: what may have happened is never rejected, and selling goes on.
+//! Faults at failpoints: an attempt that may have succeeded is never rejected, and sales continue.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
@@ -57,13 +57,18 @@ impl TestContext {
         self.engine.decide(vec![attempt]).await.pop().unwrap()
     }
 
-    fn fail_once(&self, place: &str) {
+    fn fail_once(&self, failpoint: &str) {
         let registry = Arc::clone(&self.failpoints);
-        fail_parallel::cfg(registry, place, "1*return").unwrap();
+        fail_parallel::cfg(registry, failpoint, "1*return").unwrap();
     }
 
-    async fn ready(&self) {
-        while !self.engine.components().iter().all(|part| part.ready) {
+    async fn wait_until_ready(&self) {
+        while !self
+            .engine
+            .components()
+            .iter()
+            .all(|component| component.ready)
+        {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
@@ -85,7 +90,7 @@ async fn a_commit_that_failed_before_it_was_stored() {
     let Ok(Verdict::Pending(order_id)) = verdict else {
         panic!("{verdict:?}");
     };
-    context.ready().await;
+    context.wait_until_ready().await;
     assert_eq!(context.engine.order(&order_id).await, Ok(Outcome::None));
     let again = context.decide(keyed("k")).await;
     assert!(matches!(again, Ok(Verdict::Claimed(_))), "{again:?}");
@@ -93,7 +98,7 @@ async fn a_commit_that_failed_before_it_was_stored() {
 }
 
 /// The commit was stored and only its result failed: the claim is pending, then it is an order, and
-/// the key repeats it.
+/// the key returns it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_failed_after_it_was_stored() {
     let context = context(1).await;
@@ -102,29 +107,28 @@ async fn a_commit_that_failed_after_it_was_stored() {
     let Ok(Verdict::Pending(order_id)) = verdict else {
         panic!("{verdict:?}");
     };
-    context.ready().await;
+    context.wait_until_ready().await;
     let Ok(Outcome::Order(order)) = context.engine.order(&order_id).await else {
         panic!("no order");
     };
     let again = context.decide(keyed("k")).await;
     assert!(matches!(again, Ok(Verdict::Repeat { claim, .. }) if claim.order_id == order_id));
-    let no = context.decide(Attempt::anonymous(sale())).await;
-    assert_eq!(no, Ok(Verdict::Rejected(Rejection::SoldOut)));
-    let yes = HistoryEntry {
+    let sold_out = context.decide(Attempt::anonymous(sale())).await;
+    assert_eq!(sold_out, Ok(Verdict::Rejected(Rejection::SoldOut)));
+    let confirmation = HistoryEntry {
         order_id,
         sale: Some("s".into()),
         unit: order.unit.number,
     };
-    context.audited(vec![yes], 1).await;
+    context.audited(vec![confirmation], 1).await;
 }
 
-/// A rejection that rests on a claim of a failed batch is not sent, nor is one while the file is read
-/// again.
+/// A rejection that depends on a claim of a failed batch is not sent.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rejection_that_rests_on_a_pending_claim_is_not_sent() {
-    for place in ["before-commit", "after-commit"] {
+async fn a_rejection_that_depends_on_a_pending_claim_is_not_sent() {
+    for failpoint in ["before-commit", "after-commit"] {
         let context = context(1).await;
-        context.fail_once(place);
+        context.fail_once(failpoint);
         let verdicts = context
             .engine
             .decide(vec![keyed("a"), keyed("b"), keyed("a")])
@@ -137,33 +141,33 @@ async fn a_rejection_that_rests_on_a_pending_claim_is_not_sent() {
         assert_eq!((fault.effect, fault.cause), (Effect::None, Cause::Store));
         // A repeat of a pending claim is pending as well.
         assert_eq!(verdicts[2], verdicts[0]);
-        context.ready().await;
+        context.wait_until_ready().await;
     }
 }
 
-/// Changes say that their effect is unknown; asked again, they are what they should be.
+/// A change whose commit failed reports an unknown effect, and succeeds when it is repeated.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_whose_commit_failed_is_unknown() {
-    for place in ["before-commit", "after-commit"] {
+    for failpoint in ["before-commit", "after-commit"] {
         let context = context(1).await;
         let Ok(Verdict::Claimed(claim)) = context.decide(keyed("k")).await else {
             panic!("no claim");
         };
-        context.fail_once(place);
+        context.fail_once(failpoint);
         let cancelled = context
             .engine
             .change_order(&claim.order_id, OrderChange::Cancel)
             .await;
         assert_eq!(cancelled.unwrap_err().effect, Effect::Unknown);
-        context.ready().await;
+        context.wait_until_ready().await;
         let more = SaleChange {
             total: Some(2),
             ..SaleChange::default()
         };
-        context.fail_once(place);
+        context.fail_once(failpoint);
         let changed = context.engine.change_sale(&sale(), more).await;
         assert_eq!(changed.unwrap_err().effect, Effect::Unknown);
-        context.ready().await;
+        context.wait_until_ready().await;
         let cancelled = context
             .engine
             .change_order(&claim.order_id, OrderChange::Cancel)
@@ -173,9 +177,10 @@ async fn a_change_whose_commit_failed_is_unknown() {
     }
 }
 
-/// While another program holds the file locked, attempts get a fault without effect; then selling goes on.
+/// While another program has the file locked, attempts get a fault without effect. Afterwards,
+/// sales continue.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_locked_file() {
+async fn a_locked_file_fails_attempts_without_effect() {
     let context = context(5).await;
     let path = context.dir.path().join(seckill_embedded::DATABASE_FILE);
     let other = rusqlite::Connection::open(path).unwrap();
@@ -189,9 +194,9 @@ async fn a_locked_file() {
     context.audited(Vec::new(), 1).await;
 }
 
-/// While the writer is stuck, nobody says that an order does not exist that may still come to be.
+/// While the writer is blocked, an order that may still be stored is not reported as missing.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stuck_writer_leaves_orders_pending() {
+async fn a_blocked_writer_leaves_orders_pending() {
     let dir = TempDir::new().unwrap();
     let engine = EmbeddedEngine::open(EmbeddedOptions {
         answer_wait_ms: 100,
@@ -216,16 +221,16 @@ async fn a_stuck_writer_leaves_orders_pending() {
     loop {
         match engine.order(&order_id).await {
             Ok(Outcome::Pending) => tokio::time::sleep(Duration::from_millis(5)).await,
-            // Its attempt had been taken up before the client's wait ended, so it was stored.
+            // The writer took the attempt before the client stopped waiting, so it was stored.
             Ok(Outcome::Order(order)) => break assert_eq!(order.order_id, order_id),
             other => panic!("{other:?}"),
         }
     }
 }
 
-/// More calls than the queue takes are refused without effect, and the rest are answered.
+/// Calls beyond the capacity of the queue are refused without effect; the others are answered.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_queue() {
+async fn a_full_queue_refuses_calls_without_effect() {
     let dir = TempDir::new().unwrap();
     let engine = EmbeddedEngine::open(EmbeddedOptions {
         queue_max: 2,
@@ -262,9 +267,9 @@ async fn a_full_queue() {
     assert_eq!((report.store_rows, report.is_clean()), (claims, true));
 }
 
-/// What was taken before the end is answered, what comes after is refused, and the folder is free again.
+/// Attempts before `close` are answered, later ones are refused, and the folder is unlocked.
 #[tokio::test(flavor = "multi_thread")]
-async fn closing_in_order() {
+async fn closing_refuses_later_attempts_and_unlocks_the_folder() {
     let context = context(5).await;
     let claimed = context.decide(keyed("k")).await;
     assert!(matches!(claimed, Ok(Verdict::Claimed(_))));
@@ -277,68 +282,72 @@ async fn closing_in_order() {
     assert_eq!(seckill_embedded::lock_owner(dir.path()), None);
 }
 
-/// Each write before the commit fails once: nothing was done, the engine reads its file again, and the
-/// same request then succeeds.
+/// Each write before the commit fails once: nothing was done, the engine reads its file again, and
+/// the same request then succeeds.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_write_before_the_commit_can_fail_without_effect() {
-    for place in ["batch", "begin", "insert", "count-orders"] {
+    for failpoint in ["batch", "begin", "insert", "count-orders"] {
         let context = context(1).await;
-        context.fail_once(place);
+        context.fail_once(failpoint);
         let fault = context.decide(keyed("k")).await.unwrap_err();
         assert_eq!(
             (fault.effect, fault.cause),
             (Effect::None, Cause::Store),
-            "{place}"
+            "{failpoint}"
         );
-        context.ready().await;
+        context.wait_until_ready().await;
         let again = context.decide(keyed("k")).await;
         assert!(
             matches!(again, Ok(Verdict::Claimed(_))),
-            "{place}: {again:?}"
+            "{failpoint}: {again:?}"
         );
         context.audited(Vec::new(), 1).await;
     }
-    for place in ["begin", "set-state"] {
+    for failpoint in ["begin", "set-state"] {
         let context = context(1).await;
         let Ok(Verdict::Claimed(claim)) = context.decide(keyed("k")).await else {
             panic!("no claim");
         };
-        context.fail_once(place);
+        context.fail_once(failpoint);
         let change = || {
             context
                 .engine
                 .change_order(&claim.order_id, OrderChange::Cancel)
         };
-        assert_eq!(change().await.unwrap_err().effect, Effect::None, "{place}");
-        context.ready().await;
+        assert_eq!(
+            change().await.unwrap_err().effect,
+            Effect::None,
+            "{failpoint}"
+        );
+        context.wait_until_ready().await;
         let cancelled = change().await.unwrap().unwrap();
         assert_eq!(cancelled.state, OrderState::Cancelled);
         assert!(cancelled.cancelled_at.is_some());
         context.audited(Vec::new(), 1).await;
     }
-    for place in ["begin", "put-sale"] {
+    for failpoint in ["begin", "put-sale"] {
         let context = context(1).await;
         let more = SaleChange {
             total: Some(2),
             ..SaleChange::default()
         };
-        context.fail_once(place);
+        context.fail_once(failpoint);
         let fault = context.engine.change_sale(&sale(), more.clone()).await;
-        assert_eq!(fault.unwrap_err().effect, Effect::None, "{place}");
-        context.ready().await;
+        assert_eq!(fault.unwrap_err().effect, Effect::None, "{failpoint}");
+        context.wait_until_ready().await;
         let changed = context.engine.change_sale(&sale(), more).await;
         assert_eq!(changed.unwrap().unwrap().version, 2);
         context.audited(Vec::new(), 0).await;
     }
 }
 
-/// A file that cannot be opened or written again at first is tried until it can.
+/// The engine retries until the file can be opened and written again.
 #[tokio::test(flavor = "multi_thread")]
-async fn reading_the_file_again_is_tried_until_it_succeeds() {
-    for place in ["reopen", "probe"] {
+async fn reading_the_file_again_is_retried_until_it_succeeds() {
+    for failpoint in ["reopen", "probe"] {
         let context = context(1).await;
         let registry = Arc::clone(&context.failpoints);
-        fail_parallel::cfg(registry, place, "2*return").unwrap();
+        fail_parallel::cfg(registry, failpoint, "2*return").unwrap();
         context.fail_once("after-commit");
         let verdict = context.decide(keyed("k")).await;
         assert!(matches!(verdict, Ok(Verdict::Pending(_))), "{verdict:?}");
@@ -346,16 +355,16 @@ async fn reading_the_file_again_is_tried_until_it_succeeds() {
         let fault = context.decide(keyed("l")).await.unwrap_err();
         assert_eq!((fault.effect, fault.cause), (Effect::None, Cause::Store));
         assert_eq!(context.engine.answer_from_memory(&keyed("k")), None);
-        context.ready().await;
+        context.wait_until_ready().await;
         let again = context.decide(keyed("k")).await;
         assert!(matches!(again, Ok(Verdict::Repeat { .. })), "{again:?}");
         context.audited(Vec::new(), 1).await;
     }
 }
 
-/// A checkpoint that fails at the end leaves a file that the next start recovers.
+/// If the checkpoint at shutdown fails, the next start recovers the file.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_checkpoint_at_the_end_loses_nothing() {
+async fn a_failed_checkpoint_at_shutdown_loses_nothing() {
     let context = context(2).await;
     let claimed = context.decide(keyed("k")).await;
     assert!(matches!(claimed, Ok(Verdict::Claimed(_))), "{claimed:?}");
@@ -369,14 +378,15 @@ async fn a_failed_checkpoint_at_the_end_loses_nothing() {
     engine.close().await;
 }
 
-/// Without its writer the engine can never sell again: it says so, and answers nothing from memory.
+/// Without its writer, the engine can never sell again: it reports that, and answers nothing from
+/// memory.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_writer_ends_the_liveness() {
+async fn a_dead_writer_fails_the_liveness_check() {
     let context = context(1).await;
     assert_eq!(context.engine.liveness(), Ok(()));
     let registry = Arc::clone(&context.failpoints);
     fail_parallel::cfg(registry, "batch", "1*panic").unwrap();
-    // The attempt may have reached the writer, or not.
+    // The attempt may or may not have reached the writer.
     let _ = context.decide(keyed("k")).await;
     while context.engine.liveness().is_ok() {
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -390,7 +400,7 @@ async fn a_dead_writer_ends_the_liveness() {
 /// Another program sets a state after the request has read the order, and before its transaction
 /// begins: the state is not overwritten.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_state_that_was_set_meanwhile_is_not_overwritten() {
+async fn a_concurrent_change_of_a_state_is_not_overwritten() {
     let context = context(1).await;
     let Ok(Verdict::Claimed(claim)) = context.decide(keyed("k")).await else {
         panic!("no claim");
@@ -410,7 +420,7 @@ async fn a_state_that_was_set_meanwhile_is_not_overwritten() {
     let fault = cancel().await.unwrap_err();
     assert_eq!(fault.effect, Effect::None, "{fault}");
     fail_parallel::cfg(registry, "begin", "off").unwrap();
-    context.ready().await;
+    context.wait_until_ready().await;
     let expected = NotAllowed {
         state: OrderState::Paid,
     };
@@ -418,9 +428,9 @@ async fn a_state_that_was_set_meanwhile_is_not_overwritten() {
     context.audited(Vec::new(), 1).await;
 }
 
-/// An order id of the future is no order, and costs the writer nothing.
+/// An order id with a future time has no order, and the writer is not asked.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_id_of_the_future_is_known_to_be_none() {
+async fn an_order_id_with_a_future_time_has_no_order() {
     let dir = TempDir::new().unwrap();
     let engine = EmbeddedEngine::open(EmbeddedOptions {
         answer_wait_ms: 100,
@@ -436,7 +446,7 @@ async fn an_order_id_of_the_future_is_known_to_be_none() {
     let other =
         rusqlite::Connection::open(dir.path().join(seckill_embedded::DATABASE_FILE)).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    // It occupies the writer, which cannot be asked meanwhile.
+    // This attempt blocks the writer, which cannot answer anything else meanwhile.
     let verdict = engine.decide_one(keyed("k")).await;
     assert!(matches!(verdict, Ok(Verdict::Pending(_))), "{verdict:?}");
     let future = seckill_sale::OrderId::new("ffffffffffff7000b000000000000000").unwrap();
@@ -446,10 +456,10 @@ async fn an_order_id_of_the_future_is_known_to_be_none() {
     other.execute_batch("ROLLBACK").unwrap();
 }
 
-/// A limit that is set on a running sale counts what buyers hold, also after a restart, though it
-/// leaves the rows of their orders alone.
+/// A limit that is set on a running sale counts existing orders, even after a restart, but does not
+/// change their rows.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_changes_without_touching_an_order() {
+async fn a_limit_changes_without_changing_orders() {
     let context = context(10).await;
     for key in ["a", "b", "c"] {
         let claimed = context.decide(keyed(key)).await;
@@ -463,9 +473,9 @@ async fn a_limit_changes_without_touching_an_order() {
     assert!(matches!(limited, Ok(Ok(_))), "{limited:?}");
     let path = context.dir.path().join(seckill_embedded::DATABASE_FILE);
     let file = rusqlite::Connection::open(path).unwrap();
-    let touched = "SELECT count(*) FROM seckill WHERE slot IS NOT NULL OR version > 1";
-    let touched: u32 = file.query_row(touched, (), |row| row.get(0)).unwrap();
-    assert_eq!(touched, 0);
+    let query = "SELECT count(*) FROM seckill WHERE slot IS NOT NULL OR version > 1";
+    let changed: u32 = file.query_row(query, (), |row| row.get(0)).unwrap();
+    assert_eq!(changed, 0);
     drop(file);
     let rejected = context.decide(keyed("d")).await;
     let reached = Rejection::LimitReached { limit: 3 };

@@ -1,30 +1,30 @@
-//! What an engine reports if it could not do what it was asked: always with whether it happened.
+//! Faults: why an engine could not carry out a request, and whether the request took effect.
 //! A rejection is not a fault; it is a verdict.
 
 use std::fmt;
 
-/// Whether what was asked for happened.
+/// Whether a request took effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Effect {
-    /// It happened; only the response failed.
+    /// It took effect; only the response failed.
     Happened,
-    /// It did not happen and will not.
+    /// It did not take effect, and never will.
     None,
-    /// It may have happened. Never to be reported as a rejection.
+    /// It may have taken effect. It must never be reported as a rejection.
     Unknown,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
-    /// More was waiting than the engine takes.
+    /// Too many requests are waiting.
     Overloaded,
-    /// The engine doubts its state and is rebuilding it.
+    /// The engine's state may be wrong, and is being rebuilt.
     Rebuilding,
     /// A store failed.
     Store,
     /// The engine is stopping.
     Stopping,
-    /// No answer within the deadline.
+    /// There was no answer before the deadline.
     Deadline,
 }
 
@@ -33,7 +33,7 @@ pub enum Cause {
 pub struct Fault {
     pub effect: Effect,
     pub cause: Cause,
-    /// For operators: it may name files and servers.
+    /// For operators only: it may name files and servers.
     pub detail: String,
 }
 
@@ -58,9 +58,9 @@ impl Fault {
 impl fmt::Display for Effect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Happened => "it happened",
+            Self::Happened => "the request took effect",
             Self::None => "nothing was done",
-            Self::Unknown => "whether it happened is unknown",
+            Self::Unknown => "it is unknown whether the request took effect",
         })
     }
 }

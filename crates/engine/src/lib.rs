@@ -1,5 +1,5 @@
-//! The port: everything that the service, the command line and the tests know of an engine.
-//! Nothing here belongs to one engine alone, and nothing here does I/O.
+//! The port: the interface through which the service, the command line and the tests use an engine.
+//! Nothing here is specific to one engine, and nothing here does I/O.
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -15,22 +15,22 @@ use seckill_sale::{
 
 pub use fault::{Cause, Effect, Fault};
 
-/// The most attempts in one call of [`Engine::decide`].
+/// The maximum number of attempts in one call of [`Engine::decide`].
 pub const DECIDE_MAX: usize = 256;
-/// The most sales in one answer of [`Engine::sales`].
+/// The maximum number of sales that one call of [`Engine::sales`] returns.
 pub const SALES_PAGE_MAX: usize = 1_000;
 
-/// The result of a call that takes I/O.
+/// A boxed future, so that [`Engine`] is dyn-compatible.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// What is known of an order id or a key.
+/// What the engine knows about an order id or a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// The order is stored.
     Order(Order),
-    /// Not decided yet; ask again.
+    /// Not decided yet; query again later.
     Pending,
-    /// No order has this name, and none will.
+    /// There is no order. No order will ever have this id; the key can still be used.
     None,
 }
 
@@ -38,18 +38,18 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OrderRefused {
     NoSuchOrder,
-    /// The claim is not decided yet; ask again.
+    /// The claim is not decided yet; retry later.
     Pending,
     /// The state of the order does not allow it.
     NotAllowed(NotAllowed),
 }
 
-/// Why a sale was not made or changed.
+/// Why a sale was not created or changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SaleRefused {
     #[error("sale {} exists already, with {} units", .0.id, .0.total)]
     Exists(Box<Sale>),
-    #[error("there is no sale {0}; `seckill sale list` shows those there are")]
+    #[error("there is no sale {0}; `seckill sale list` shows the existing sales")]
     NoSuchSale(SaleId),
     #[error(transparent)]
     InvalidSale(#[from] InvalidSale),
@@ -57,7 +57,7 @@ pub enum SaleRefused {
     Change(#[from] ChangeRefused),
 }
 
-/// A sale, and what is left of it.
+/// A sale and its remaining stock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SaleStock {
     pub sale: Sale,
@@ -65,52 +65,56 @@ pub struct SaleStock {
     pub free: u32,
 }
 
-/// A component of the engine, and whether it can do its work.
+/// A component of the engine, and whether it is ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Component {
-    /// Such as `store`.
+    /// For example, `store`.
     pub name: &'static str,
     pub ready: bool,
     /// What is wrong and what happens next; empty when ready.
     pub detail: String,
 }
 
-/// One value of the engine for the metrics page.
+/// The value of one metric.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sample {
-    /// Unit last, without the product's prefix.
+    /// Ends with the unit, and does not include the product's prefix.
     pub name: &'static str,
     pub help: &'static str,
-    /// Whether it only ever grows.
+    /// Whether the value never decreases.
     pub is_counter: bool,
     pub value: f64,
 }
 
-/// A flash-sale engine. See the invariants in ARCHITECTURE.md; the conformance suite holds every engine to them.
+/// A flash-sale engine. ARCHITECTURE.md lists the invariants that every engine must hold; the
+/// conformance suite checks them.
 pub trait Engine: Send + Sync {
     /// Answers an attempt from memory alone: no I/O, no waiting, no lock that a claim can hold.
-    /// `None` means that the attempt has to be decided. A rejection rests on durable claims alone,
-    /// and a repeat is answered only if its claim is durable.
+    /// `None` means that the attempt has to be passed to [`Engine::decide`]. A rejection depends
+    /// only on durable claims, and a repeat is answered only if its claim is durable.
     fn answer_from_memory(&self, attempt: &Attempt) -> Option<Verdict>;
 
-    /// Decides up to [`DECIDE_MAX`] attempts in their order, and returns when the claims among them
-    /// are durable. Each attempt has its own result. A fault tells whether it had an effect; if that
-    /// is unknown, the result is [`Verdict::Pending`]. Bounded by the engine's own deadline.
+    /// Decides up to [`DECIDE_MAX`] attempts in order, and returns once the resulting claims are
+    /// durable. Each attempt has its own result. A fault states whether the attempt took effect; if
+    /// a claim may have been made, the result is [`Verdict::Pending`] instead. The engine's own
+    /// deadline bounds the call.
     fn decide(&self, attempts: Vec<Attempt>) -> BoxFuture<'_, Vec<Result<Verdict, Fault>>>;
 
-    /// [`Engine::decide`] for a single attempt, which is what an HTTP request brings.
+    /// [`Engine::decide`] for a single attempt, as in an HTTP request.
     fn decide_one(&self, attempt: Attempt) -> BoxFuture<'_, Result<Verdict, Fault>> {
         Box::pin(async move {
             let verdict = self.decide(vec![attempt]).await.pop();
-            verdict
-                .unwrap_or_else(|| Err(Fault::unknown(Cause::Store, "the engine gave no verdict")))
+            verdict.unwrap_or_else(|| {
+                let detail = "the engine returned no verdict";
+                Err(Fault::unknown(Cause::Store, detail))
+            })
         })
     }
 
     /// The outcome of a claim.
     fn order<'a>(&'a self, order_id: &'a OrderId) -> BoxFuture<'a, Result<Outcome, Fault>>;
 
-    /// The outcome of the attempts under a key.
+    /// The outcome of the attempts with a key.
     fn order_of_key<'a>(
         &'a self,
         sale: &'a SaleId,
@@ -118,7 +122,7 @@ pub trait Engine: Send + Sync {
         key: &'a IdempotencyKey,
     ) -> BoxFuture<'a, Result<Outcome, Fault>>;
 
-    /// Changes the state of an order, and returns the changed order when it is durable. Idempotent.
+    /// Changes the state of an order, and returns the changed order once it is durable. Idempotent.
     fn change_order<'a>(
         &'a self,
         order_id: &'a OrderId,
@@ -127,8 +131,8 @@ pub trait Engine: Send + Sync {
 
     fn create_sale(&self, new: NewSale) -> BoxFuture<'_, Result<Result<Sale, SaleRefused>, Fault>>;
 
-    /// Changes a sale's terms, all or nothing. Attempts that begin after it has returned see the new
-    /// terms.
+    /// Changes a sale's terms, all or nothing. Attempts that start after it has returned see the
+    /// new terms.
     fn change_sale<'a>(
         &'a self,
         id: &'a SaleId,
@@ -137,22 +141,22 @@ pub trait Engine: Send + Sync {
 
     fn sale<'a>(&'a self, id: &'a SaleId) -> BoxFuture<'a, Result<Option<SaleStock>, Fault>>;
 
-    /// Up to [`SALES_PAGE_MAX`] sales in the order of their ids, starting after `after`.
+    /// Up to [`SALES_PAGE_MAX`] sales in id order, starting after `after`.
     fn sales(&self, after: Option<SaleId>) -> BoxFuture<'_, Result<Vec<SaleStock>, Fault>>;
 
-    /// Checks the invariants on one consistent view of gate and store, and against the confirmations
-    /// that clients recorded.
+    /// Checks the invariants on one consistent view of gate and store, and against the
+    /// confirmations that clients recorded.
     fn audit(&self, history: Vec<HistoryEntry>) -> BoxFuture<'_, Result<AuditReport, Fault>>;
 
     fn components(&self) -> Vec<Component>;
 
-    /// Fails with the reason if only a restart of the process helps.
+    /// Fails with the reason if only restarting the process helps.
     fn liveness(&self) -> Result<(), String> {
         Ok(())
     }
 
     fn samples(&self) -> Vec<Sample>;
 
-    /// Stops taking attempts, finishes those it has taken, and releases its resources.
+    /// Stops accepting attempts, completes the accepted ones, and releases the engine's resources.
     fn close(&self) -> BoxFuture<'_, ()>;
 }

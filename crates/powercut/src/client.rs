@@ -1,5 +1,5 @@
-//! The client of one round: asks an engine for random things and records every answer.
-//! It judges nothing itself; `promises` does.
+//! The client of one round: sends random requests to an engine and records every answer.
+//! It does not check answers itself; `promises` does.
 
 use std::time::{Duration, Instant};
 
@@ -16,17 +16,17 @@ use crate::rng::Rng;
 
 const BUYERS: [&str; 4] = ["ann", "bob", "cat", "dan"];
 const BATCH_MAX: u64 = 6;
-/// The longest wait for a definite answer of an undisturbed engine.
+/// The longest time to wait for a definite answer of an undisturbed engine.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
-/// What a client mostly does.
+/// Which requests a client sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mix {
     /// Mostly attempts.
     Selling,
-    /// Mostly questions about what is known.
+    /// Mostly queries about known orders.
     Restarted,
-    /// Only what writes nothing.
+    /// Only requests that write nothing.
     Asking,
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct Client<'a> {
 }
 
 impl Client<'_> {
-    /// One random step.
+    /// Sends one random request.
     pub(crate) fn step(&mut self, mix: Mix) -> anyhow::Result<()> {
         let mut offers = self.promises.offers.iter();
         if let Some(offer) = offers.find(|offer| !offer.exists && mix != Mix::Asking) {
@@ -55,7 +55,7 @@ impl Client<'_> {
         }
         let known = self.pick(self.promises.confirmed.len());
         let Some(promise) = known.map(|index| self.promises.confirmed[index].clone()) else {
-            return self.attempt_unless(mix);
+            return self.attempt_allowed_by(mix);
         };
         match self.rng.below(6) {
             0 | 1 if mix != Mix::Asking => self.cancel(&promise.order_id),
@@ -66,12 +66,12 @@ impl Client<'_> {
             },
             4 => self.order_of_key(&promise),
             _ if promise.key.is_some() => self.decide_one(&promise.attempt()),
-            _ => self.attempt_unless(mix),
+            _ => self.attempt_allowed_by(mix),
         }
     }
 
-    /// Asks for everything whose outcome is open, which writes nothing. A process may only answer
-    /// from what a killed one left after it has made that durable.
+    /// Asks about everything whose outcome is unknown, which writes nothing. An engine must not
+    /// answer from what a killed process left until it has made that durable.
     pub(crate) fn ask_open(&mut self) -> anyhow::Result<()> {
         let offers = self.promises.offers.iter();
         let sales: Vec<SaleId> = offers.map(|offer| offer.terms.id.clone()).collect();
@@ -87,8 +87,8 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// A random attempt; for [`Mix::Asking`] only as far as memory answers it.
-    fn attempt_unless(&mut self, mix: Mix) -> anyhow::Result<()> {
+    /// A random attempt; for [`Mix::Asking`], only if memory can answer it.
+    fn attempt_allowed_by(&mut self, mix: Mix) -> anyhow::Result<()> {
         if mix != Mix::Asking {
             return self.attempt();
         }
@@ -109,7 +109,7 @@ impl Client<'_> {
         self.promises.created(&id, &answer)
     }
 
-    /// Some attempts in one call, or one as an HTTP request brings it.
+    /// Several attempts in one call, or a single one, as from an HTTP request.
     fn attempt(&mut self) -> anyhow::Result<()> {
         if self.rng.one_in(4) {
             let attempt = self.random_attempt()?;
@@ -118,8 +118,8 @@ impl Client<'_> {
         let count = self.rng.between(1, BATCH_MAX);
         let attempts = (0..count).map(|_| self.random_attempt());
         let attempts = attempts.collect::<anyhow::Result<Vec<Attempt>>>()?;
-        let asked = self.engine.decide(attempts.clone());
-        let verdicts = self.runtime.block_on(asked);
+        let call = self.engine.decide(attempts.clone());
+        let verdicts = self.runtime.block_on(call);
         ensure!(
             verdicts.len() == attempts.len(),
             "{attempts:?} got {verdicts:?}"
@@ -139,7 +139,7 @@ impl Client<'_> {
             let name = BUYERS[self.rng.below(BUYERS.len() as u64) as usize];
             attempt.buyer = Buyer::new(name)?;
         }
-        // Some keys are used again while the outcome of their first attempt is unknown.
+        // Some keys are reused while the outcome of their first attempt is unknown.
         let key = match self.rng.below(5) {
             0 | 1 => None,
             2 => Some(format!("again-{}", self.rng.below(3))),
@@ -160,8 +160,8 @@ impl Client<'_> {
     }
 
     fn cancel(&mut self, id: &OrderId) -> anyhow::Result<()> {
-        let asked = self.engine.change_order(id, OrderChange::Cancel);
-        let answer = self.runtime.block_on(asked);
+        let call = self.engine.change_order(id, OrderChange::Cancel);
+        let answer = self.runtime.block_on(call);
         self.promises.cancelled(id, &answer)
     }
 
@@ -177,14 +177,14 @@ impl Client<'_> {
             return self.order(&promise.order_id);
         };
         let (sale, buyer) = (&promise.sale, &promise.buyer);
-        let asked = self.engine.order_of_key(sale, buyer, key);
-        match self.runtime.block_on(asked) {
+        let call = self.engine.order_of_key(sale, buyer, key);
+        match self.runtime.block_on(call) {
             Ok(outcome) => self.promises.outcome_of_key(promise, &outcome),
             Err(_) => Ok(()),
         }
     }
 
-    /// Asks an undisturbed engine about everything, and compares.
+    /// Asks an undisturbed engine about everything, and compares the answers.
     pub(crate) fn check_all(&mut self) -> anyhow::Result<()> {
         let engine = self.engine;
         wait_for("readiness", || {
@@ -220,7 +220,7 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// Every order whose id the client was ever told.
+    /// Every order whose id the client ever received.
     fn all_orders(&mut self) -> anyhow::Result<Vec<Order>> {
         let (runtime, engine) = (self.runtime, self.engine);
         let confirmed = self.promises.confirmed.iter();
@@ -252,23 +252,23 @@ impl Client<'_> {
             Ok(verdict.ok().filter(|v| !matches!(v, Verdict::Pending(_))))
         })?;
         let is_repeat = matches!(repeat, Verdict::Repeat { .. });
-        ensure!(is_repeat, "{promise:?} was repeated, and got {repeat:?}");
+        ensure!(is_repeat, "{promise:?} was repeated, but got {repeat:?}");
         self.promises.verdict(&attempt, &Ok(repeat))
     }
 }
 
-/// Asks again until there is an answer.
+/// Asks until there is an answer.
 fn wait_for<T>(
-    what: &str,
+    subject: &str,
     mut ask: impl FnMut() -> anyhow::Result<Option<T>>,
 ) -> anyhow::Result<T> {
     let deadline = Instant::now() + ANSWER_MAX;
     loop {
-        if let Some(answer) = ask().context(what.to_owned())? {
+        if let Some(answer) = ask().context(subject.to_owned())? {
             return Ok(answer);
         }
         let in_time = Instant::now() < deadline;
-        ensure!(in_time, "{what}: no answer within {ANSWER_MAX:?}");
+        ensure!(in_time, "{subject}: no answer within {ANSWER_MAX:?}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -1,12 +1,12 @@
-//! What a disk has of one file: the synced content, and the writes since, which may be lost.
-//! Plain values: no I/O, and no random numbers except those that it is given.
+//! One file on a simulated disk: its synced content, and the writes since, which may be lost.
+//! Plain values: no I/O, and no random numbers except from the caller.
 
 use crate::rng::Rng;
 
-/// A write is atomic in units of this size, aligned to the file's start.
+/// Writes are atomic in units of this size, aligned to the start of the file.
 pub(crate) const SECTOR_BYTES: usize = 512;
 
-/// A change of a file that was not synced yet.
+/// A change of a file that has not been synced yet.
 #[derive(Debug, Clone)]
 pub(crate) enum PendingOp {
     Write { offset: usize, data: Vec<u8> },
@@ -21,19 +21,20 @@ impl PendingOp {
         }
     }
 
-    /// Applies each sector of a write or not, independently. A new size is never torn.
+    /// Applies each sector of a write with a probability of one half. A truncation cannot be torn,
+    /// and is not applied.
     fn apply_torn(&self, image: &mut Vec<u8>, rng: &mut Rng) {
         let Self::Write { offset, data } = self else {
             return;
         };
         let end = offset + data.len();
-        let mut at = *offset;
-        while at < end {
-            let next = end.min((at / SECTOR_BYTES + 1) * SECTOR_BYTES);
+        let mut start = *offset;
+        while start < end {
+            let next = end.min((start / SECTOR_BYTES + 1) * SECTOR_BYTES);
             if rng.one_in(2) {
-                write(image, at, &data[at - offset..next - offset]);
+                write(image, start, &data[start - offset..next - offset]);
             }
-            at = next;
+            start = next;
         }
     }
 }
@@ -46,7 +47,7 @@ fn write(image: &mut Vec<u8>, offset: usize, data: &[u8]) {
     image[offset..end].copy_from_slice(data);
 }
 
-/// A file's content on the disk. The content that a running process sees has all pending changes.
+/// The content of a file on the disk. A running process sees it with all pending changes.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Contents {
     durable: Vec<u8>,
@@ -74,7 +75,7 @@ impl Contents {
     /// The content after a power cut: each pending change is kept, torn or dropped.
     pub(crate) fn after_power_cut(&self, rng: &mut Rng) -> Vec<u8> {
         let mut image = self.durable.clone();
-        // Disks differ in how much they write early, so each file has its own odds.
+        // Disks differ in how much they write before a sync, so each file has its own probability.
         let keep_percent = rng.below(101);
         for op in &self.pending {
             if rng.below(100) < keep_percent {
@@ -121,14 +122,14 @@ mod tests {
     }
 
     #[test]
-    fn a_write_is_torn_at_sectors_alone() {
+    fn a_write_is_torn_only_at_sectors() {
         let (before, len) = (100, 3 * SECTOR_BYTES);
         let mut contents = Contents::durable(vec![0; before + len]);
         contents.push(ones(before, len));
         let mut torn = 0;
         for image in images(&contents) {
             assert!(image[..before].iter().all(|byte| *byte == 0));
-            // The first and the last sector are written in part.
+            // The write covers only a part of the first and of the last sector.
             let sectors = image[before..SECTOR_BYTES]
                 .chunks(SECTOR_BYTES)
                 .chain(image[SECTOR_BYTES..].chunks(SECTOR_BYTES));

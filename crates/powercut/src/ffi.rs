@@ -1,8 +1,8 @@
 //! Registers a [`Vfs`] with SQLite and forwards SQLite's calls to it.
 //!
 //! SQLite uses a VFS through C structs, function pointers and raw pointers, which only unsafe code
-//! can provide. All unsafe code of the crate is in this file. What safe code can do does not belong
-//! here: nothing about disks, locks or machines. A panic must not reach C.
+//! can provide. All unsafe code of the crate is in this file. Whatever safe code can do must not be
+//! here: nothing about disks, locks or machines. A panic must not unwind into C.
 
 #![allow(unsafe_code, reason = "SQLite's interface of a VFS takes raw pointers")]
 
@@ -20,7 +20,7 @@ const PATH_BYTES_MAX: c_int = 1024;
 /// What `pAppData` of a registered VFS points to. It is never freed.
 struct Registered<V> {
     vfs: V,
-    /// The VFS that provides everything that is not about files.
+    /// The default VFS, which provides everything that does not concern files.
     system: *mut sqlite3_vfs,
 }
 
@@ -104,10 +104,10 @@ pub(crate) fn register<V: Vfs>(name: &str, vfs: V) -> VfsResult<()> {
     }
 }
 
-/// Makes a panic an I/O error.
+/// Turns a panic into an I/O error.
 ///
-/// That nothing is left half-changed behind a reference is not checked: the VFS keeps its state
-/// behind mutexes, and an operation that failed may have happened in part.
+/// Unwind safety is asserted, not checked: the VFS keeps its state behind mutexes, and an operation
+/// that failed may have happened partly.
 fn guard(act: impl FnOnce() -> VfsResult<()>) -> c_int {
     match catch_unwind(AssertUnwindSafe(act)) {
         Ok(Ok(())) => sqlite::SQLITE_OK,
@@ -162,7 +162,7 @@ unsafe extern "C" fn x_open<V: Vfs>(
     out_flags: *mut c_int,
 ) -> c_int {
     // SAFETY: SQLite passes `szOsFile` bytes that nothing else uses. While `pMethods` is null,
-    // SQLite takes the file for not opened, and calls no method of it.
+    // SQLite considers the file not opened, and calls no method of it.
     unsafe { (*file).pMethods = ptr::null() };
     // SAFETY: the VFS is the registered one. The path is null or valid until this returns.
     let (vfs, path) = unsafe { (registered::<V>(vfs), string(path)) };
@@ -215,7 +215,7 @@ unsafe extern "C" fn x_access<V: Vfs>(
     })
 }
 
-/// Paths stay as they are.
+/// Paths are not changed.
 unsafe extern "C" fn x_full_pathname(
     _vfs: *mut sqlite3_vfs,
     path: *const c_char,
@@ -298,15 +298,15 @@ unsafe extern "C" fn x_read<F: VfsFile>(
     guard(|| {
         let (bytes, offset) = (non_negative(bytes)?, non_negative(offset)?);
         let out = out.cast::<u8>();
-        // SAFETY: `out` has `bytes` bytes that only this call uses. Rust requires them to have a
-        // value, which they may not have yet.
+        // SAFETY: `out` has `bytes` bytes that only this call uses. Rust requires them to be
+        // initialized, which they may not be yet.
         let buffer = unsafe {
             out.write_bytes(0, bytes);
             slice::from_raw_parts_mut(out, bytes)
         };
         let done = file.read(offset, buffer)?;
         if done < bytes {
-            // SQLite relies on zeros behind the end of the file.
+            // SQLite relies on zeros after the end of the file.
             buffer[done..].fill(0);
             return Err(sqlite::SQLITE_IOERR_SHORT_READ);
         }
@@ -383,8 +383,8 @@ unsafe extern "C" fn x_check_reserved_lock<F: VfsFile>(
     })
 }
 
-/// Nothing is supported. To this answer SQLite does what it would do without the request; any other
-/// error would fail a PRAGMA, for example.
+/// No request is supported. On this result, SQLite continues as if it had not made the request; any
+/// other error would fail a PRAGMA, for example.
 unsafe extern "C" fn x_file_control(
     _file: *mut sqlite3_file,
     _request: c_int,
@@ -393,14 +393,14 @@ unsafe extern "C" fn x_file_control(
     sqlite::SQLITE_NOTFOUND
 }
 
-/// A panic gives 0, for which SQLite uses a default.
+/// A panic returns 0, for which SQLite uses a default.
 unsafe extern "C" fn x_sector_size<F: VfsFile>(file: *mut sqlite3_file) -> c_int {
     // SAFETY: a method of an open file.
     let file = unsafe { opened::<F>(file) };
     catch_unwind(AssertUnwindSafe(|| file.sector_size())).unwrap_or(0)
 }
 
-/// A panic gives 0, a disk of which nothing is known.
+/// A panic returns 0, which promises nothing about the disk.
 unsafe extern "C" fn x_device_characteristics<F: VfsFile>(file: *mut sqlite3_file) -> c_int {
     // SAFETY: a method of an open file.
     let file = unsafe { opened::<F>(file) };

@@ -1,5 +1,5 @@
-//! What SQLite asks of a VFS, as safe traits that `ffi` calls. Errors are SQLite's result codes.
-//! There are no C types and no raw pointers here.
+//! SQLite's interface of a VFS as safe traits, which `ffi` calls. Errors are SQLite's result codes.
+//! There must be no C types and no raw pointers here.
 
 use std::sync::atomic::AtomicU64;
 
@@ -18,7 +18,7 @@ pub(crate) trait Vfs: Send + Sync + 'static {
 
     fn open(&self, path: &str, mode: OpenMode) -> VfsResult<Self::File>;
 
-    /// A new file without a name, which is gone once it is closed.
+    /// A new file without a name, which is deleted when it is closed.
     fn open_temporary(&self) -> VfsResult<Self::File>;
 
     fn delete(&self, path: &str) -> VfsResult<()>;
@@ -97,7 +97,7 @@ pub(crate) fn is_temporary(flags: i32) -> bool {
     flags & TEMPORARY != 0
 }
 
-/// A lock on a whole file, lowest first.
+/// The levels of a lock on a whole file, in ascending order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum LockLevel {
     Unlocked,
@@ -120,7 +120,7 @@ impl LockLevel {
     }
 }
 
-/// What to do with some of the locks of the WAL index.
+/// An operation on some of the locks of the WAL index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ShmLockMode {
     LockShared,

@@ -1,5 +1,5 @@
-//! Power cuts and process kills under the real SQLite: a VFS whose disk keeps only what was synced,
-//! and rounds that check the embedded engine on it. For tests only; no product crate may use it.
+//! Simulates power cuts and process kills under the real SQLite: a VFS that may lose unsynced
+//! writes, and rounds that check the embedded engine on it. Product crates must not use it.
 
 mod client;
 mod disk;

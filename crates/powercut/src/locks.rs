@@ -1,14 +1,14 @@
 //! SQLite's five lock levels on one file, between the handles of this process.
-//! Nothing here waits: a conflict is SQLITE_BUSY, and SQLite's busy handler tries again.
+//! Nothing here blocks: a conflict returns SQLITE_BUSY, and SQLite's busy handler retries.
 
 use rusqlite::ffi as sqlite;
 
 use crate::interface::{LockLevel, VfsResult};
 
-/// Names an open file within its machine.
+/// Identifies an open file within its machine.
 pub(crate) type HandleId = u64;
 
-/// The handles that hold a level.
+/// The handles that hold a lock, and its level.
 #[derive(Debug, Default)]
 pub(crate) struct FileLocks {
     held: Vec<(HandleId, LockLevel)>,
@@ -49,7 +49,7 @@ impl FileLocks {
             return Err(sqlite::SQLITE_BUSY);
         }
         if level == LockLevel::Exclusive && others >= LockLevel::Shared {
-            // Keeps new readers out, so that a retry succeeds once the present ones have left.
+            // Keeps new readers out, so that a retry succeeds once the current ones have finished.
             self.set(handle, LockLevel::Pending);
             return Err(sqlite::SQLITE_BUSY);
         }
@@ -76,7 +76,7 @@ mod tests {
     const BUSY: VfsResult<()> = Err(sqlite::SQLITE_BUSY);
 
     #[test]
-    fn one_writer_beside_readers_and_none_beside_an_exclusive_lock() {
+    fn a_reserved_lock_allows_readers_and_an_exclusive_one_does_not() {
         let mut locks = FileLocks::default();
         assert_eq!(locks.lock(1, LockLevel::Shared), Ok(()));
         assert_eq!(locks.lock(2, LockLevel::Shared), Ok(()));
@@ -85,7 +85,7 @@ mod tests {
         assert!(locks.is_reserved());
         assert_eq!(locks.lock(2, LockLevel::Reserved), BUSY);
         assert_eq!(locks.lock(3, LockLevel::Shared), Ok(()));
-        // The writer now waits for the readers, and lets no new one in.
+        // The writer is now waiting for the readers, and keeps new ones out.
         assert_eq!(locks.lock(1, LockLevel::Exclusive), BUSY);
         assert_eq!(locks.lock(4, LockLevel::Shared), BUSY);
         locks.unlock(2, LockLevel::Unlocked);

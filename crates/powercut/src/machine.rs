@@ -1,5 +1,5 @@
-//! The machines of this process, by their folders, and what can happen to them.
-//! What is on their disks is in `state`.
+//! The simulated machines of this process, by folder, and what can happen to them.
+//! The content of their disks is in `state`.
 
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
@@ -22,7 +22,7 @@ fn machines() -> MutexGuard<'static, BTreeMap<PathBuf, SharedState>> {
     MACHINES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The machine that a path belongs to, and the file's name there.
+/// The machine that a path belongs to, and the name of the file in its folder.
 pub(crate) fn machine_of(path: &str) -> Option<(SharedState, String)> {
     let path = Path::new(path);
     let name = path.file_name()?.to_str()?;
@@ -35,19 +35,19 @@ pub(crate) fn lock_state(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A machine on whose folder SQLite works through the VFS. Dropping it forgets what a power cut
-/// would do, but leaves the files.
+/// A simulated machine. SQLite uses its folder through the VFS. Dropping it discards what a power
+/// cut would do, but keeps the files.
 pub struct Machine {
     folder: PathBuf,
     state: SharedState,
 }
 
 impl Machine {
-    /// A machine with this folder, which is made if it does not exist. SQLite must open its files
-    /// under exactly this path.
+    /// A machine with this folder, which is created if it does not exist. SQLite must open its
+    /// files under exactly this path.
     pub fn new(folder: &Path, seed: u64) -> anyhow::Result<Self> {
         crate::vfs::register()?;
-        make(folder)?;
+        create_private(folder)?;
         Self::with_state(folder, State::new(folder, seed))
     }
 
@@ -74,7 +74,7 @@ impl Machine {
         &self.folder
     }
 
-    /// Counts from now; `None` removes the fuse.
+    /// Operations are counted from now on. `None` removes the fuse.
     pub fn set_fuse(&self, fuse: Option<Fuse>) {
         self.state().fuse = fuse;
     }
@@ -84,28 +84,28 @@ impl Machine {
         self.state().is_down = true;
     }
 
-    /// Whether it has stopped. Every operation then fails, except those that release something.
+    /// Whether it has stopped. Then, every operation fails, except those that release something.
     pub fn is_down(&self) -> bool {
         self.state().is_down
     }
 
-    /// Operations so far.
+    /// The number of operations so far.
     pub fn ops(&self) -> u64 {
         self.state().ops
     }
 
     /// Kills the processes and leaves the power on: the next ones see every write in `folder`, and
-    /// what was not synced is not synced yet.
+    /// unsynced writes stay unsynced.
     pub fn kill_into(&self, folder: &Path) -> anyhow::Result<Self> {
-        make(folder)?;
+        create_private(folder)?;
         let state = self.state().kill_into(folder)?;
         Self::with_state(folder, state)
     }
 
-    /// Cuts the power: `folder` gets what the disk may hold after that. For each write, new name
-    /// and deletion that was not synced, `rng` decides whether it had reached the disk.
+    /// Cuts the power: `folder` gets what the disk may contain after that. For each unsynced write,
+    /// new name and deletion, `rng` decides whether it had reached the disk.
     pub fn power_cut_into(&self, folder: &Path, rng: &mut Rng) -> anyhow::Result<Self> {
-        make(folder)?;
+        create_private(folder)?;
         let state = self.state().power_cut_into(folder, rng)?;
         Self::with_state(folder, state)
     }
@@ -117,7 +117,7 @@ impl Drop for Machine {
     }
 }
 
-fn make(folder: &Path) -> std::io::Result<()> {
+fn create_private(folder: &Path) -> std::io::Result<()> {
     let mut builder = DirBuilder::new();
     builder.recursive(true).mode(PRIVATE).create(folder)
 }
@@ -158,7 +158,7 @@ mod tests {
             state.close(opened.inode, opened.handle);
         }
 
-        /// The contents of a file after many power cuts; `None` where it is gone.
+        /// The contents of a file after many power cuts; `None` if the file is gone.
         fn after_cuts(&mut self, name: &str) -> Vec<Option<Vec<u8>>> {
             let cuts = (0..60).map(|seed| {
                 self.folders += 1;
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_file_may_come_back_until_another_is_synced() {
+    fn a_deletion_may_be_lost_until_another_file_is_synced() {
         let mut test = TestMachine::new();
         test.write("a", b"1", true);
         test.machine.state().delete("a").unwrap();
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_kill_everything_is_seen_and_nothing_more_is_durable() {
+    fn a_kill_keeps_every_write_but_makes_none_durable() {
         let mut test = TestMachine::new();
         test.write("a", b"1", true);
         test.write("a", b"2", false);

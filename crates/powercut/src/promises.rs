@@ -1,5 +1,5 @@
-//! What the engine told its clients, and whether a later answer contradicts it.
-//! It asks nothing itself; it trusts no answer, and knows of the store only what the answers say.
+//! Records what the engine told its clients, and checks whether a later answer contradicts it.
+//! It sends no requests itself, and knows about the store only what answers contain.
 
 use anyhow::{Context, bail, ensure};
 use seckill_engine::{Effect, Fault, OrderRefused, Outcome, SaleRefused};
@@ -12,12 +12,12 @@ use seckill_sale::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cancel {
     No,
-    /// Asked for in this run of the engine, without a clear answer.
+    /// Requested in this run of the engine, without a definite answer.
     Unknown(u32),
     Confirmed,
 }
 
-/// An order that the engine confirmed, by a verdict or by showing it.
+/// An order that the engine confirmed, in a verdict or in the answer to a query.
 #[derive(Debug, Clone)]
 pub(crate) struct Promise {
     pub(crate) order_id: OrderId,
@@ -26,12 +26,12 @@ pub(crate) struct Promise {
     pub(crate) key: Option<IdempotencyKey>,
     unit: Unit,
     cancel: Cancel,
-    /// The run of the engine that confirmed it first.
+    /// The run of the engine that first confirmed it.
     run: u32,
 }
 
 impl Promise {
-    /// The attempt that repeats the one it was given for.
+    /// A repeat of the attempt that made the order.
     pub(crate) fn attempt(&self) -> Attempt {
         Attempt {
             buyer: self.buyer.clone(),
@@ -64,7 +64,7 @@ impl<'a> Shown<'a> {
     }
 }
 
-/// A sale that the client wants to exist.
+/// A sale that the client creates.
 #[derive(Debug, Clone)]
 pub(crate) struct Offer {
     pub(crate) terms: NewSale,
@@ -72,16 +72,16 @@ pub(crate) struct Offer {
     pub(crate) exists: bool,
 }
 
-/// A definite rejection, as the least number of orders that it proves.
+/// A definite rejection, as the minimum number of orders that it implies.
 ///
 /// "Sold out" means that each unit had an active and durable order, and "limit reached" that the
-/// buyer had as many as the limit. Orders whose cancellation was confirmed before come on top: they
-/// are durable as well, but not active. No order is ever deleted, so the store must hold that many
-/// for ever, in whatever state.
+/// buyer had as many as the limit. Orders whose cancellation was confirmed earlier are added: they
+/// are durable as well, but not active. Orders are never deleted, so the store must always contain
+/// at least that many, in any state.
 #[derive(Debug, Clone)]
 struct Rejected {
     sale: SaleId,
-    /// `None` where the whole sale was sold out.
+    /// `None` if the whole sale was sold out.
     buyer: Option<Buyer>,
     orders_min: usize,
     run: u32,
@@ -99,7 +99,7 @@ pub(crate) struct Promises {
     /// Ids that will never be orders.
     absent: Vec<OrderId>,
     rejected: Vec<Rejected>,
-    /// Attempts that may have become orders without an id in the answer.
+    /// Attempts that may have become orders although the answer had no order id.
     unnamed: u64,
 }
 
@@ -119,7 +119,7 @@ impl Promises {
         self.confirmed.len()
     }
 
-    /// Confirmations of earlier runs than this one.
+    /// Confirmations of runs before this one.
     pub(crate) fn confirmations_before(&self, run: u32) -> usize {
         let earlier = self.confirmed.iter().filter(|promise| promise.run < run);
         earlier.count()
@@ -134,7 +134,7 @@ impl Promises {
         earlier.count()
     }
 
-    /// The confirmations as the audit takes them.
+    /// The confirmations in the form that the audit expects.
     pub(crate) fn history(&self) -> Vec<HistoryEntry> {
         let entry = |promise: &Promise| HistoryEntry {
             order_id: promise.order_id.clone(),
@@ -147,10 +147,10 @@ impl Promises {
     fn offer(&mut self, sale: &SaleId) -> anyhow::Result<&mut Offer> {
         let mut offers = self.offers.iter_mut();
         let offer = offers.find(|offer| offer.terms.id == *sale);
-        offer.with_context(|| format!("an answer about sale {sale}, which was not asked for"))
+        offer.with_context(|| format!("an answer names sale {sale}, which no request named"))
     }
 
-    fn of_key(&self, attempt: &Attempt) -> Option<&Promise> {
+    fn confirmed_by_key(&self, attempt: &Attempt) -> Option<&Promise> {
         let key = attempt.key.as_ref()?;
         self.confirmed.iter().find(|promise| {
             promise.key.as_ref() == Some(key)
@@ -173,7 +173,7 @@ impl Promises {
         let offer = self.offer(id)?;
         let sale: &Sale = match answer {
             Ok(Ok(sale)) => {
-                ensure!(!offer.exists, "sale {id} existed, and was made again");
+                ensure!(!offer.exists, "sale {id} existed, but was created again");
                 sale
             }
             Ok(Err(SaleRefused::Exists(sale))) => sale,
@@ -190,17 +190,25 @@ impl Promises {
         attempt: &Attempt,
         verdict: &Result<Verdict, Fault>,
     ) -> anyhow::Result<()> {
-        let known = self.of_key(attempt).map(|promise| promise.order_id.clone());
+        let known = self
+            .confirmed_by_key(attempt)
+            .map(|promise| promise.order_id.clone());
         let shown = |claim, state| shown_claim(attempt, claim, state);
         let checked = match verdict {
             Ok(Verdict::Claimed(claim)) => {
-                let is_new = known.is_none() && self.of_id(&claim.order_id).is_none();
-                ensure!(is_new, "{claim:?} is no new order: the key has {known:?}");
+                let is_new = known.is_none() && self.confirmed_by_id(&claim.order_id).is_none();
+                ensure!(
+                    is_new,
+                    "{claim:?} is not a new order: the key has {known:?}"
+                );
                 self.shown(&shown(claim, OrderState::Reserved))
             }
             Ok(Verdict::Repeat { claim, state }) => {
                 let is_same = known.as_ref().is_none_or(|known| *known == claim.order_id);
-                ensure!(is_same, "the key has {known:?}, its repeat {claim:?}");
+                ensure!(
+                    is_same,
+                    "the key has {known:?}, but its repeat got {claim:?}"
+                );
                 self.shown(&shown(claim, *state))
             }
             Ok(Verdict::Rejected(rejection)) => {
@@ -224,17 +232,17 @@ impl Promises {
         checked.with_context(|| format!("the verdict on {attempt:?}"))
     }
 
-    fn of_id(&self, order_id: &OrderId) -> Option<&Promise> {
+    fn confirmed_by_id(&self, order_id: &OrderId) -> Option<&Promise> {
         let mut confirmed = self.confirmed.iter();
         confirmed.find(|promise| promise.order_id == *order_id)
     }
 
-    /// Takes an order in that an answer showed, or compares it with what was said before.
+    /// Records an order from an answer, or compares it with earlier answers.
     fn shown(&mut self, shown: &Shown<'_>) -> anyhow::Result<()> {
         let (id, run) = (shown.order_id, self.run);
         ensure!(
             !self.absent.contains(id),
-            "order {id} was said not to exist"
+            "order {id} exists, but an earlier answer denied that"
         );
         self.offer(shown.sale)?.exists = true;
         let mut confirmed = self.confirmed.iter_mut();
@@ -242,7 +250,7 @@ impl Promises {
             // Only confirmed orders are ever cancelled.
             ensure!(
                 shown.state == OrderState::Reserved,
-                "order {id} is {} without a request",
+                "order {id} is {}, which was not requested",
                 shown.state.as_str()
             );
             self.confirmed.push(Promise {
@@ -264,11 +272,11 @@ impl Promises {
         promise.cancel = match (promise.cancel, shown.state) {
             (Cancel::No, OrderState::Reserved) => Cancel::No,
             (Cancel::Confirmed | Cancel::Unknown(_), OrderState::Cancelled) => Cancel::Confirmed,
-            // The run that was to cancel it is over: it was not done, and no one is left to do it.
+            // The run that was asked to cancel it is over: it did not, and never will.
             (Cancel::Unknown(asked), OrderState::Reserved) if asked < run => Cancel::No,
             (Cancel::Unknown(asked), OrderState::Reserved) => Cancel::Unknown(asked),
             (cancel, state) => bail!(
-                "order {id} is {}, its cancellation: {cancel:?}",
+                "order {id} is {}, but its cancellation is {cancel:?}",
                 state.as_str()
             ),
         };
@@ -288,11 +296,11 @@ impl Promises {
             }
             other @ (Rejection::NotOpen { .. } | Rejection::Closed { .. }) => bail!("{other:?}"),
         };
-        let is_of = |promise: &&Promise| {
+        let matches = |promise: &&Promise| {
             promise.sale == attempt.sale && buyer.as_ref().is_none_or(|b| *b == promise.buyer)
         };
-        let of = self.confirmed.iter().filter(is_of);
-        let cancelled = of.filter(|promise| promise.cancel == Cancel::Confirmed);
+        let matching = self.confirmed.iter().filter(matches);
+        let cancelled = matching.filter(|promise| promise.cancel == Cancel::Confirmed);
         let orders_min = active as usize + cancelled.count();
         self.rejected.push(Rejected {
             sale: attempt.sale.clone(),
@@ -303,7 +311,7 @@ impl Promises {
         Ok(())
     }
 
-    /// What was answered about an order id.
+    /// Checks an answer about an order id.
     pub(crate) fn outcome(&mut self, id: &OrderId, outcome: &Outcome) -> anyhow::Result<()> {
         match outcome {
             Outcome::Order(order) => {
@@ -312,7 +320,7 @@ impl Promises {
             }
             Outcome::Pending => Ok(()),
             Outcome::None => {
-                let promise = self.of_id(id);
+                let promise = self.confirmed_by_id(id);
                 ensure!(promise.is_none(), "the order is lost: {promise:?}");
                 if !self.absent.contains(id) {
                     self.absent.push(id.clone());
@@ -322,7 +330,7 @@ impl Promises {
         }
     }
 
-    /// What was answered about the key of a confirmed order.
+    /// Checks an answer about the key of a confirmed order.
     pub(crate) fn outcome_of_key(
         &mut self,
         promise: &Promise,
@@ -335,7 +343,7 @@ impl Promises {
         }
     }
 
-    /// What was answered to the cancellation of a confirmed order.
+    /// Checks the answer to the cancellation of a confirmed order.
     pub(crate) fn cancelled(
         &mut self,
         id: &OrderId,
@@ -356,7 +364,7 @@ impl Promises {
         if let Ok(Ok(order)) = answer {
             ensure!(
                 order.state == OrderState::Cancelled && order.order_id == *id,
-                "the cancellation of {id} gave {order:?}"
+                "the cancellation of {id} returned {order:?}"
             );
             self.shown(&Shown::order(order))?;
         }
@@ -376,28 +384,28 @@ impl Promises {
         }
     }
 
-    /// Every rejection against all orders of the store, in any state.
+    /// Checks every rejection against all orders in the store, in any state.
     pub(crate) fn check_rejections(&self, orders: &[Order]) -> anyhow::Result<()> {
         for rejected in &self.rejected {
-            let is_of = |order: &&Order| {
+            let matches = |order: &&Order| {
                 order.sale == rejected.sale
                     && rejected.buyer.as_ref().is_none_or(|b| *b == order.buyer)
             };
-            let found = orders.iter().filter(is_of).count();
+            let found = orders.iter().filter(matches).count();
             ensure!(
                 found >= rejected.orders_min,
-                "{rejected:?} was not true: there are {found} orders"
+                "{rejected:?} was wrong: there are only {found} orders"
             );
         }
         Ok(())
     }
 
-    /// The store's rows against the orders that were found by their ids: no row may be unknown.
+    /// Compares the number of rows in the store with the known orders: no row may be unexplained.
     pub(crate) fn check_rows(&self, rows: u64, orders: &[Order]) -> anyhow::Result<()> {
         let known = orders.len() as u64;
         ensure!(
             rows >= known && rows <= known + self.unnamed,
-            "the store has {rows} orders; {known} are known by their ids, {} may be without",
+            "the store has {rows} orders; {known} ids are known, and at most {} more orders are possible",
             self.unnamed
         );
         Ok(())

@@ -1,18 +1,18 @@
-//! Random numbers that a seed reproduces. Not for secrets.
+//! Random numbers that are reproducible from a seed. Not for secrets.
 
 /// xorshift64* (Vigna 2016).
 #[derive(Debug, Clone)]
 pub struct Rng(u64);
 
 impl Rng {
-    /// Any seed will do, also 0.
+    /// Any seed is valid, including 0.
     pub fn new(seed: u64) -> Self {
-        // The finalizer of SplitMix64: neighbouring seeds must not give similar sequences.
+        // The finalizer of SplitMix64, so that adjacent seeds do not give similar sequences.
         let mut mixed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^= mixed >> 31;
-        // The generator would stay at 0 for ever.
+        // From 0, the generator would return 0 for ever.
         Self(if mixed == 0 { 1 } else { mixed })
     }
 
@@ -33,7 +33,7 @@ impl Rng {
         low + self.below(high - low + 1)
     }
 
-    /// True once in `n` times on average.
+    /// True with a probability of 1 in `n`.
     pub fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }

@@ -1,5 +1,5 @@
 //! Rounds of power cuts and kills: an engine sells on a machine that stops at a random operation,
-//! is started again on what is left, and must keep all that it confirmed. Nothing outlives a round.
+//! restarts on what is left, and must keep everything it confirmed. A round leaves no files behind.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -18,10 +18,10 @@ use crate::rng::Rng;
 use crate::state::Fuse;
 use crate::vfs::VFS_NAME;
 
-/// A file system in memory, where Linux has one: a round writes a lot and keeps nothing.
+/// Linux's file system in memory: a round writes a lot and keeps nothing.
 const MEMORY_FOLDER: &str = "/dev/shm";
-/// The most operations before the machine stops. Making the database takes about 40, a restart 10,
-/// and a batch 10.
+/// The maximum number of operations before the machine stops. Creating the database takes about 40,
+/// a restart 10, and a batch 10.
 const FIRST_OPEN_OPS: u64 = 40;
 const SELLING_OPS: u64 = 120;
 const NEXT_OPEN_OPS: u64 = 25;
@@ -40,26 +40,26 @@ pub struct PowerSummary {
     pub cuts: u64,
     /// Kills, which leave the power on.
     pub kills: u64,
-    /// Power cuts of a machine that had been interrupted before.
+    /// Power cuts of a machine that had already been interrupted.
     pub second_cuts: u64,
-    /// Power cuts of a process that had started on what a kill left.
+    /// Power cuts of a process that had started on the files of a killed one.
     pub cuts_after_kill: u64,
-    /// Machines that stopped within an operation, rather than between two.
+    /// Machines that stopped during an operation, rather than between two.
     pub stopped_in_operation: u64,
     /// Starts that failed because the machine stopped meanwhile.
     pub failed_starts: u64,
     /// Confirmed orders that were found again at the end of their round.
     pub confirmations_checked: u64,
-    /// Those of them that a power cut came after.
+    /// Those of them that were given before a power cut.
     pub confirmations_before_cut: u64,
-    /// Rejections that the orders of the store prove.
+    /// Rejections that the stored orders prove to be correct.
     pub rejections_checked: u64,
-    /// Those of them that a power cut came after.
+    /// Those of them that were given before a power cut.
     pub rejections_before_cut: u64,
 }
 
 impl fmt::Display for PowerSummary {
-    /// Some lines, without a newline at the end.
+    /// Several lines, without a newline at the end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -84,7 +84,7 @@ impl fmt::Display for PowerSummary {
     }
 }
 
-/// Runs the rounds. The first check that fails ends them with an error that names its round.
+/// Runs the rounds. Stops at the first failed check, with an error that names its round.
 pub fn power_rounds(plan: &PowerPlan) -> anyhow::Result<PowerSummary> {
     let runtime = runtime()?;
     let mut summary = PowerSummary::default();
@@ -112,10 +112,10 @@ fn run_round(
     round: u32,
     summary: &mut PowerSummary,
 ) -> anyhow::Result<()> {
-    let place = || format!("round {round} of seed {seed}");
+    let description = || format!("round {round} of seed {seed}");
     let mixed = Rng::new(seed).next_u64() ^ u64::from(round);
-    let mut this = Round::new(runtime, Rng::new(mixed), summary).with_context(place)?;
-    this.run().with_context(place)?;
+    let mut current = Round::new(runtime, Rng::new(mixed), summary).with_context(description)?;
+    current.run().with_context(description)?;
     summary.rounds += 1;
     Ok(())
 }
@@ -127,7 +127,7 @@ struct Round<'a> {
     folders: u32,
     checkpoint_pages: u32,
     promises: Promises,
-    /// The first run of the engine that no power cut came after.
+    /// The number of the first run of the engine after the last power cut.
     after_last_cut: u32,
     was_killed: bool,
     summary: &'a mut PowerSummary,
@@ -153,7 +153,7 @@ impl<'a> Round<'a> {
         }
         Ok(Self {
             runtime,
-            // Few pages, so that checkpoints come within the round.
+            // Few pages, so that checkpoints happen within a round.
             checkpoint_pages: rng.between(8, 64) as u32,
             rng,
             dir,
@@ -171,7 +171,7 @@ impl<'a> Round<'a> {
         for number in 1..=interruptions {
             let run = self.run_engine(&machine);
             run.with_context(|| format!("run {number} of the engine"))?;
-            // Mostly a power cut at the end: answers that were given after a kill must survive it.
+            // Usually a power cut at the end: answers that were given after a kill must survive it.
             let odds = if number == interruptions { 8 } else { 2 };
             machine = if self.rng.one_in(odds) {
                 self.kill(&machine)?
@@ -205,7 +205,7 @@ impl<'a> Round<'a> {
     }
 
     fn open(&self, folder: &Path) -> Result<EmbeddedEngine, FileError> {
-        let _inside = self.runtime.enter();
+        let _guard = self.runtime.enter();
         EmbeddedEngine::open(EmbeddedOptions {
             vfs: Some(VFS_NAME.to_owned()),
             checkpoint_pages: self.checkpoint_pages,
@@ -256,7 +256,7 @@ impl<'a> Round<'a> {
             self.runtime.block_on(engine.close());
         }
         self.summary.stopped_in_operation += u64::from(machine.is_down());
-        // The end is abrupt unless it was in order above: dropping the engine would write as well.
+        // Stop abruptly, unless the engine was closed above: dropping it would write as well.
         machine.stop();
         drop(engine);
         Ok(())
@@ -268,21 +268,21 @@ impl<'a> Round<'a> {
         machine.set_fuse(Some(Fuse { after_ops, in_sync }));
     }
 
-    /// A start may fail because the machine stopped, but never because of what the files hold.
+    /// A start may fail because the machine stopped, but never because of the content of the files.
     fn failed_start(&mut self, machine: &Machine, error: FileError) -> anyhow::Result<()> {
         if !machine.is_down() {
-            return Err(error).context("a start failed on a machine that runs");
+            return Err(error).context("a start failed although the machine was running");
         }
         let is_expected = matches!(error, FileError::Sqlite { .. } | FileError::Folder { .. });
         if !is_expected {
-            return Err(error).context("a start failed with another error than an I/O error");
+            return Err(error).context("a start failed with an error that is not an I/O error");
         }
         self.summary.failed_starts += 1;
         self.summary.stopped_in_operation += 1;
         Ok(())
     }
 
-    /// Starts an engine that nothing interrupts, and checks everything that was ever answered.
+    /// Starts an engine without interruptions, and checks every answer that was ever given.
     fn check(&mut self, machine: &Machine) -> anyhow::Result<()> {
         let engine = self.open(machine.folder())?;
         let mut client = Client {

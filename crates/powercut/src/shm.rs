@@ -1,5 +1,5 @@
 //! The shared memory and the eight locks of one file's WAL index, within this process.
-//! Regions are never freed, only reused: SQLite holds bare pointers into them.
+//! Regions are never freed, only reused, because SQLite keeps raw pointers into them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -49,7 +49,7 @@ pub(crate) struct Shm {
 }
 
 impl Shm {
-    /// `None` if the region does not exist and must not be made.
+    /// `None` if the region does not exist and must not be created.
     pub(crate) fn map(&mut self, handle: HandleId, index: usize, extend: bool) -> Option<Region> {
         if !self.users.contains(&handle) {
             self.users.push(handle);
@@ -100,7 +100,8 @@ impl Shm {
         Ok(())
     }
 
-    /// Ends a handle's use. After the last one the content is gone, as after the last process.
+    /// Releases what a handle uses. After the last handle, the content is discarded, as after the
+    /// last process.
     pub(crate) fn unmap(&mut self, handle: HandleId) {
         self.slots.iter_mut().for_each(|slot| slot.release(handle));
         self.users.retain(|user| *user != handle);
@@ -118,7 +119,7 @@ mod tests {
     const BUSY: VfsResult<()> = Err(sqlite::SQLITE_BUSY);
 
     #[test]
-    fn readers_share_a_slot_and_a_writer_has_it_alone() {
+    fn a_slot_is_shared_by_readers_or_exclusive_to_a_writer() {
         let mut shm = Shm::default();
         assert_eq!(shm.lock(1, 3, 1, ShmLockMode::LockShared), Ok(()));
         assert_eq!(shm.lock(2, 3, 1, ShmLockMode::LockShared), Ok(()));

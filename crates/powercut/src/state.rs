@@ -1,5 +1,5 @@
-//! A folder and its disk: files go through to real ones, and it is known what a power cut may take
-//! of them. It knows nothing of SQLite but the error codes, and nothing of the files' content.
+//! A folder and its simulated disk: operations go to real files, and what a power cut may lose of
+//! them is recorded. It knows only SQLite's error codes, and does not interpret the files' content.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -17,18 +17,19 @@ use crate::shm::Shm;
 
 const PRIVATE: u32 = 0o600;
 
-/// When a machine stops: at the operation that follows so many others. A write, a truncation, a
-/// sync and a deletion are an operation each.
+/// When a machine stops: at the operation that follows `after_ops` others. Writes, truncations,
+/// syncs and deletions are operations.
 #[derive(Debug, Clone, Copy)]
 pub struct Fuse {
     pub after_ops: u64,
-    /// Waits for the next sync from there on, so that all of a commit is written and none is safe.
+    /// Waits for the next sync from then on, so that a commit is written but not durable.
     pub in_sync: bool,
 }
 
 pub(crate) type InodeId = u64;
 
-/// A file, under whatever name. Locks and shared memory end with the process and are not copied.
+/// A file, independent of its name. Locks and shared memory end with the process, so they are not
+/// copied.
 #[derive(Debug, Default)]
 pub(crate) struct Inode {
     contents: Contents,
@@ -57,7 +58,7 @@ pub(crate) struct State {
     inodes: BTreeMap<InodeId, Inode>,
     /// The folder as processes see it.
     names: BTreeMap<String, InodeId>,
-    /// The folder as the disk has it.
+    /// The folder as it is on the disk.
     durable_names: BTreeMap<String, InodeId>,
     next_id: u64,
     pub(crate) ops: u64,
@@ -86,7 +87,7 @@ impl State {
         if self.is_down { Err(code) } else { Ok(()) }
     }
 
-    /// Counts an operation; true for the one during which the machine stops.
+    /// Counts an operation, and returns whether the machine stops during it.
     fn stops_in_op(&mut self, code: i32) -> VfsResult<bool> {
         self.check_up(code)?;
         self.ops += 1;
@@ -143,7 +144,7 @@ impl State {
         })
     }
 
-    /// Adds a file that is new here. One that was in the folder before counts as synced.
+    /// Adds a file that is not known yet. One that is already in the folder counts as synced.
     fn adopt(&mut self, name: &str, exists: bool) -> VfsResult<InodeId> {
         if exists {
             let content = fs::read(self.path(name)).map_err(|_| sqlite::SQLITE_CANTOPEN)?;
@@ -180,7 +181,7 @@ impl State {
     ) -> VfsResult<()> {
         const FAILED: i32 = sqlite::SQLITE_IOERR_WRITE;
         let stops = self.stops_in_op(FAILED)?;
-        // A write that is interrupted happens in whole, in part or not at all.
+        // An interrupted write happens completely, partly or not at all.
         let len = match (stops, self.rng.below(3)) {
             (false, _) | (true, 0) => data.len(),
             (true, 1) => 0,
@@ -208,11 +209,11 @@ impl State {
         if stops { Err(FAILED) } else { Ok(()) }
     }
 
-    /// Makes a file durable, and the folder as well: its own entry, and the deletions of others.
+    /// Makes a file durable, together with its name and with earlier deletions in the folder.
     ///
-    /// That a sync of a new file covers its name is how ext4, XFS and Btrfs work; POSIX does not
-    /// promise it. Earlier deletions in the folder are taken to be covered as well. A sync of the
-    /// folder itself does not pass SQLite and has no effect here, so a cut may take too much.
+    /// On ext4, XFS and Btrfs, the sync of a new file covers its name; POSIX does not guarantee it.
+    /// Earlier deletions in the folder are assumed to be covered as well. A sync of the folder
+    /// itself does not go through SQLite and has no effect here, so a cut may lose too much.
     pub(crate) fn sync(&mut self, inode: InodeId) -> VfsResult<()> {
         const FAILED: i32 = sqlite::SQLITE_IOERR_FSYNC;
         if self.stops_in_op(FAILED)? {
@@ -235,7 +236,7 @@ impl State {
             return Err(sqlite::SQLITE_IOERR_DELETE_NOENT);
         }
         if !self.names.contains_key(name) {
-            // A power cut may bring it back, so its content must be known.
+            // A power cut may undo the deletion, so the content must be known.
             self.adopt(name, true)?;
         }
         let stops = self.stops_in_op(FAILED)?;
@@ -251,7 +252,7 @@ impl State {
         Ok(self.path(name).exists())
     }
 
-    /// What the next processes find in `folder`, which exists, after these have been killed.
+    /// Kills the processes. The next ones work in `folder`, which must exist.
     pub(crate) fn kill_into(&mut self, folder: &Path) -> anyhow::Result<Self> {
         self.is_down = true;
         let mut next = Self::new(folder, self.rng.next_u64());
@@ -271,7 +272,7 @@ impl State {
         Ok(next)
     }
 
-    /// What is in `folder`, which exists, after a power cut.
+    /// Cuts the power. What the disk has then is written to `folder`, which must exist.
     pub(crate) fn power_cut_into(&mut self, folder: &Path, rng: &mut Rng) -> anyhow::Result<Self> {
         self.is_down = true;
         let mut next = Self::new(folder, self.rng.next_u64());

@@ -1,5 +1,5 @@
-//! The VFS: passes SQLite's calls to the machine of the file's folder, or to a temporary file.
-//! It should not panic: a panic becomes an I/O error, which hides that the VFS is wrong.
+//! The VFS: forwards SQLite's calls to the machine of the file's folder, or to a temporary file.
+//! It must not panic: a panic becomes an I/O error, which hides a bug in the VFS.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -17,10 +17,10 @@ use crate::machine::{SharedState, lock_state, machine_of};
 use crate::shm::REGION_BYTES;
 use crate::state::{InodeId, State};
 
-/// The VFS that a connection to a file of a [`crate::Machine`] must name.
+/// The name of the VFS that connections to the files of a [`crate::Machine`] must use.
 pub const VFS_NAME: &str = "seckill-powercut";
 
-/// Registers the VFS with SQLite, once in a process.
+/// Registers the VFS with SQLite, once per process.
 pub(crate) fn register() -> anyhow::Result<()> {
     static REGISTERED: OnceLock<VfsResult<()>> = OnceLock::new();
     let registered = REGISTERED.get_or_init(|| ffi::register(VFS_NAME, PowercutVfs));
@@ -34,33 +34,33 @@ struct Handle {
     file: File,
     is_readonly: bool,
     /// `None` for a temporary file, which does not outlive its handle.
-    place: Option<Place>,
+    machine_file: Option<MachineFile>,
 }
 
-struct Place {
+struct MachineFile {
     state: SharedState,
     inode: InodeId,
     id: HandleId,
 }
 
-impl Drop for Place {
+impl Drop for MachineFile {
     fn drop(&mut self) {
         lock_state(&self.state).close(self.inode, self.id);
     }
 }
 
 impl Handle {
-    /// Acts on the file's machine; a temporary file has none, and gets `otherwise`.
+    /// Calls `act` with the file's machine. A temporary file has none, and returns `otherwise`.
     fn on_machine<T>(
         &self,
         otherwise: VfsResult<T>,
-        act: impl FnOnce(&mut State, &Place) -> VfsResult<T>,
+        act: impl FnOnce(&mut State, &MachineFile) -> VfsResult<T>,
     ) -> VfsResult<T> {
-        let Some(place) = &self.place else {
+        let Some(machine_file) = &self.machine_file else {
             return otherwise;
         };
-        let mut state = lock_state(&place.state);
-        act(&mut state, place)
+        let mut state = lock_state(&machine_file.state);
+        act(&mut state, machine_file)
     }
 
     fn check_up(&self, code: i32) -> VfsResult<()> {
@@ -77,7 +77,7 @@ impl Vfs for PowercutVfs {
         Ok(Handle {
             file: opened.file,
             is_readonly: mode == OpenMode::ReadOnly,
-            place: Some(Place {
+            machine_file: Some(MachineFile {
                 state,
                 inode: opened.inode,
                 id: opened.handle,
@@ -90,7 +90,7 @@ impl Vfs for PowercutVfs {
         Ok(Handle {
             file,
             is_readonly: false,
-            place: None,
+            machine_file: None,
         })
     }
 
@@ -130,11 +130,11 @@ impl VfsFile for Handle {
         if self.is_readonly {
             return Err(FAILED);
         }
-        let Some(place) = &self.place else {
+        let Some(machine_file) = &self.machine_file else {
             let written = self.file.write_all_at(data, offset as u64);
             return written.map_err(|_| FAILED);
         };
-        lock_state(&place.state).write(place.inode, &self.file, offset, data)
+        lock_state(&machine_file.state).write(machine_file.inode, &self.file, offset, data)
     }
 
     fn truncate(&self, size: usize) -> VfsResult<()> {
@@ -142,14 +142,14 @@ impl VfsFile for Handle {
         if self.is_readonly {
             return Err(FAILED);
         }
-        let Some(place) = &self.place else {
+        let Some(machine_file) = &self.machine_file else {
             return self.file.set_len(size as u64).map_err(|_| FAILED);
         };
-        lock_state(&place.state).truncate(place.inode, &self.file, size)
+        lock_state(&machine_file.state).truncate(machine_file.inode, &self.file, size)
     }
 
     fn sync(&self) -> VfsResult<()> {
-        self.on_machine(Ok(()), |state, place| state.sync(place.inode))
+        self.on_machine(Ok(()), |state, machine_file| state.sync(machine_file.inode))
     }
 
     fn size(&self) -> VfsResult<usize> {
@@ -161,27 +161,33 @@ impl VfsFile for Handle {
 
     fn lock(&self, level: LockLevel) -> VfsResult<()> {
         const FAILED: i32 = sqlite::SQLITE_IOERR_LOCK;
-        // As with fcntl, which gives no write lock on a file that was opened for reading.
+        // As with fcntl, which refuses a write lock on a file that was opened read-only.
         if self.is_readonly && level > LockLevel::Shared {
             return Err(FAILED);
         }
-        self.on_machine(Ok(()), |state, place| {
+        self.on_machine(Ok(()), |state, machine_file| {
             state.check_up(FAILED)?;
-            state.inode(place.inode)?.locks.lock(place.id, level)
+            state
+                .inode(machine_file.inode)?
+                .locks
+                .lock(machine_file.id, level)
         })
     }
 
     fn unlock(&self, level: LockLevel) -> VfsResult<()> {
-        self.on_machine(Ok(()), |state, place| {
-            state.inode(place.inode)?.locks.unlock(place.id, level);
+        self.on_machine(Ok(()), |state, machine_file| {
+            state
+                .inode(machine_file.inode)?
+                .locks
+                .unlock(machine_file.id, level);
             Ok(())
         })
     }
 
     fn check_reserved_lock(&self) -> VfsResult<bool> {
-        self.on_machine(Ok(false), |state, place| {
+        self.on_machine(Ok(false), |state, machine_file| {
             state.check_up(sqlite::SQLITE_IOERR_CHECKRESERVEDLOCK)?;
-            Ok(state.inode(place.inode)?.locks.is_reserved())
+            Ok(state.inode(machine_file.inode)?.locks.is_reserved())
         })
     }
 
@@ -189,7 +195,7 @@ impl VfsFile for Handle {
         SECTOR_BYTES as i32
     }
 
-    /// What SQLite assumes of a disk on Unix, and no more.
+    /// What SQLite assumes about a disk on Unix, and no more.
     fn device_characteristics(&self) -> i32 {
         sqlite::SQLITE_IOCAP_POWERSAFE_OVERWRITE
     }
@@ -198,21 +204,21 @@ impl VfsFile for Handle {
         if size != REGION_BYTES {
             return Err(sqlite::SQLITE_IOERR);
         }
-        self.on_machine(Err(sqlite::SQLITE_IOERR_SHMMAP), |state, place| {
+        self.on_machine(Err(sqlite::SQLITE_IOERR_SHMMAP), |state, machine_file| {
             state.check_up(sqlite::SQLITE_IOERR_SHMMAP)?;
-            let shm = &mut state.inode(place.inode)?.shm;
-            Ok(shm.map(place.id, index, extend))
+            let shm = &mut state.inode(machine_file.inode)?.shm;
+            Ok(shm.map(machine_file.id, index, extend))
         })
     }
 
     fn shm_lock(&self, offset: usize, count: usize, mode: ShmLockMode) -> VfsResult<()> {
         const FAILED: i32 = sqlite::SQLITE_IOERR_SHMLOCK;
-        self.on_machine(Err(FAILED), |state, place| {
+        self.on_machine(Err(FAILED), |state, machine_file| {
             if let ShmLockMode::LockShared | ShmLockMode::LockExclusive = mode {
                 state.check_up(FAILED)?;
             }
-            let shm = &mut state.inode(place.inode)?.shm;
-            shm.lock(place.id, offset, count, mode)
+            let shm = &mut state.inode(machine_file.inode)?.shm;
+            shm.lock(machine_file.id, offset, count, mode)
         })
     }
 
@@ -221,8 +227,8 @@ impl VfsFile for Handle {
     }
 
     fn shm_unmap(&self) -> VfsResult<()> {
-        self.on_machine(Ok(()), |state, place| {
-            state.inode(place.inode)?.shm.unmap(place.id);
+        self.on_machine(Ok(()), |state, machine_file| {
+            state.inode(machine_file.inode)?.shm.unmap(machine_file.id);
             Ok(())
         })
     }
@@ -254,9 +260,9 @@ mod tests {
             let mode = format!("PRAGMA journal_mode = {journal}");
             let mode: String = first.query_row(&mode, (), |row| row.get(0)).unwrap();
             assert_eq!(mode, journal);
-            let make = "CREATE TABLE numbers AS WITH RECURSIVE n(i) AS
+            let create = "CREATE TABLE numbers AS WITH RECURSIVE n(i) AS
                 (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 20000) SELECT i FROM n";
-            first.execute_batch(make).unwrap();
+            first.execute_batch(create).unwrap();
             let second = connect(&machine);
             assert_eq!(count(&second), 20_000);
             first.execute_batch("BEGIN; DELETE FROM numbers").unwrap();
@@ -275,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stopped_machine_gives_io_errors() {
+    fn a_stopped_machine_returns_io_errors() {
         let dir = tempfile::tempdir().unwrap();
         let machine = Machine::new(dir.path(), 1).unwrap();
         let conn = connect(&machine);

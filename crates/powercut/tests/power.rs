@@ -1,4 +1,4 @@
-//! The embedded engine through power cuts and kills. The disk is simulated, SQLite is the real one.
+//! Runs the embedded engine through power cuts and kills, on a simulated disk and the real SQLite.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
@@ -17,7 +17,7 @@ fn every_confirmation_and_rejection_survives() {
         .unwrap();
     println!("{summary}");
     assert_eq!(summary.rounds, ROUNDS);
-    // Rounds that hit nothing would pass as well.
+    // Rounds without interruptions would pass as well.
     for count in [
         summary.cuts,
         summary.kills,

@@ -1,6 +1,6 @@
 //! The audit: checks every order against the invariants, unit by unit, in one pass over the rows.
-//! It trusts nothing that an engine derived. It reads the terms of the sales, the rows, and the
-//! confirmations that clients recorded.
+//! It does not trust values that an engine derived. It reads the terms of the sales, the rows, and
+//! the confirmations that clients recorded.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -13,17 +13,17 @@ use crate::{OrderId, OrderState, Sale, Unit};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Invariant {
-    /// Active orders ≤ total, one active order a unit, units in 1..=total.
+    /// Active orders ≤ total, at most one active order per unit, units in 1..=total.
     NoOversell,
-    /// Free + active = total, once all is quiet.
+    /// Free + active = total, once no attempt is in progress.
     NoUndersell,
     /// Every confirmation has exactly one order with its content.
     ConfirmationKept,
-    /// One order per order id, per key, and per unit and generation.
+    /// At most one order per order id, per key, and per unit and generation.
     NoDuplicates,
-    /// Active orders of a buyer ≤ the sale's limit.
+    /// Active orders per buyer ≤ the sale's limit.
     LimitHolds,
-    /// Every order belongs to a sale and is what was written.
+    /// Every order belongs to a sale, and its row was not modified.
     NoPhantoms,
 }
 
@@ -45,7 +45,7 @@ impl fmt::Display for Invariant {
 pub struct Violation {
     pub invariant: Invariant,
     pub sale: String,
-    /// The unit, where the violation concerns one.
+    /// The unit that the violation concerns, if any.
     pub unit: Option<u32>,
     pub order_ids: Vec<String>,
     pub detail: String,
@@ -68,23 +68,23 @@ pub struct AuditReport {
     pub sales: Vec<SaleReport>,
     /// Rows in the order store.
     pub store_rows: u64,
-    /// Messages in the order log; `None` where the engine has no log.
+    /// Messages in the order log; `None` if the engine has no log.
     pub log_records: Option<u64>,
-    /// Claims that are neither stored nor void yet. They are in transit, not wrong.
+    /// Claims that are neither stored nor void yet, which is not a violation.
     pub in_flight: u64,
     /// Units that the gates still offer, over all sales.
     pub gate_left: u64,
-    /// Active orders beyond one for each unit, and units that are offered although they are sold.
+    /// Active orders beyond the first of each unit, and sold units that the gate still offers.
     pub oversold: u64,
     /// Units that are neither sold nor offered.
     pub undersold: u64,
-    /// Orders that exist twice, by order id, by key, or by unit and generation.
+    /// Duplicate orders, by order id, by key, or by unit and generation.
     pub duplicates: u64,
     /// Confirmations from the clients' history that were checked.
     pub confirmations_checked: u64,
     /// The first [`AuditReport::NAMED_MAX`] violations.
     pub violations: Vec<Violation>,
-    /// All violations, named or not.
+    /// The number of all violations, including those that are not listed.
     pub violation_count: u64,
     /// What could not be checked, and why.
     #[serde(default)]
@@ -92,7 +92,7 @@ pub struct AuditReport {
 }
 
 impl AuditReport {
-    /// The most violations that a report names.
+    /// The maximum number of violations that a report lists.
     pub const NAMED_MAX: usize = 1_000;
 
     /// Whether every invariant holds.
@@ -114,7 +114,7 @@ impl AuditReport {
     }
 }
 
-/// What the audit reads of an order.
+/// The data of an order that the audit checks.
 #[derive(Debug, Clone, Copy)]
 pub struct OrderFacts<'a> {
     pub order_id: &'a str,
@@ -125,29 +125,27 @@ pub struct OrderFacts<'a> {
     pub key: Option<&'a str>,
     /// `None` if the stored text is not a state.
     pub state: Option<OrderState>,
-    /// What the row's checksums say.
+    /// The result of checking the row's checksums.
     pub integrity: RowIntegrity,
 }
 
-/// Whether a row is what the program wrote.
+/// Whether a row still matches its checksums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowIntegrity {
     Intact,
-    /// A column that never changes has changed.
+    /// A column that must never change was modified.
     ContentDiffers,
-    /// The state is not the one that the program wrote last.
+    /// The state is not the one that this program wrote last.
     StateDiffers,
 }
 
 impl RowIntegrity {
-    /// What is wrong, or `None` for an intact row.
+    /// A description of the damage, or `None` for an intact row.
     pub fn damage(self) -> Option<&'static str> {
         match self {
             Self::Intact => None,
-            Self::ContentDiffers => Some("the row is not what was written: its checksum differs"),
-            Self::StateDiffers => {
-                Some("the state is not what was written: its state_checksum differs")
-            }
+            Self::ContentDiffers => Some("the row was modified: its checksum differs"),
+            Self::StateDiffers => Some("the state was modified: its state_checksum differs"),
         }
     }
 }
@@ -178,7 +176,7 @@ struct Promise {
     kept: bool,
 }
 
-/// Reads orders and finds what breaks the invariants.
+/// Checks orders one by one, and collects the violations of the invariants.
 #[derive(Debug)]
 pub struct Auditor {
     sales: HashMap<String, SaleAudit>,
@@ -223,15 +221,15 @@ impl Auditor {
         }
     }
 
-    /// Records what the gate of a sale offers. Without it, the audit assumes what a rebuild from
-    /// the orders would offer.
+    /// Records how many units the gate of a sale offers. Without this, the audit assumes the number
+    /// that a rebuild from the orders would give.
     pub fn gate_left(&mut self, sale: &str, units: u32) {
         if let Some(audit) = self.sales.get_mut(sale) {
             audit.gate_left = Some(units);
         }
     }
 
-    /// Records a confirmation that a client read. Call it before [`Auditor::order`].
+    /// Records a confirmation that a client received. Call it before [`Auditor::order`].
     pub fn confirmed(&mut self, order_id: &str, sale: Option<&str>, unit: u32) {
         self.report.confirmations_checked += 1;
         let promise = Promise {
@@ -239,16 +237,16 @@ impl Auditor {
             unit,
             kept: false,
         };
-        // A repeat of a confirmation is the same promise. The same id for another unit is not.
+        // A repeated confirmation is the same promise, unless it names another sale or unit.
         if let Some(first) = self.promises.insert(order_id.into(), promise)
             && (first.sale.as_deref(), first.unit) != (sale, unit)
         {
             let detail = format!(
-                "clients read it for unit {} and for unit {unit}",
+                "clients received confirmations for unit {} and for unit {unit}",
                 first.unit
             );
             let sale = sale.unwrap_or_default();
-            self.broken(
+            self.add_violation(
                 Invariant::ConfirmationKept,
                 sale,
                 Some(unit),
@@ -265,7 +263,7 @@ impl Auditor {
         if !self.order_ids.insert(id.into()) {
             self.report.duplicates += 1;
             let detail = "two orders have this order id".to_owned();
-            self.broken(
+            self.add_violation(
                 Invariant::NoDuplicates,
                 order.sale,
                 Some(unit),
@@ -275,17 +273,17 @@ impl Auditor {
         }
         if let Some(damage) = order.integrity.damage() {
             let detail = damage.to_owned();
-            self.broken(Invariant::NoPhantoms, order.sale, Some(unit), &[id], detail);
+            self.add_violation(Invariant::NoPhantoms, order.sale, Some(unit), &[id], detail);
         }
         self.check_promise(order);
         let Some(state) = order.state else {
-            let detail = "its state is not a state of an order".to_owned();
-            self.broken(Invariant::NoPhantoms, order.sale, Some(unit), &[id], detail);
+            let detail = "its state is not a valid order state".to_owned();
+            self.add_violation(Invariant::NoPhantoms, order.sale, Some(unit), &[id], detail);
             return;
         };
         let Some(audit) = self.sales.get_mut(order.sale) else {
             let detail = "its sale does not exist".to_owned();
-            self.broken(Invariant::NoPhantoms, order.sale, Some(unit), &[id], detail);
+            self.add_violation(Invariant::NoPhantoms, order.sale, Some(unit), &[id], detail);
             return;
         };
         for (invariant, others, detail) in audit.order(order, state) {
@@ -296,7 +294,7 @@ impl Auditor {
             }
             let mut ids: Vec<&str> = others.iter().map(|id| &**id).collect();
             ids.push(id);
-            self.broken(invariant, order.sale, Some(unit), &ids, detail);
+            self.add_violation(invariant, order.sale, Some(unit), &ids, detail);
         }
     }
 
@@ -307,9 +305,12 @@ impl Auditor {
         promise.kept = true;
         let sale = promise.sale.as_deref().unwrap_or(order.sale);
         if (sale, promise.unit) != (order.sale, order.unit.number) {
-            let detail = format!("a client read it for unit {} of sale {sale}", promise.unit);
+            let detail = format!(
+                "a client received a confirmation for unit {} of sale {sale}",
+                promise.unit
+            );
             let unit = Some(order.unit.number);
-            self.broken(
+            self.add_violation(
                 Invariant::ConfirmationKept,
                 order.sale,
                 unit,
@@ -319,16 +320,16 @@ impl Auditor {
         }
     }
 
-    /// Checks what only the whole of the rows can show.
+    /// Runs the checks that need all rows, and returns the report.
     pub fn finish(mut self) -> AuditReport {
         let lost: Vec<_> = self
             .promises
             .extract_if(|_, promise| !promise.kept)
             .collect();
         for (order_id, promise) in lost {
-            let detail = "a client read a confirmation, and no order has its id".to_owned();
+            let detail = "a client received a confirmation, but no order has its id".to_owned();
             let unit = Some(promise.unit);
-            self.broken(
+            self.add_violation(
                 Invariant::ConfirmationKept,
                 promise.sale.as_deref().unwrap_or_default(),
                 unit,
@@ -349,7 +350,7 @@ impl Auditor {
         if let Some(limit) = audit.sale.buyer_limit {
             for (buyer, held) in audit.held.iter().filter(|(_, held)| **held > limit) {
                 let detail = format!("buyer {buyer:?} holds {held} units; the limit is {limit}");
-                self.broken(Invariant::LimitHolds, name, None, &[], detail);
+                self.add_violation(Invariant::LimitHolds, name, None, &[], detail);
             }
         }
         let sold = audit
@@ -360,13 +361,13 @@ impl Auditor {
         let gate_left = audit.gate_left.unwrap_or(unsold);
         if gate_left > unsold {
             self.report.oversold += u64::from(gate_left - unsold);
-            let detail = format!("the gate offers {gate_left} units, {unsold} are unsold");
-            self.broken(Invariant::NoOversell, name, None, &[], detail);
+            let detail = format!("the gate offers {gate_left} units, but only {unsold} are unsold");
+            self.add_violation(Invariant::NoOversell, name, None, &[], detail);
         }
         if gate_left < unsold {
             self.report.undersold += u64::from(unsold - gate_left);
-            let detail = format!("{unsold} units are unsold, the gate offers only {gate_left}");
-            self.broken(Invariant::NoUndersell, name, None, &[], detail);
+            let detail = format!("{unsold} units are unsold, but the gate offers only {gate_left}");
+            self.add_violation(Invariant::NoUndersell, name, None, &[], detail);
         }
         self.report.gate_left += u64::from(gate_left);
         self.report.sales.push(SaleReport {
@@ -378,7 +379,7 @@ impl Auditor {
         });
     }
 
-    fn broken(
+    fn add_violation(
         &mut self,
         invariant: Invariant,
         sale: &str,
@@ -482,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sound_store_is_clean() {
+    fn a_consistent_store_is_clean() {
         let mut audit = auditor(3);
         audit.confirmed("a", Some("s"), 1);
         audit.gate_left("s", 1);
@@ -499,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_break_is_named() {
+    fn every_kind_of_violation_is_reported() {
         let mut audit = auditor(2);
         audit.order(&order("a", 1, 1));
         audit.order(&order("b", 1, 2));
@@ -531,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gate_that_offers_sold_units_is_broken() {
+    fn a_gate_that_offers_sold_units_oversells() {
         let mut audit = auditor(1);
         audit.gate_left("s", 1);
         audit.order(&order("a", 1, 1));

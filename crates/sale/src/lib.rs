@@ -1,6 +1,6 @@
 //! The vocabulary and the rules of a sale, as plain values and functions.
-//! Nothing here reads a clock, does I/O, waits or locks. Engines bring those, so that a simulator
-//! can drive the same rules.
+//! Nothing here does I/O, reads a clock, blocks or locks. Engines do that, so that a simulator can
+//! drive the same rules.
 
 mod attempt;
 mod audit;
@@ -23,5 +23,5 @@ pub use sale::{
 };
 pub use stock::{Holding, Slots, Stock, StockRebuild, Taken, Unit, UnitFault};
 
-/// The sale that `POST /seckill` sells from. The tutorial's Redis key has this name.
+/// The sale that `POST /seckill` sells from, named after the tutorial's Redis key.
 pub const DEFAULT_SALE_ID: &str = "counter";

@@ -1,10 +1,9 @@
-//! An order, and which state may follow which. Every engine asks here before it stores a state.
+//! An order and its state transitions. Every engine checks a transition here before storing it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Buyer, IdempotencyKey, OrderId, SaleId, Unit};
 
-/// The state of an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OrderState {
@@ -13,7 +12,7 @@ pub enum OrderState {
     Paid,
     /// Not paid in time. The unit was released.
     Expired,
-    /// The unit was released on request.
+    /// Cancelled on request. The unit was released.
     Cancelled,
 }
 
@@ -56,7 +55,7 @@ pub struct NotAllowed {
 }
 
 impl OrderChange {
-    /// The next state, or `None` if the change was made before: a change is idempotent.
+    /// Returns the next state, or `None` if the change was already made: changes are idempotent.
     pub fn apply(self, state: OrderState) -> Result<Option<OrderState>, NotAllowed> {
         match (self, state) {
             (Self::Cancel, OrderState::Reserved) => Ok(Some(OrderState::Cancelled)),
@@ -79,7 +78,7 @@ pub struct Order {
     pub state: OrderState,
     /// When the order was stored: UTC, RFC 3339, milliseconds.
     pub date: String,
-    /// When it was cancelled, in the same form.
+    /// When the order was cancelled, in the same format.
     pub cancelled_at: Option<String>,
 }
 

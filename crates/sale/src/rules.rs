@@ -1,51 +1,50 @@
-//! How one attempt is decided, given what is known of its key, its buyer and the stock.
-//! The same function serves answers from memory and the writer's decision. The caller takes the
-//! unit.
+//! Decides one attempt, given the claim of its key, the holding of its buyer and the stock.
+//! Answers from memory and the writer use the same function. It changes nothing: the caller takes
+//! the unit.
 
 use crate::{Attempt, Holding, Invalid, OrderId, OrderState, Rejection, Sale, Unit, WindowState};
 
-/// A claim that was made under a key.
+/// A claim that was made with an idempotency key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyedClaim {
     pub order_id: OrderId,
     pub unit: Unit,
-    /// The digest of the attempt's content.
+    /// From [`Attempt::fingerprint`].
     pub fingerprint: u64,
-    /// The present state of the order.
+    /// The current state of the order.
     pub state: OrderState,
 }
 
-/// What a decision depends on beside the attempt and the terms of the sale.
+/// What a decision depends on, in addition to the attempt and the terms of the sale.
 #[derive(Debug, Clone, Default)]
 pub struct Context {
-    /// The claim made under the attempt's key.
+    /// The claim that was made with the attempt's key.
     pub keyed: Option<KeyedClaim>,
-    /// What the buyer holds. Only read where the sale has a limit.
+    /// What the buyer holds. Only read if the sale has a limit.
     pub holding: Holding,
-    /// Free units.
     pub free: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// A unit may be taken, into this slot where the sale has a limit.
+    /// A unit may be taken. If the sale has a limit, the order occupies this slot.
     Take {
         /// 1..=64.
         slot: Option<u8>,
     },
     /// The key has a claim with this content.
     Repeat(KeyedClaim),
-    /// The key has a claim with other content.
+    /// The key has a claim with different content.
     Mismatch,
     Rejected(Rejection),
     Invalid(Invalid),
 }
 
-/// The most units in one order.
+/// The maximum number of units in one order.
 const QUANTITY_MAX: u32 = 1;
 
-/// Decides an attempt in this order: the key, the form, the window, the limit, the stock. A key
-/// that has a claim returns it for ever, so nothing comes before it.
+/// Decides an attempt. The checks are, in order: the key, validity, the window, the limit, the
+/// stock. A key that has a claim always returns it, so the key is checked first.
 pub fn decide(sale: &Sale, attempt: &Attempt, context: &Context, now_ms: i64) -> Decision {
     if let Some(claim) = &context.keyed {
         return if claim.fingerprint == attempt.fingerprint() {
@@ -135,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_comes_before_everything_else() {
+    fn a_key_is_checked_first() {
         let claim = KeyedClaim {
             order_id: OrderId::new("o").unwrap(),
             unit: Unit {
@@ -161,9 +160,9 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_needs_a_name() {
-        let nobody = Attempt::anonymous(SaleId::new("s").unwrap());
-        let answer = decide(&sale(), &nobody, &free(), 15);
-        assert_eq!(answer, Decision::Invalid(Invalid::BuyerRequired));
+    fn a_limit_requires_a_named_buyer() {
+        let anonymous = Attempt::anonymous(SaleId::new("s").unwrap());
+        let decision = decide(&sale(), &anonymous, &free(), 15);
+        assert_eq!(decision, Decision::Invalid(Invalid::BuyerRequired));
     }
 }

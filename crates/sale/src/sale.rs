@@ -1,5 +1,5 @@
-//! A sale: its terms, what makes terms valid, and how they may change while it runs.
-//! The remaining stock is in `stock`.
+//! A sale: its terms, their validation, and how they may change while the sale runs.
+//! The stock is in `stock`.
 
 use std::fmt;
 
@@ -7,11 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::SaleId;
 
-/// The most units of one sale.
 pub const SALE_TOTAL_MAX: u32 = 1_000_000_000;
-/// The highest limit per buyer.
+/// The bits of [`crate::Slots`], one per order.
 pub const BUYER_LIMIT_MAX: u32 = 64;
-/// The longest title, in bytes.
 pub const SALE_TITLE_MAX_BYTES: usize = 200;
 
 /// The terms of a sale.
@@ -19,19 +17,19 @@ pub const SALE_TITLE_MAX_BYTES: usize = 200;
 pub struct Sale {
     pub id: SaleId,
     pub title: String,
-    /// Units in all.
+    /// Units, sold ones included.
     pub total: u32,
-    /// Active orders that one buyer may hold. `None` means no limit, and lets anonymous buyers in.
+    /// Active orders that one buyer may hold. `None` means no limit, and allows anonymous buyers.
     pub buyer_limit: Option<u32>,
-    /// Unix milliseconds; `None` means that the sale is open.
+    /// Unix milliseconds; `None` means that the sale is open from the start.
     pub opens_at_ms: Option<i64>,
-    /// Unix milliseconds; `None` means that the sale stays open.
+    /// Unix milliseconds; `None` means that the sale does not close.
     pub closes_at_ms: Option<i64>,
-    /// 1 for a new sale. Grows by one with each change.
+    /// 1 for a new sale. Increases by one with each change.
     pub version: u64,
 }
 
-/// The position of a point in time relative to the window of a sale.
+/// Where a point in time is relative to the window of a sale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WindowState {
     NotOpen {
@@ -46,7 +44,7 @@ pub enum WindowState {
 }
 
 impl Sale {
-    /// Opening is inclusive, closing exclusive.
+    /// The opening time is inclusive, the closing time exclusive.
     pub fn window(&self, now_ms: i64) -> WindowState {
         match (self.opens_at_ms, self.closes_at_ms) {
             (_, Some(closed_at_ms)) if now_ms >= closed_at_ms => {
@@ -63,10 +61,10 @@ impl Sale {
 #[serde(deny_unknown_fields)]
 pub struct NewSale {
     pub id: SaleId,
-    /// Empty means the id.
+    /// Defaults to the id if empty.
     #[serde(default)]
     pub title: String,
-    /// Units in all; 0 is a sale that is sold out from the start.
+    /// 0 makes a sale that is sold out from the start.
     pub total: u32,
     /// Active orders that one buyer may hold, 1..=64; `None` means no limit.
     #[serde(default)]
@@ -80,7 +78,7 @@ pub struct NewSale {
 }
 
 impl NewSale {
-    /// A sale with this many units, without a limit, always open.
+    /// A sale with this many units, without a limit, and always open.
     pub fn units(id: SaleId, total: u32) -> Self {
         Self {
             id,
@@ -113,39 +111,38 @@ impl NewSale {
     }
 }
 
-/// A change of a sale's terms. `None` leaves a term as it is. All figures are absolute, so that a
-/// change that is sent twice has the effect of one.
+/// A change of a sale's terms. `None` leaves a term unchanged. All values are absolute, so that a
+/// change that is sent twice has the same effect as one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SaleChange {
-    /// The version that the change is meant for. The change is refused if the sale has another.
+    /// The version that the sale is expected to have. If it has another, the change is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub if_version: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
-    /// Units in all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total: Option<u32>,
-    /// `Some(None)` lifts the limit per buyer.
+    /// `Some(None)` removes the limit.
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub buyer_limit: Option<Option<u32>>,
-    /// Unix milliseconds; `Some(None)` opens the sale.
+    /// Unix milliseconds; `Some(None)` removes the opening time.
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub opens_at_ms: Option<Option<i64>>,
-    /// Unix milliseconds; `Some(None)` keeps the sale open.
+    /// Unix milliseconds; `Some(None)` removes the closing time.
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub closes_at_ms: Option<Option<i64>>,
 }
 
-/// Tells `null` (lift the term) from an absent member (keep it), which serde's default for nested
-/// options does not.
+/// Distinguishes `null` (remove the term) from an absent field (keep it). By default, serde reads
+/// both as `None`.
 fn present<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
-    from: D,
+    deserializer: D,
 ) -> Result<Option<Option<T>>, D::Error> {
-    Option::<T>::deserialize(from).map(Some)
+    Option::<T>::deserialize(deserializer).map(Some)
 }
 
-/// What the active orders of a sale demand of its terms.
+/// What the terms of a sale must respect because of its active orders.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SaleUsage {
     /// The most active orders that one named buyer holds.
@@ -155,7 +152,7 @@ pub struct SaleUsage {
 }
 
 impl SaleChange {
-    /// Whether it changes nothing.
+    /// Whether it changes no term.
     pub fn is_empty(&self) -> bool {
         let Self {
             if_version: _,
@@ -172,7 +169,7 @@ impl SaleChange {
             && closes_at_ms.is_none()
     }
 
-    /// The changed terms. A change that would take an order away is refused.
+    /// Returns the changed terms. Refuses a change that would invalidate an active order.
     pub fn apply(&self, sale: &Sale, usage: SaleUsage) -> Result<Sale, ChangeRefused> {
         if let Some(wanted) = self.if_version
             && wanted != sale.version
@@ -215,12 +212,12 @@ impl SaleChange {
     }
 }
 
-/// Terms that no sale can have.
+/// Why terms are invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSale {
-    #[error("total {total}: a sale has 0 to {SALE_TOTAL_MAX} units")]
+    #[error("total {total}: a sale can have 0 to {SALE_TOTAL_MAX} units")]
     Total { total: u64 },
-    #[error("buyer limit {limit}: a limit is 1 to {BUYER_LIMIT_MAX}, or none")]
+    #[error("buyer limit {limit}: a limit must be 1 to {BUYER_LIMIT_MAX}, or none")]
     BuyerLimit { limit: u32 },
     #[error(
         "the sale closes at {} and opens at {}: it must close after it opens",
@@ -233,13 +230,13 @@ pub enum InvalidSale {
         /// Unix milliseconds.
         closes_at_ms: i64,
     },
-    #[error("time {}: a time must lie in the years 1970 to 9998", Time(*.at_ms))]
+    #[error("time {}: a time must be in the years 1970 to 9998", Time(*.at_ms))]
     Time {
         /// Unix milliseconds.
         at_ms: i64,
     },
     #[error(
-        "title of {bytes} bytes: a title has at most {SALE_TITLE_MAX_BYTES} bytes and no control characters"
+        "title of {bytes} bytes: a title can have at most {SALE_TITLE_MAX_BYTES} bytes and no control characters"
     )]
     Title { bytes: usize },
 }
@@ -256,21 +253,21 @@ impl fmt::Display for Time {
     }
 }
 
-/// A change that was not made.
+/// Why a change was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeRefused {
     #[error(transparent)]
     InvalidSale(#[from] InvalidSale),
     #[error(
-        "the sale has version {found}, and the change was for version {wanted}: look at the sale again, then repeat the change if it is still wanted"
+        "the sale has version {found}, and the change was for version {wanted}: read the sale again, then repeat the change if you still want it"
     )]
     VersionDiffers { wanted: u64, found: u64 },
     #[error(
-        "buyer limit {limit}: a buyer already holds {most_held}; no order is taken away, so the limit must be at least {most_held}"
+        "buyer limit {limit}: a buyer already holds {most_held} units; orders are never revoked, so the limit must be at least {most_held}"
     )]
     LimitBelowHeld { limit: u32, most_held: u32 },
     #[error(
-        "{total} units: unit {highest_sold} is sold; no order is taken away, so the total must be at least {highest_sold}"
+        "total {total}: unit {highest_sold} is sold; orders are never revoked, so the total must be at least {highest_sold}"
     )]
     TotalBelowSold { total: u32, highest_sold: u32 },
     #[error("nothing to change: give a title, a total, a limit, or an opening or closing time")]
@@ -278,7 +275,8 @@ pub enum ChangeRefused {
 }
 
 fn check(sale: &Sale) -> Result<(), InvalidSale> {
-    // 9998-12-31T23:59:59.999Z: RFC 3339 has four digits for a year, and parsers stop within 9999.
+    // 9998-12-31T23:59:59.999Z: years in RFC 3339 have four digits, and some parsers do not accept
+    // all of 9999.
     const LAST_MS: i64 = 253_370_764_799_999;
     if sale.total > SALE_TOTAL_MAX {
         return Err(InvalidSale::Total {
@@ -322,36 +320,36 @@ mod tests {
     #[test]
     fn terms_are_checked() {
         assert_eq!(new_sale().validate().unwrap().title, "phone");
-        let bad = |edit: fn(&mut NewSale)| {
+        let error_after = |edit: fn(&mut NewSale)| {
             let mut sale = new_sale();
             edit(&mut sale);
             sale.validate().unwrap_err()
         };
         assert_eq!(
-            bad(|s| s.buyer_limit = Some(0)),
+            error_after(|s| s.buyer_limit = Some(0)),
             InvalidSale::BuyerLimit { limit: 0 }
         );
         assert_eq!(
-            bad(|s| s.buyer_limit = Some(65)),
+            error_after(|s| s.buyer_limit = Some(65)),
             InvalidSale::BuyerLimit { limit: 65 }
         );
         assert!(matches!(
-            bad(|s| s.total = u32::MAX),
+            error_after(|s| s.total = u32::MAX),
             InvalidSale::Total { .. }
         ));
         assert!(matches!(
-            bad(|s| s.title = "x".repeat(201)),
+            error_after(|s| s.title = "x".repeat(201)),
             InvalidSale::Title { .. }
         ));
         assert!(matches!(
-            bad(|s| s.opens_at_ms = Some(-1)),
+            error_after(|s| s.opens_at_ms = Some(-1)),
             InvalidSale::Time { .. }
         ));
-        let upside_down = bad(|s| {
+        let empty_window = error_after(|s| {
             s.opens_at_ms = Some(5);
             s.closes_at_ms = Some(5);
         });
-        assert!(matches!(upside_down, InvalidSale::Window { .. }));
+        assert!(matches!(empty_window, InvalidSale::Window { .. }));
     }
 
     #[test]
@@ -375,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_never_takes_an_order_away() {
+    fn a_change_never_invalidates_an_order() {
         let sale = new_sale().validate().unwrap();
         let units = |total| SaleChange {
             total: Some(total),
@@ -393,11 +391,11 @@ mod tests {
         assert!(limit.apply(&sale, usage(2, 2)).is_ok());
         let refused = limit.apply(&sale, usage(3, 3)).unwrap_err();
         assert!(matches!(refused, ChangeRefused::LimitBelowHeld { .. }));
-        let nothing = SaleChange {
+        let empty = SaleChange {
             if_version: Some(1),
             ..SaleChange::default()
         };
-        let refused = nothing.apply(&sale, SaleUsage::default()).unwrap_err();
+        let refused = empty.apply(&sale, SaleUsage::default()).unwrap_err();
         assert_eq!(refused, ChangeRefused::NothingToChange);
         assert!(units(u32::MAX).apply(&sale, SaleUsage::default()).is_err());
     }

@@ -1,5 +1,5 @@
-//! The stock of one sale: which unit is sold next, which were released, and how the stock is
-//! rebuilt from orders. It knows nothing of buyers' names, keys or time.
+//! The stock of one sale: which unit is sold next, which units were released, and how the stock is
+//! rebuilt from orders. It does not know buyers' names, keys or the time.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -13,12 +13,12 @@ pub struct Unit {
     /// 1 to the sale's total.
     #[serde(rename = "unit")]
     pub number: u32,
-    /// 1 when first sold. Grows by one each time the unit is released.
+    /// 1 when first sold. Increases by one each time the unit is released.
     pub generation: u32,
 }
 
 impl Unit {
-    /// The unit as it is sold after its release.
+    /// The unit as it is sold again after its release.
     #[must_use]
     pub fn next_generation(self) -> Self {
         Self {
@@ -28,7 +28,7 @@ impl Unit {
     }
 }
 
-/// A unit taken from the stock, with what is needed to undo exactly that.
+/// A unit that was taken from the stock, with what is needed to undo that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Taken {
     pub unit: Unit,
@@ -36,19 +36,19 @@ pub struct Taken {
 }
 
 /// The free units of a sale: those never sold, as one counter, and those that were released.
-/// A released unit whose number lies above a lowered total is withheld: it is not for sale, and
-/// keeps its generation for the day the total grows again.
+/// A released unit whose number is above a lowered total is withheld: it is not for sale, and keeps
+/// its generation until the total is raised again.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Stock {
     total: u32,
-    /// The highest unit number that was ever sold.
+    /// The highest unit number ever sold.
     handed_out: u32,
     returned: VecDeque<Unit>,
     withheld: Vec<Unit>,
 }
 
 impl Stock {
-    /// A stock from which nothing was sold.
+    /// A stock from which nothing has been sold.
     pub fn new(total: u32) -> Self {
         Self {
             total,
@@ -56,7 +56,6 @@ impl Stock {
         }
     }
 
-    /// Units free now.
     pub fn free(&self) -> u32 {
         let never_sold = self.total.saturating_sub(self.handed_out);
         let free = never_sold + self.returned.len() as u32;
@@ -72,7 +71,7 @@ impl Stock {
         self.total
     }
 
-    /// Takes the next unit: a released one if there is one, else a fresh one.
+    /// Takes the next unit: a released one if there is one, otherwise a fresh one.
     pub fn take(&mut self) -> Option<Taken> {
         if let Some(unit) = self.returned.pop_front() {
             return Some(Taken { unit, fresh: false });
@@ -88,12 +87,12 @@ impl Stock {
         Some(Taken { unit, fresh: true })
     }
 
-    /// Undoes the latest [`Stock::take`]. Steps are undone strictly in reverse.
+    /// Undoes the latest [`Stock::take`]. Steps must be undone in reverse order.
     pub fn undo_take(&mut self, taken: Taken) {
         if taken.fresh {
             assert_eq!(
                 self.handed_out, taken.unit.number,
-                "steps must be undone in reverse"
+                "steps must be undone in reverse order"
             );
             self.handed_out -= 1;
         } else {
@@ -120,8 +119,8 @@ impl Stock {
         );
     }
 
-    /// The highest number of a unit that an order holds; 0 if none does. Takes time in proportion
-    /// to the released units.
+    /// The highest unit number that an order holds; 0 if there is none. Takes time proportional to
+    /// the number of released units.
     pub fn highest_sold(&self) -> u32 {
         let free: HashSet<u32> = self
             .returned
@@ -148,14 +147,14 @@ impl Stock {
         self.total = total;
     }
 
-    /// The number below which every unit was sold at least once, and the released units that are
-    /// for sale. A gate outside this process is filled from them.
+    /// The highest unit number ever sold, at most the total, and the released units that are for
+    /// sale. A gate outside this process is filled with them.
     pub fn into_parts(self) -> (u32, VecDeque<Unit>) {
         (self.handed_out.min(self.total), self.returned)
     }
 }
 
-/// What one buyer holds of a sale: the number of active orders, and the slots of those that were
+/// What one buyer holds in a sale: the number of active orders, and the slots of those that were
 /// made while the sale had a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Holding {
@@ -164,7 +163,7 @@ pub struct Holding {
 }
 
 impl Holding {
-    /// The holding of a buyer whose every active order has a slot.
+    /// The holding of a buyer whose active orders all have slots.
     pub fn of_slots(slots: Slots) -> Self {
         Self {
             held: slots.count(),
@@ -173,7 +172,7 @@ impl Holding {
     }
 }
 
-/// The slots 1..=64 that one buyer's active orders of a sale occupy, one bit each.
+/// The slots 1..=64 that one buyer's active orders in a sale occupy, one bit each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Slots(u64);
 
@@ -186,13 +185,13 @@ impl Slots {
         self.0 == 0
     }
 
-    /// 1..=64.
+    /// 1..=64, or `None` if every slot is taken.
     pub fn lowest_free(self) -> Option<u8> {
         let slot = self.0.trailing_ones();
         (slot < BUYER_LIMIT_MAX).then_some(slot as u8 + 1)
     }
 
-    /// With this slot taken, or `None` if it is taken already or not in 1..=64.
+    /// With this slot taken, or `None` if it is already taken or not in 1..=64.
     pub fn with(self, slot: u8) -> Option<Self> {
         let bit = Self::bit(slot)?;
         (self.0 & bit == 0).then_some(Self(self.0 | bit))
@@ -208,7 +207,7 @@ impl Slots {
     }
 }
 
-/// An order that does not fit the sale's stock.
+/// Why an order does not fit the sale's stock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UnitFault {
     #[error("unit {} is not in 1..={total}", unit.number)]
@@ -218,7 +217,7 @@ pub enum UnitFault {
     #[error("unit {} is sold twice", unit.number)]
     SoldTwice { unit: Unit },
     /// An order of a later generation exists although this one never ended.
-    #[error("unit {} was sold again at generation {} while an earlier order holds it", unit.number, unit.generation)]
+    #[error("unit {} was sold again at generation {} while an earlier order still holds it", unit.number, unit.generation)]
     SoldWhileHeld { unit: Unit },
 }
 
@@ -228,7 +227,7 @@ struct Seen {
     active: u32,
 }
 
-/// Rebuilds a stock from the orders of a sale, in any order of rows.
+/// Rebuilds a stock from the orders of a sale. The rows may come in any order.
 #[derive(Debug, Clone)]
 pub struct StockRebuild {
     total: u32,
@@ -243,8 +242,8 @@ impl StockRebuild {
         }
     }
 
-    /// Adds one order. Only an active one must lie within the total: the total may have been
-    /// lowered below a unit that was released.
+    /// Adds one order. Only the unit of an active order must be within the total: the total may
+    /// have been lowered below a released unit.
     pub fn see(&mut self, unit: Unit, active: bool) -> Result<(), UnitFault> {
         let highest = if active { self.total } else { SALE_TOTAL_MAX };
         if unit.number == 0 || unit.number > highest {
@@ -269,8 +268,9 @@ impl StockRebuild {
         Ok(())
     }
 
-    /// The stock that these orders leave: active units are taken, ended ones are free at their
-    /// next generation, and a gap between sold units is free as new.
+    /// The stock that these orders leave: units of active orders are taken, units of ended orders
+    /// are free at their next generation, and units in gaps between sold ones are free at their
+    /// first.
     pub fn finish(self) -> Result<Stock, UnitFault> {
         let mut returned = VecDeque::new();
         for (index, seen) in self.seen.iter().enumerate() {
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn units_go_once_each_and_come_back_at_the_next_generation() {
+    fn units_are_sold_once_each_and_return_at_the_next_generation() {
         let mut stock = Stock::new(2);
         assert_eq!(stock.take().unwrap().unit, unit(1, 1));
         assert_eq!(stock.take().unwrap().unit, unit(2, 1));
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn undoing_backwards_restores_the_stock_exactly() {
+    fn undoing_in_reverse_order_restores_the_stock() {
         let mut stock = Stock::new(3);
         stock.take();
         stock.release(unit(1, 1));
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rebuild_fills_gaps_and_refuses_what_cannot_be() {
+    fn a_rebuild_fills_gaps_and_refuses_contradictions() {
         let mut rebuild = StockRebuild::new(5);
         rebuild.see(unit(4, 1), true).unwrap();
         rebuild.see(unit(1, 2), true).unwrap();

@@ -1,6 +1,5 @@
-//! The open connections: which of them wait for a request and since when, so that idle and slow ones
-//! can be closed. They share one coarse clock: a timer for each request would cost more than the
-//! rest of a rejection.
+//! Tracks open connections, so that idle and slow ones can be closed. They share one coarse clock:
+//! a timer per request would cost more than all other work for a rejection.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -10,23 +9,22 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-/// The clock's ticks in one `head_wait_ms`: a connection is closed at most an eighth too late.
+/// Clock ticks per `head_wait_ms`: a connection is closed at most an eighth of it too late.
 const TICKS_PER_WAIT: u32 = 8;
 const STOPPING_TICK: Duration = Duration::from_millis(20);
-/// The tick of a connection whose request is being answered.
+/// The value of `waiting_since` while a request is being answered.
 const ANSWERING: u32 = u32::MAX;
 
-/// Whether a connection has waited for longer than `ticks`. `since` may be later than `now`: the
-/// connection can begin to wait while the clock is being read.
+/// Whether a connection has waited for more than `ticks`. `since` may be later than `now`, because
+/// the connection can start to wait after the clock was read.
 fn is_late(now: u32, since: u32, ticks: u32) -> bool {
     let waited = now.wrapping_sub(since).cast_signed();
     since != ANSWERING && waited > 0 && waited.cast_unsigned() > ticks
 }
 
-/// What one connection is doing.
 #[derive(Debug)]
 pub(crate) struct ConnState {
-    /// The tick at which it began to wait for a request's head, or [`ANSWERING`].
+    /// The tick at which it started to wait for a request head, or [`ANSWERING`].
     waiting_since: AtomicU32,
     all: Arc<Connections>,
 }
@@ -37,12 +35,12 @@ impl ConnState {
     }
 
     pub(crate) fn waiting(&self) {
-        // The one tick that means something else is skipped.
+        // `ANSWERING` is not a tick.
         let now = self.all.tick.load(Ordering::Relaxed).min(ANSWERING - 1);
         self.waiting_since.store(now, Ordering::Relaxed);
     }
 
-    /// Whether the connection closes after the present response.
+    /// Whether the connection closes after the current response.
     pub(crate) fn is_stopping(&self) -> bool {
         self.all.is_stopping.load(Ordering::Relaxed)
     }
@@ -64,7 +62,7 @@ struct Open {
     task: Option<AbortHandle>,
 }
 
-/// Keeps a connection among the open ones for as long as it lives.
+/// Removes its connection from the open ones when dropped.
 #[derive(Debug)]
 pub(crate) struct ConnGuard {
     all: Arc<Connections>,
@@ -90,7 +88,7 @@ impl Connections {
         })
     }
 
-    /// Adds a connection, before its task is spawned. The task owns the guard.
+    /// Registers a connection before its task is spawned. The task owns the guard.
     pub(crate) fn guard(self: &Arc<Self>, state: Arc<ConnState>) -> ConnGuard {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.open().insert(id, Open { state, task: None });
@@ -100,7 +98,7 @@ impl Connections {
         }
     }
 
-    /// Keeps the means to abort a connection's task, unless it has ended already.
+    /// Stores the handle that aborts a connection's task, unless the connection is closed already.
     pub(crate) fn keep(&self, id: u64, task: AbortHandle) {
         if let Some(open) = self.open().get_mut(&id) {
             open.task = Some(task);
@@ -111,7 +109,7 @@ impl Connections {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes connections that have waited for a request's head for longer than `head_wait`. Never
+    /// Closes connections that have waited for a request head for longer than `head_wait`. Never
     /// returns.
     pub(crate) async fn reap(&self, head_wait: Duration) {
         let mut ticks = tokio::time::interval(head_wait / TICKS_PER_WAIT);
@@ -122,11 +120,11 @@ impl Connections {
         }
     }
 
-    /// Lets each connection finish its present response, and returns when none is left.
+    /// Lets each connection finish its current response, and returns when no connection is left.
     pub(crate) async fn stop(&self) {
         self.is_stopping.store(true, Ordering::Relaxed);
         while !self.open().is_empty() {
-            // One whole tick after a response was made, it has been written.
+            // A connection that has waited for a whole tick has written its response.
             self.close_late(1);
             tokio::select! {
                 () = self.emptied.notified() => {}
@@ -136,7 +134,7 @@ impl Connections {
     }
 
     fn close_late(&self, ticks: u32) {
-        // The new tick: what a connection stores during the loop is not later.
+        // The new tick, so that no connection stores a later one during the loop.
         let now = self.tick.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         for Open { state, task } in self.open().values() {
             let since = state.waiting_since.load(Ordering::Relaxed);
@@ -163,7 +161,7 @@ mod tests {
         assert!(!is_late(8, 8, 8));
         assert!(!is_late(16, 8, 8));
         assert!(is_late(17, 8, 8));
-        // It began to wait after the clock was read.
+        // It started to wait after the clock was read.
         assert!(!is_late(7, 8, 8));
         assert!(!is_late(100, ANSWERING, 8));
         // The clock wraps around.
@@ -171,7 +169,7 @@ mod tests {
         assert!(is_late(6, u32::MAX - 3, 8));
     }
 
-    /// Connections that begin to wait while the clock ticks are in use, and none is closed.
+    /// Connections that answer while the clock ticks are in use, so none of them may be closed.
     fn stress(threads: usize) {
         const CONNECTIONS: usize = 64;
         const TICKS: usize = 300;
@@ -206,7 +204,7 @@ mod tests {
             for _ in 0..TICKS {
                 let before: Vec<u64> = passes.iter().map(|p| p.load(Ordering::Relaxed)).collect();
                 all.close_late(TICKS_PER_WAIT);
-                // Nobody waits for longer than a tick.
+                // No connection waits for longer than a tick.
                 for (passed, before) in passes.iter().zip(before) {
                     while passed.load(Ordering::Relaxed) < before + 2 {
                         std::thread::yield_now();
@@ -222,7 +220,7 @@ mod tests {
             .count();
         assert_eq!(
             closed, 0,
-            "of {CONNECTIONS} connections in use, {threads} threads"
+            "closed of {CONNECTIONS} connections in use, {threads} threads"
         );
     }
 

@@ -1,5 +1,5 @@
-//! The operator's access to a running service: sales and audits over a Unix socket in the data
-//! folder. Not on the network: there is no token yet that could guard it there.
+//! The control socket: operators manage sales and audit a running service over a Unix socket in the
+//! data folder. It must not be reachable from the network, because it has no authentication.
 
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -22,15 +22,13 @@ use crate::problem::Problem;
 use crate::responses::no_such_sale;
 use crate::sales::{SaleView, now_ms};
 
-/// The path of sales on the socket.
 pub const CONTROL_SALES_PATH: &str = "/sales";
-/// The path of the audit on the socket.
 pub const CONTROL_AUDIT_PATH: &str = "/audit";
-/// The largest history that an audit checks, in bytes: several million confirmations.
+/// The largest history that an audit accepts: several million confirmations.
 const AUDIT_BODY_MAX_BYTES: usize = 1 << 30;
 const ROOT_UID: u32 = 0;
 
-/// The socket. Its file is removed with it.
+/// Removes the socket's file when dropped.
 #[derive(Debug)]
 pub struct ControlSocket {
     listener: UnixListener,
@@ -42,13 +40,13 @@ struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // It may be gone already.
+        // The file may be gone already.
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
-/// Calls `with` with a path to the socket that is short enough for the system, which keeps about a
-/// hundred bytes of it: by way of the open folder.
+/// Calls `with` with a short path to the socket, through its open folder: the system limits the
+/// paths of Unix sockets to about 100 bytes.
 fn by_short_path<T>(
     path: &Path,
     with: impl FnOnce(&Path) -> std::io::Result<T>,
@@ -66,7 +64,7 @@ fn by_short_path<T>(
     with(&short)
 }
 
-/// Connects to the control socket of a running service, and makes sure that it is not another user's.
+/// Connects to the control socket of a running service. Refuses one that another user owns.
 pub async fn connect_control(path: &Path) -> std::io::Result<UnixStream> {
     let stream = by_short_path(path, |short| {
         let stream = std::os::unix::net::UnixStream::connect(short)?;
@@ -88,7 +86,7 @@ pub async fn connect_control(path: &Path) -> std::io::Result<UnixStream> {
     Ok(stream)
 }
 
-/// Accepts connections of this user and of root alone, whatever the modes of the files are.
+/// Accepts only connections of this user and of root, regardless of file modes.
 struct OwnUser(UnixListener);
 
 impl Listener for OwnUser {
@@ -107,7 +105,7 @@ impl Listener for OwnUser {
                     uid = peer.uid(),
                     "another user tried to use the control socket"
                 ),
-                Err(error) => tracing::warn!(%error, "unknown user on the control socket"),
+                Err(error) => tracing::warn!(%error, "unidentified user on the control socket"),
             }
         }
     }
@@ -118,8 +116,8 @@ impl Listener for OwnUser {
 }
 
 impl ControlSocket {
-    /// Makes the socket, in place of one that a killed process left. The caller has locked the data
-    /// folder.
+    /// Creates the socket, and replaces one that a killed process left. The caller must have locked
+    /// the data folder.
     pub fn bind(path: &Path) -> std::io::Result<Self> {
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
@@ -133,7 +131,7 @@ impl ControlSocket {
         })
     }
 
-    /// Answers until `stop` ends, and finishes what is in flight.
+    /// Serves until `stop` completes, then finishes the requests in flight.
     pub async fn serve(
         self,
         engine: Arc<dyn Engine>,
@@ -235,7 +233,7 @@ fn refused(reason: &SaleRefused) -> Response {
     Problem::new(status, "sale-refused", "Refused", reason.to_string()).into_response()
 }
 
-/// Operators see the fault's own text.
+/// Operators see the fault's own text, unlike HTTP clients.
 fn failed(fault: &Fault) -> Response {
     Problem::of_fault(fault, 1)
         .detail(fault.to_string())

@@ -1,5 +1,5 @@
-//! The first step of a request: an attempt takes the short path, everything else goes to the routes.
-//! A rejection of a bare attempt costs no future, no allocation of our own, and no wait.
+//! Dispatches requests: attempts take a fast path, everything else goes to the routes.
+//! Rejecting a bare attempt must not box a future, allocate more than the response, or wait.
 
 use std::future::{Future, Ready};
 use std::pin::Pin;
@@ -24,7 +24,7 @@ use crate::{Service, extract};
 pub(crate) type ResponseBody = Either<Full<Bytes>, RouteBody>;
 type DispatchResult = Result<Response<ResponseBody>, std::convert::Infallible>;
 
-/// A response that is ready, or one that is being made while its connection is marked as answering.
+/// A response that is ready, or one in progress while its connection is marked as answering.
 pub(crate) enum ResponseFuture {
     Now(Ready<DispatchResult>),
     Later(
@@ -59,7 +59,7 @@ fn close_if_stopping(state: &ConnState, response: &mut Response<ResponseBody>) {
     }
 }
 
-/// The service on one connection.
+/// Serves one connection.
 pub(crate) struct Dispatch {
     service: Arc<Service>,
     routes: Router,
@@ -129,7 +129,7 @@ impl Dispatch {
     }
 }
 
-/// The sale of a `/v1/sales/{sale}/orders` path.
+/// The sale in a `/v1/sales/{sale}/orders` path.
 fn sale_of_path(path: &str) -> Option<&str> {
     let sale = path.strip_prefix("/v1/sales/")?.strip_suffix("/orders")?;
     (!sale.contains('/')).then_some(sale)

@@ -1,5 +1,5 @@
-//! From a request to an attempt: the body within its bounds, the key, the buyer.
-//! What is refused here never reaches a sale.
+//! Extracts an attempt from a request: the body within its limits, the key, the buyer.
+//! A request that is refused here never reaches the engine.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::ServiceOptions;
 use crate::problem::Problem;
 use crate::responses::quantity_not_sold;
 
-/// The most units that an engine sells in one order. Larger numbers need not reach it.
+/// The most units in one order. Larger quantities are refused before they reach the engine.
 const QUANTITY_MAX: u32 = 1;
 /// The header of the IETF draft "The Idempotency-Key HTTP Header Field".
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -35,7 +35,7 @@ fn one() -> serde_json::Number {
     1.into()
 }
 
-/// Reads the whole body, within its bounds of size and time.
+/// Reads the whole body, within the limits of size and time.
 pub(crate) async fn read_body(body: Incoming, options: &ServiceOptions) -> Result<Bytes, Problem> {
     let limited = Limited::new(body, options.body_max_bytes);
     let wait = Duration::from_millis(options.body_wait_ms);
@@ -57,7 +57,7 @@ pub(crate) async fn read_body(body: Incoming, options: &ServiceOptions) -> Resul
     }
 }
 
-/// Refuses a body whose declared length is too large before a byte of it is read.
+/// Refuses a body whose declared length is too large, before any of it is read.
 pub(crate) fn check_length(headers: &HeaderMap, options: &ServiceOptions) -> Result<(), Problem> {
     let length = headers
         .get(CONTENT_LENGTH)
@@ -73,7 +73,7 @@ fn too_large(options: &ServiceOptions) -> Problem {
         StatusCode::PAYLOAD_TOO_LARGE,
         "body-too-large",
         "The body is too large",
-        format!("a body has at most {} bytes", options.body_max_bytes),
+        format!("a body may have at most {} bytes", options.body_max_bytes),
     )
 }
 
@@ -83,7 +83,7 @@ fn is_json(headers: &HeaderMap) -> Option<bool> {
     Some(media_type.eq_ignore_ascii_case("application/json"))
 }
 
-/// The key of the attempt, given at most once: bare, or quoted as in the draft.
+/// The key of the attempt: bare, or quoted as in the draft, and given at most once.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else {
@@ -108,13 +108,14 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Proble
     Ok(Some(key))
 }
 
-/// Whether the request has neither body nor key, as in the tutorial.
+/// Whether the request has neither a body nor a key, as in the tutorial.
 pub(crate) fn is_bare(request: &Request<Incoming>) -> bool {
     request.body().is_end_stream() && !request.headers().contains_key(IDEMPOTENCY_KEY)
 }
 
-/// The attempt of a request. `json_only` refuses a body that is not JSON; otherwise only a body that
-/// looks like JSON is refused, since its buyer would be lost, and others are ignored.
+/// Extracts the attempt of a request. With `json_only`, a body that is declared as another type is
+/// refused. Without it, a body that is not declared as JSON is ignored, unless it looks like JSON:
+/// that one is refused, because ignoring it would lose its buyer.
 pub(crate) async fn attempt(
     sale: SaleId,
     request: Request<Incoming>,
@@ -157,10 +158,10 @@ fn not_json() -> Problem {
 fn read_order(body: &[u8], is_object: bool, attempt: &mut Attempt) -> Result<(), Problem> {
     let wrong = |what: &dyn std::fmt::Display| {
         Problem::bad_request(format!(
-            "the body is not {{\"buyer\": \"…\", \"quantity\": 1}}, both optional: {what}"
+            "the body must be {{\"buyer\": \"…\", \"quantity\": 1}}, both members optional: {what}"
         ))
     };
-    // serde also reads a struct from an array; a client that sends one means something else.
+    // serde also accepts an array for a struct. No client means an order by an array.
     if !is_object {
         return Err(wrong(&"it is not a JSON object"));
     }
@@ -173,8 +174,8 @@ fn read_order(body: &[u8], is_object: bool, attempt: &mut Attempt) -> Result<(),
     Ok(())
 }
 
-/// All anonymous callers of a sale share their keys: one that is easy to guess would return a
-/// stranger's order.
+/// All anonymous callers of a sale share one set of keys: a key that is easy to guess could return
+/// another buyer's order.
 fn check_key(attempt: &Attempt) -> Result<(), Problem> {
     match &attempt.key {
         Some(key) if attempt.buyer.is_anonymous() && !key.is_unguessable() => Err(Problem::new(

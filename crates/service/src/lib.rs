@@ -1,5 +1,5 @@
-//! HTTP in front of an engine: what is accepted, and the response to each verdict.
-//! It decides nothing about a sale, and knows of engines only the port.
+//! The HTTP service in front of an engine: checks requests, and turns verdicts into responses.
+//! It makes no decisions about sales, and knows engines only through the port.
 
 mod connections;
 mod control;
@@ -24,14 +24,14 @@ pub use sales::{SaleStatus, SaleView};
 
 use crate::metrics::Metrics;
 
-/// The bounds of the service. Each has the name that it has in the configuration file.
+/// The limits of the service. Each limit has the name of its key in the configuration file.
 #[derive(Debug, Clone)]
 pub struct ServiceOptions {
     /// The sale that `POST /seckill` sells from.
     pub default_sale: SaleId,
-    /// Connections served at once; more wait to be accepted.
+    /// Connections served at once. Further ones wait to be accepted.
     pub max_connections: usize,
-    /// The largest request head, in bytes. The HTTP library takes at least 8,192.
+    /// The largest request head, in bytes. The HTTP library requires at least 8,192.
     pub head_max_bytes: usize,
     /// The longest wait for a whole request head, also on an idle connection, in milliseconds.
     pub head_wait_ms: u64,
@@ -39,9 +39,9 @@ pub struct ServiceOptions {
     pub body_max_bytes: usize,
     /// The longest wait for a whole request body, in milliseconds.
     pub body_wait_ms: u64,
-    /// The longest wait for open connections when stopping, in milliseconds.
+    /// The longest wait for open connections at shutdown, in milliseconds.
     pub shutdown_wait_ms: u64,
-    /// The `Retry-After` of a 503, in seconds.
+    /// The `Retry-After` of 202 and 503, in seconds.
     pub retry_after_s: u32,
 }
 
@@ -60,7 +60,7 @@ impl ServiceOptions {
     }
 }
 
-/// What all requests of a service share.
+/// The state that all requests share.
 pub struct Service {
     engine: Arc<dyn Engine>,
     options: ServiceOptions,

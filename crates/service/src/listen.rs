@@ -1,5 +1,5 @@
-//! Connections: accepted up to a bound, kept while they are in use, closed in a bounded time.
-//! What is served on them is decided elsewhere.
+//! Accepts connections up to a limit, keeps them while they are in use, and closes them in bounded
+//! time. It does not decide what is served on them.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::Service;
 use crate::connections::Connections;
 use crate::dispatch::Dispatch;
 
-/// The pause after a failed accept. The usual cause is a lack of file descriptors, which passes.
+/// The pause after a failed accept. The usual cause, a lack of file descriptors, is temporary.
 const ACCEPT_PAUSE_MS: u64 = 20;
 
-/// Serves until `stop` ends, then answers what is in flight. Returns after at most
+/// Serves until `stop` completes, then answers the requests in flight for at most
 /// `shutdown_wait_ms`.
 pub async fn serve(listener: TcpListener, service: Arc<Service>, stop: impl Future<Output = ()>) {
     let options = &service.options;
@@ -25,8 +25,8 @@ pub async fn serve(listener: TcpListener, service: Arc<Service>, stop: impl Futu
     let permits = Arc::new(Semaphore::new(options.max_connections));
     let routes = crate::routes::router(Arc::clone(&service));
     let mut http = http1::Builder::new();
-    // Responses are small: one copy into one buffer costs less than a vectored write of two.
-    // A client that has closed its sending side still reads: what it bought must reach it.
+    // Responses are small: copying into one buffer costs less than a vectored write of two.
+    // A client that has shut down its sending side still reads: its confirmation must reach it.
     http.max_buf_size(options.head_max_bytes)
         .writev(false)
         .half_close(true);
@@ -79,7 +79,7 @@ impl Drop for Counted {
     }
 }
 
-/// The next connection, once there is a permit for it.
+/// Waits for a permit, then for a connection.
 async fn accept(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
@@ -94,9 +94,9 @@ async fn accept(
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                // A response is one small write, which would wait for the client's acknowledgement.
+                // Nagle's algorithm could delay a response until the last one is acknowledged.
                 if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "a connection was closed at once");
+                    tracing::debug!(%error, "a connection was closed before it was served");
                     continue;
                 }
                 return (stream, permit);

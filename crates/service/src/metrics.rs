@@ -1,5 +1,5 @@
-//! The counts, and the metrics page. Counting a response is one atomic addition.
-//! Names and meanings are part of the interface: docs/HTTP.md lists them.
+//! The metrics and their page. Counting a response must stay a single atomic addition.
+//! Names and meanings are part of the public interface, and docs/HTTP.md lists them.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 use seckill_engine::Engine;
 use seckill_sale::{Rejection, Verdict};
 
-/// The kinds of responses to attempts.
+/// The values of the label `result` of `seckill_responses_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ResponseKind {
     Won,
@@ -69,7 +69,7 @@ struct ResponseLabels {
 
 pub(crate) struct Metrics {
     registry: Registry,
-    /// By [`ResponseKind`]. Taken out of the family once, since a look-up takes a lock.
+    /// Indexed by [`ResponseKind`]. Taken out of the family once, because a lookup takes a lock.
     responses: [Counter; ResponseKind::ALL.len()],
     connections: Gauge,
 }
@@ -100,7 +100,7 @@ impl Metrics {
         &self.connections
     }
 
-    /// The page, in the OpenMetrics text format.
+    /// The metrics in the OpenMetrics text format.
     pub(crate) fn page(&self) -> Result<String, std::fmt::Error> {
         let mut page = String::new();
         prometheus_client::encoding::text::encode(&mut page, &self.registry)?;
@@ -134,7 +134,7 @@ impl Collector for EngineSamples {
     }
 }
 
-/// [`EncodeMetric`] behind a pointer.
+/// [`EncodeMetric`] in a form that works behind a pointer.
 trait Encode {
     fn encode_to(&self, row: prometheus_client::encoding::MetricEncoder<'_>) -> std::fmt::Result;
 }

@@ -1,5 +1,5 @@
-//! Errors as RFC 9457 problem details, with types that never change once released.
-//! docs/HTTP.md lists the types with their meaning.
+//! Errors as RFC 9457 problem details. A released type must never change.
+//! docs/HTTP.md lists the types and their meanings.
 
 use axum::response::IntoResponse;
 use bytes::Bytes;
@@ -9,7 +9,6 @@ use hyper::{Response, StatusCode};
 use seckill_engine::{Cause, Effect, Fault};
 use serde_json::{Map, Value, json};
 
-/// The prefix of every problem's `type`.
 pub const PROBLEM_TYPE_PREFIX: &str = "urn:seckill:problem:";
 
 pub(crate) const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
@@ -42,7 +41,7 @@ impl Problem {
         }
     }
 
-    /// A request that is wrong in itself: 400.
+    /// 400, for a request that is not valid in itself.
     pub(crate) fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(
             StatusCode::BAD_REQUEST,
@@ -58,7 +57,7 @@ impl Problem {
         self
     }
 
-    /// Replaces the detail, for a reader who may see more.
+    /// Replaces the detail, for a reader who may see internals.
     #[must_use]
     pub(crate) fn detail(mut self, detail: String) -> Self {
         self.detail = detail;
@@ -71,24 +70,24 @@ impl Problem {
         self
     }
 
-    /// A fault, whose effect is none or unknown. It is never a rejection. The fault's own text stays
-    /// with operators: it may name files and servers.
+    /// A fault as a 503, never as a rejection. The fault's own text is only for operators, because
+    /// it may name files and servers.
     pub(crate) fn of_fault(fault: &Fault, retry_after_s: u32) -> Self {
         let (name, title, what) = match fault.cause {
             Cause::Overloaded => (
                 "overloaded",
-                "Too many attempts are waiting",
-                "more attempts are waiting than the service takes",
+                "Too many requests are waiting",
+                "more requests are waiting than the service accepts",
             ),
             Cause::Rebuilding => (
                 "rebuilding",
                 "The sale is being rebuilt",
-                "the service is reading its orders again",
+                "the service is rebuilding its state from the order store",
             ),
             Cause::Store => (
                 "store-unavailable",
                 "The order store is unavailable",
-                "the service cannot store orders at present",
+                "the service cannot store orders now",
             ),
             Cause::Stopping => (
                 "stopping",

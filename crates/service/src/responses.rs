@@ -1,5 +1,5 @@
-//! The responses to attempts: each verdict as `POST /seckill` and as `POST /v1/sales/{sale}/orders`
-//! return it. Nothing here asks the engine.
+//! Turns verdicts into the responses of `POST /seckill` and `POST /v1/sales/{sale}/orders`.
+//! Nothing here calls the engine.
 
 use std::sync::LazyLock;
 
@@ -17,14 +17,14 @@ use crate::problem::{PROBLEM_JSON, Problem};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const SOLD_OUT: &[u8] = br#"{"result":"sold_out"}"#;
-/// Marks the response to a repeated key.
+/// Marks the confirmation of an order that an earlier request bought.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Style {
-    /// `POST /seckill`, as in the tutorial: 200 for won and for sold out.
+    /// `POST /seckill`, as in the tutorial: 200 both for won and for sold out.
     Tutorial,
-    /// `/v1`: status codes that tell the verdict.
+    /// `/v1`: the status code tells the verdict.
     V1,
 }
 
@@ -57,8 +57,8 @@ pub(crate) fn respond(
         Verdict::Mismatch => Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "idempotency-key-reused",
-            "The key was used with other content",
-            "this Idempotency-Key has bought already, with another body; nothing was done",
+            "The key was used with different content",
+            "this Idempotency-Key has an order with different content; nothing was done",
         )
         .response(),
         Verdict::Rejected(rejection) => rejected(rejection).response(),
@@ -66,7 +66,7 @@ pub(crate) fn respond(
     }
 }
 
-/// The most frequent response: its bytes are made once.
+/// The most frequent response, so its bytes are built once.
 fn sold_out(style: Style) -> Response<Full<Bytes>> {
     static PROBLEM: LazyLock<Bytes> =
         LazyLock::new(|| rejected(Rejection::SoldOut).to_json().into());
@@ -87,7 +87,7 @@ fn won(style: Style, claim: &Claim, state: OrderState) -> Response<Full<Bytes>> 
         remaining,
     } = claim;
     let (number, generation, state) = (unit.number, unit.generation, state.as_str());
-    // Order ids and states have no character that JSON escapes.
+    // Order ids and states contain no characters that JSON escapes.
     let body = format!(
         r#"{{"result":"won","order_id":"{order_id}","unit":{number},"generation":{generation},"units":[{{"unit":{number},"generation":{generation}}}],"state":"{state}","remaining":{remaining}}}"#
     );
@@ -100,11 +100,11 @@ fn won(style: Style, claim: &Claim, state: OrderState) -> Response<Full<Bytes>> 
     response
 }
 
-/// The key's order no longer holds its unit, which may be another buyer's by now: an error, so that
-/// no client can take it for a confirmation.
+/// The key's order no longer holds its unit, which may belong to another buyer by now. This is an
+/// error, so that no client can take it for a confirmation.
 fn order_ended(claim: &Claim, state: OrderState) -> Problem {
     let detail = format!(
-        "this Idempotency-Key bought an order that is {} now; buy again with a new key",
+        "the order of this Idempotency-Key is {}; a new attempt needs a new key",
         state.as_str()
     );
     Problem::new(
@@ -120,7 +120,7 @@ fn order_ended(claim: &Claim, state: OrderState) -> Problem {
     .with("units", json!([claim.unit]))
 }
 
-/// 202: not final, with the address that will have the outcome.
+/// 202: the outcome is not final, and `Location` is the address that will have it.
 fn later(result: &str, order_id: &OrderId, retry_after_s: u32) -> Response<Full<Bytes>> {
     let body = json!({"result": result, "order_id": order_id}).to_string();
     let mut response = Response::new(Full::from(body));
@@ -177,7 +177,7 @@ fn not_decidable(invalid: Invalid) -> Problem {
         Invalid::BuyerRequired => Problem::new(
             StatusCode::BAD_REQUEST,
             "buyer-required",
-            "The buyer is required",
+            "A buyer is required",
             "the sale has a limit per buyer: name the buyer in a JSON body, {\"buyer\": \"…\"}, with Content-Type: application/json",
         ),
         Invalid::Quantity { max } => quantity_not_sold(max),
@@ -185,16 +185,16 @@ fn not_decidable(invalid: Invalid) -> Problem {
 }
 
 pub(crate) fn quantity_not_sold(max: u32) -> Problem {
-    let units = if max == 1 {
-        "1 unit"
+    let rule = if max == 1 {
+        "the quantity must be 1"
     } else {
-        &format!("1 to {max} units")
+        &format!("the quantity must be a whole number from 1 to {max}")
     };
     Problem::new(
         StatusCode::BAD_REQUEST,
         "quantity-not-sold",
         "This quantity cannot be bought",
-        format!("an order is for {units}: give a whole number"),
+        rule,
     )
     .with("max", max)
 }

@@ -1,5 +1,5 @@
-//! Everything but buying: orders, sales, probes, metrics. Rare beside attempts, so routed by axum.
-//! A path without a route gets a problem, too.
+//! All requests except attempts: orders, sales, probes, metrics. They are rare: axum routes them.
+//! Unknown paths and wrong methods must get a problem, too.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::problem::Problem;
 use crate::responses::no_such_sale;
 use crate::sales::{SaleView, now_ms};
 
-/// All routes but the two to buy, whose paths are here for their wrong methods.
+/// The two paths that take attempts are here only for requests with a wrong method.
 pub(crate) fn router(service: Arc<Service>) -> Router {
     Router::new()
         .route("/seckill", post(unreachable_by_post))
@@ -35,7 +35,7 @@ pub(crate) fn router(service: Arc<Service>) -> Router {
         .with_state(service)
 }
 
-/// Attempts are answered before this router. Only a path that is not a sale's gets here.
+/// Attempts are answered before they reach this router.
 async fn unreachable_by_post() -> Problem {
     no_such_sale()
 }
@@ -54,8 +54,7 @@ async fn no_such_page(uri: Uri) -> Problem {
 }
 
 async fn wrong_method(method: Method) -> Problem {
-    let detail =
-        format!("this path does not support {method}; the Allow header lists what it does");
+    let detail = format!("this path does not support {method}; see the Allow header");
     Problem::new(
         StatusCode::METHOD_NOT_ALLOWED,
         "wrong-method",
@@ -150,7 +149,7 @@ async fn livez(State(service): State<Arc<Service>>) -> Response {
         Err(reason) => Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "not-alive",
-            "Only a restart helps",
+            "The service needs a restart",
             reason,
         )
         .into_response(),
@@ -183,7 +182,7 @@ async fn metrics(State(service): State<Arc<Service>>) -> Response {
         Err(error) => {
             let detail = format!("the metrics could not be written: {error}");
             let status = StatusCode::INTERNAL_SERVER_ERROR;
-            Problem::new(status, "no-metrics", "No metrics", detail).into_response()
+            Problem::new(status, "no-metrics", "Metrics unavailable", detail).into_response()
         }
     }
 }

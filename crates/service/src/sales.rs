@@ -11,20 +11,20 @@ use crate::responses::time;
 pub enum SaleStatus {
     NotOpen,
     Open,
-    /// No unit is free at present.
+    /// No unit is free now. It may become open again.
     SoldOut,
     Closed,
 }
 
-/// A sale's terms and what is left.
+/// A sale's terms and its free units.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SaleView {
     pub id: String,
     pub title: String,
     pub status: SaleStatus,
-    /// Units in all.
+    /// Units in total.
     pub total: u32,
-    /// Units free.
+    /// Free units.
     pub remaining: u32,
     /// Active orders that one buyer may hold; `None` means no limit.
     pub buyer_limit: Option<u32>,
@@ -32,7 +32,7 @@ pub struct SaleView {
     pub opens_at: Option<String>,
     /// RFC 3339.
     pub closes_at: Option<String>,
-    /// Grows by one with each change.
+    /// Each change adds one.
     pub version: u64,
 }
 
@@ -68,7 +68,7 @@ impl SaleView {
     }
 }
 
-/// Unix milliseconds, for display. Decisions use the engine's clock.
+/// Unix milliseconds, for display only. Decisions use the engine's clock.
 pub(crate) fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }

@@ -4,13 +4,14 @@ use anyhow::ensure;
 
 use super::report::Line;
 use super::rig::{Harness, Run};
-use super::{cluster, million, scale};
+use super::{before, cluster, million, scale};
 
 pub(crate) type Case = fn(&Harness) -> anyhow::Result<Vec<Line>>;
 
-pub(crate) const ALL: [(&str, Case); 15] = [
-    ("no", no),
-    ("yes", yes),
+pub(crate) const ALL: [(&str, Case); 16] = [
+    ("before", before::before),
+    ("rejection", rejection),
+    ("confirmation", confirmation),
     ("claims", claims),
     ("million", million::million),
     ("memory", million::memory),
@@ -18,26 +19,26 @@ pub(crate) const ALL: [(&str, Case); 15] = [
     ("sales", scale::sales),
     ("buyers", scale::buyers),
     ("load", load),
-    ("cluster-yes", cluster::yes),
+    ("cluster-confirmation", cluster::confirmation),
     ("cluster-gate", cluster::gate),
-    ("cluster-no", cluster::no),
+    ("cluster-rejection", cluster::rejection),
     ("cluster-watch", cluster::watch),
     ("cluster-record", cluster::record),
     ("cluster-million", cluster::million),
 ];
 
-const NO_REQUESTS: &str = "300000";
-const YES_REQUESTS: u32 = 100_000;
+const REJECTIONS: &str = "300000";
+const CONFIRMATIONS: u32 = 100_000;
 
 /// A rejection on a sold-out sale against hyper alone.
-fn no(rig: &Harness) -> anyhow::Result<Vec<Line>> {
-    let product = rig.product(&rig.folder("no"), 0)?;
+fn rejection(rig: &Harness) -> anyhow::Result<Vec<Line>> {
+    let product = rig.product(&rig.folder("rejection"), 0)?;
     let bare = rig.bare_http()?;
     let mut lines = Vec::new();
     for connections in ["64", "512", "4096"] {
         let (mut ratios, mut per_s, mut cpu_us, mut p99) = (vec![], vec![], vec![], vec![]);
         for _ in 0..rig.rounds {
-            let load = ["--requests", NO_REQUESTS, "--connections", connections];
+            let load = ["--requests", REJECTIONS, "--connections", connections];
             let theirs = rig.load(&bare, "/", &load)?;
             let ours = rig.load(&product, "/seckill", &load)?;
             ensure!(
@@ -50,50 +51,67 @@ fn no(rig: &Harness) -> anyhow::Result<Vec<Line>> {
             p99.push(ours.latency_ms("p99_us"));
         }
         let at = |what: &str| format!("{what}, {connections} connections");
-        lines.push(Line::of(at("CPU of bare hyper ÷ CPU of a no"), "", &ratios).at_least(0.95));
-        lines.push(Line::of(at("noes a second"), "/s", &per_s));
-        lines.push(Line::of(at("server CPU of a no"), "µs", &cpu_us));
+        lines.push(
+            Line::of(at("CPU of bare hyper ÷ CPU of a rejection"), "", &ratios).at_least(0.95),
+        );
+        lines.push(Line::of(at("rejections per second"), "/s", &per_s));
+        lines.push(Line::of(at("server CPU of a rejection"), "µs", &cpu_us));
         lines.push(Line::of(at("p99"), "ms", &p99));
     }
     Ok(lines)
 }
 
-fn yes_run(rig: &Harness, round: u32, connections: &str) -> anyhow::Result<Run> {
-    let folder = rig.folder(&format!("yes-{connections}-{round}"));
-    let product = rig.product(&folder, YES_REQUESTS)?;
+fn confirmations(rig: &Harness, round: u32, connections: &str) -> anyhow::Result<Run> {
+    let folder = rig.folder(&format!("confirmations-{connections}-{round}"));
+    let product = rig.product(&folder, CONFIRMATIONS)?;
     let load = [
         "--requests",
-        &YES_REQUESTS.to_string(),
+        &CONFIRMATIONS.to_string(),
         "--connections",
         connections,
     ];
     let run = rig.load(&product, "/seckill", &load)?;
     ensure!(
-        run.count("won") == u64::from(YES_REQUESTS),
+        run.count("won") == u64::from(CONFIRMATIONS),
         "not all attempts were won"
     );
     Ok(run)
 }
 
 /// A durable confirmation over HTTP against a rejection.
-fn yes(rig: &Harness) -> anyhow::Result<Vec<Line>> {
-    let sold_out = rig.product(&rig.folder("yes-no"), 0)?;
+fn confirmation(rig: &Harness) -> anyhow::Result<Vec<Line>> {
+    let sold_out = rig.product(&rig.folder("confirmation-rejection"), 0)?;
     let mut lines = Vec::new();
     for connections in ["64", "512"] {
         let (mut ratios, mut per_s, mut cpu_us, mut p99) = (vec![], vec![], vec![], vec![]);
         for round in 0..rig.rounds {
-            let load = ["--requests", NO_REQUESTS, "--connections", connections];
-            let no = rig.load(&sold_out, "/seckill", &load)?;
-            let yes = yes_run(rig, round, connections)?;
-            ratios.push(no.cpu_us() / yes.cpu_us());
-            per_s.push(yes.per_s());
-            cpu_us.push(yes.cpu_us());
-            p99.push(yes.latency_ms("p99_us"));
+            let load = ["--requests", REJECTIONS, "--connections", connections];
+            let rejections = rig.load(&sold_out, "/seckill", &load)?;
+            let confirmed = confirmations(rig, round, connections)?;
+            ratios.push(rejections.cpu_us() / confirmed.cpu_us());
+            per_s.push(confirmed.per_s());
+            cpu_us.push(confirmed.cpu_us());
+            p99.push(confirmed.latency_ms("p99_us"));
         }
         let at = |what: &str| format!("{what}, {connections} connections");
-        lines.push(Line::of(at("CPU of a no ÷ CPU of a durable yes"), "", &ratios).at_least(0.6));
-        lines.push(Line::of(at("durable confirmations a second"), "/s", &per_s));
-        lines.push(Line::of(at("server CPU of a durable yes"), "µs", &cpu_us));
+        lines.push(
+            Line::of(
+                at("CPU of a rejection ÷ CPU of a durable confirmation"),
+                "",
+                &ratios,
+            )
+            .at_least(0.6),
+        );
+        lines.push(Line::of(
+            at("durable confirmations per second"),
+            "/s",
+            &per_s,
+        ));
+        lines.push(Line::of(
+            at("server CPU of a durable confirmation"),
+            "µs",
+            &cpu_us,
+        ));
         lines.push(Line::of(at("p99"), "ms", &p99));
     }
     Ok(lines)
@@ -119,9 +137,9 @@ fn claims(rig: &Harness) -> anyhow::Result<Vec<Line>> {
         .map(|(engine, bare)| engine / bare)
         .collect();
     Ok(vec![
-        Line::of("claims ÷ bare SQLite inserts, 256 a commit", "", &ratios).at_least(0.8),
-        Line::of("durable claims a second, no HTTP", "/s", &engine),
-        Line::of("bare SQLite inserts a second", "/s", &bare),
+        Line::of("claims ÷ bare SQLite inserts, 256 per commit", "", &ratios).at_least(0.8),
+        Line::of("durable claims per second, without HTTP", "/s", &engine),
+        Line::of("bare SQLite inserts per second", "/s", &bare),
     ])
 }
 
@@ -130,7 +148,7 @@ fn load(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let product = rig.product(&rig.folder("load"), 0)?;
     let (mut ratios, mut ours_us) = (vec![], vec![]);
     for _ in 0..rig.rounds {
-        let load = ["--requests", NO_REQUESTS, "--connections", "64"];
+        let load = ["--requests", REJECTIONS, "--connections", "64"];
         let ours = rig.load(&product, "/seckill", &load)?;
         let ours = ours.load_cpu_s * 1e6 / ours.count("asked").max(1) as f64;
         ours_us.push(ours);
@@ -138,7 +156,7 @@ fn load(rig: &Harness) -> anyhow::Result<Vec<Line>> {
             ratios.push(cpu_s * 1e6 / requests.max(1) as f64 / ours);
         }
     }
-    let mut lines = vec![Line::of("CPU of the load tool, a request", "µs", &ours_us)];
+    let mut lines = vec![Line::of("CPU of the load tool per request", "µs", &ours_us)];
     if ratios.is_empty() {
         eprintln!("wrk is not installed, so there is no comparison with it");
     } else {

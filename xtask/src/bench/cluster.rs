@@ -102,7 +102,7 @@ impl<'a> Servers<'a> {
 }
 
 /// Purchases confirmed by the store, over HTTP.
-pub(crate) fn yes(rig: &Harness) -> anyhow::Result<Vec<Line>> {
+pub(crate) fn confirmation(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let servers = Servers::up(rig)?;
     let mut lines = Vec::new();
     servers.reset(UNITS)?;
@@ -154,7 +154,11 @@ pub(crate) fn yes(rig: &Harness) -> anyhow::Result<Vec<Line>> {
             Line::at_most,
         ));
         for ((name, _), each) in servers.cpu(&served)?.iter().zip(&cpu) {
-            lines.push(Line::of(at(&format!("CPU of a yes in {name}")), "µs", each));
+            lines.push(Line::of(
+                at(&format!("CPU of a confirmation in {name}")),
+                "µs",
+                each,
+            ));
         }
     }
     Ok(lines)
@@ -197,11 +201,11 @@ pub(crate) fn gate(rig: &Harness) -> anyhow::Result<Vec<Line>> {
 }
 
 /// A rejection on a sold-out sale against the embedded engine's.
-pub(crate) fn no(rig: &Harness) -> anyhow::Result<Vec<Line>> {
+pub(crate) fn rejection(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let servers = Servers::up(rig)?;
     servers.reset("0")?;
     let cluster = servers.serve(&["--no-relay", "--no-record"])?;
-    let embedded = rig.product(&rig.folder("cluster-no"), 0)?;
+    let embedded = rig.product(&rig.folder("cluster-rejection"), 0)?;
     let mut ratios = Vec::new();
     for _ in 0..rig.rounds {
         let load = ["--requests", "300000", "--connections", "512"];
@@ -215,7 +219,7 @@ pub(crate) fn no(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     }
     Ok(vec![
         Line::of(
-            "CPU of an embedded no ÷ CPU of a cluster's, 512 connections",
+            "CPU of an embedded rejection ÷ CPU of a cluster's, 512 connections",
             "",
             &ratios,
         )

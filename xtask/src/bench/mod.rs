@@ -2,6 +2,7 @@
 //! changes in the machine's speed cancel out. Figures are medians over rounds with their spread.
 
 mod bare;
+mod before;
 mod cases;
 mod cluster;
 mod gate;
@@ -27,6 +28,9 @@ pub(crate) struct BenchArgs {
     /// Number of rounds of each case; each round also measures the baseline
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// A `seckill` that was built before a change, for the case `before`
+    #[arg(long, value_name = "BINARY")]
+    before: Option<PathBuf>,
     /// Print JSON instead of the table
     #[arg(long)]
     json: bool,
@@ -54,7 +58,7 @@ pub(crate) enum Component {
 }
 
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    let rig = Harness::new(args.rounds)?;
+    let rig = Harness::new(args.rounds, args.before.clone())?;
     let mut report = Report::new();
     for (name, case) in cases::ALL {
         if name.contains(&args.case) {

@@ -20,6 +20,8 @@ const TICKS_PER_S: f64 = 100.0;
 pub(crate) struct Harness {
     pub(crate) rounds: u32,
     pub(crate) binary: PathBuf,
+    /// The product before a change.
+    pub(crate) before: Option<PathBuf>,
     xtask: PathBuf,
     scratch: TempDir,
 }
@@ -52,7 +54,7 @@ impl Run {
 }
 
 impl Harness {
-    pub(crate) fn new(rounds: u32) -> anyhow::Result<Self> {
+    pub(crate) fn new(rounds: u32, before: Option<PathBuf>) -> anyhow::Result<Self> {
         let cores = std::thread::available_parallelism()?.get();
         ensure!(
             cores >= 2,
@@ -60,6 +62,7 @@ impl Harness {
         );
         Ok(Self {
             rounds,
+            before,
             binary: build::release("seckill", "seckill")?,
             xtask: build::release("xtask", "xtask")?,
             scratch: tempfile::tempdir_in(build::target())?,
@@ -73,12 +76,7 @@ impl Harness {
 
     /// Starts the product on the server's core.
     pub(crate) fn product(&self, folder: &Path, units: u32) -> anyhow::Result<ServerProcess> {
-        ServerProcess::start(
-            &self.binary,
-            folder,
-            &SERVER,
-            &["--units", &units.to_string()],
-        )
+        serve(&self.binary, folder, units)
     }
 
     /// Starts the bare HTTP server on the server's core.
@@ -187,6 +185,11 @@ impl Harness {
         );
         Ok(serde_json::from_slice(&done.stdout).unwrap_or_default())
     }
+}
+
+/// Starts a product on the server's core.
+pub(crate) fn serve(binary: &Path, folder: &Path, units: u32) -> anyhow::Result<ServerProcess> {
+    ServerProcess::start(binary, folder, &SERVER, &["--units", &units.to_string()])
 }
 
 /// User and system time of a process, in seconds.

@@ -1,23 +1,24 @@
-//! The data folder: who may read it, its identity, and what makes its entries durable.
-//! It knows nothing of what the database holds.
+//! The data folder: its permissions, its identity, and how its entries are made durable.
+//! It does not know what the database contains.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-/// Tells a folder from others; made once, when the folder gets its database.
+/// Contains the folder's identity, which is created once, together with its database.
 pub(crate) const ID_FILE: &str = "seckill.id";
 const ID_MAX_BYTES: u64 = 64;
-/// Buyers' names and keys are in the files: nobody but the user of the service may read them.
+/// The files contain buyers' names and keys, so only the user of the service may read them.
 const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
+/// The permission bits of the group and of others.
 const OTHERS: u32 = 0o077;
 
-/// Makes the folder if it does not exist, for this user alone.
+/// Creates the folder, for this user alone, if it does not exist.
 pub(crate) fn make(dir: &Path) -> std::io::Result<()> {
     if dir.is_dir() {
-        warn_of_others(dir)?;
+        warn_if_open_to_others(dir)?;
         return Ok(());
     }
     DirBuilder::new()
@@ -30,12 +31,12 @@ pub(crate) fn make(dir: &Path) -> std::io::Result<()> {
     }
 }
 
-/// A folder that somebody made for the service keeps its mode: the files in it are closed anyway.
-fn warn_of_others(dir: &Path) -> std::io::Result<()> {
+/// A folder that already exists keeps its mode: the files in it are private anyway.
+fn warn_if_open_to_others(dir: &Path) -> std::io::Result<()> {
     let mode = std::fs::metadata(dir)?.permissions().mode();
     if mode & OTHERS != 0 {
         tracing::warn!(
-            "other users can look into {0} (mode {1:o}); `chmod 700 {0}` keeps them out",
+            "other users have access to {0} (mode {1:o}); remove it with `chmod 700 {0}`",
             dir.display(),
             mode & 0o777
         );
@@ -48,8 +49,8 @@ pub(crate) fn sync(dir: &Path) -> std::io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Opens a file for this user alone, and takes the rights of others away from one that exists.
-/// Never of a database that is open: closing it would drop SQLite's locks.
+/// Opens a file that only this user may access. Removes the permissions of others from an existing
+/// file. Must not be used on an open database: closing the file would drop SQLite's locks.
 pub(crate) fn open_private(path: &Path) -> std::io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
@@ -62,7 +63,7 @@ pub(crate) fn open_private(path: &Path) -> std::io::Result<File> {
     Ok(file)
 }
 
-/// Takes the rights of others away. A file that does not exist is closed enough.
+/// Removes the permissions of others from a file, if it exists.
 pub(crate) fn close_to_others(path: &Path) -> std::io::Result<()> {
     let mode = match std::fs::metadata(path) {
         Ok(found) => found.permissions().mode(),
@@ -75,7 +76,7 @@ pub(crate) fn close_to_others(path: &Path) -> std::io::Result<()> {
     std::fs::set_permissions(path, Permissions::from_mode(mode & !OTHERS & 0o777))
 }
 
-/// The identity of the folder, if it ever had a database.
+/// The identity of the folder; `None` if it never had a database.
 pub(crate) fn id(dir: &Path) -> std::io::Result<Option<String>> {
     use std::io::Read;
     let file = match File::open(dir.join(ID_FILE)) {
@@ -88,7 +89,7 @@ pub(crate) fn id(dir: &Path) -> std::io::Result<Option<String>> {
     Ok(Some(text.trim().to_owned()))
 }
 
-/// Gives the folder an identity, durably.
+/// Creates the folder's identity, and makes it durable.
 pub(crate) fn make_id(dir: &Path) -> std::io::Result<String> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(std::io::Error::other)?;
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn folder_and_files_are_for_their_user_alone() {
+    fn folder_and_files_are_private() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("a/b");
         make(&data).unwrap();

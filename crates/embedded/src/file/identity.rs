@@ -1,5 +1,5 @@
-//! Whether the files at the paths are still the ones that were opened. SQLite does not notice when
-//! they are replaced, removed or truncated, and would go on writing to what no restart can find.
+//! Checks that the opened files are still the ones at their paths. SQLite does not notice when they
+//! are replaced, removed or truncated, and would keep writing to files that no restart can find.
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::FileError;
 
-/// Which file a path leads to.
+/// Identifies the file at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
     device: u64,
@@ -20,7 +20,7 @@ impl fmt::Display for Identity {
     }
 }
 
-/// One file, as it was when it was opened and as long as it was at most.
+/// A file: its identity when it was opened, and its length at the latest check.
 #[derive(Debug, Clone)]
 struct OpenedFile {
     path: PathBuf,
@@ -30,7 +30,7 @@ struct OpenedFile {
 
 impl OpenedFile {
     fn at(path: &Path) -> Result<Self, FileError> {
-        match look(path)? {
+        match identity_and_length(path)? {
             Some((identity, length_bytes)) => Ok(Self {
                 path: path.to_owned(),
                 identity,
@@ -43,7 +43,7 @@ impl OpenedFile {
     }
 
     fn check(&mut self) -> Result<(), FileError> {
-        let found = look(&self.path)?;
+        let found = identity_and_length(&self.path)?;
         match found {
             Some((identity, length_bytes)) if identity == self.identity => {
                 if length_bytes < self.length_bytes {
@@ -65,7 +65,7 @@ impl OpenedFile {
     }
 }
 
-fn look(path: &Path) -> Result<Option<(Identity, u64)>, FileError> {
+fn identity_and_length(path: &Path) -> Result<Option<(Identity, u64)>, FileError> {
     match std::fs::metadata(path) {
         Ok(found) => {
             let identity = Identity {
@@ -90,7 +90,7 @@ pub(crate) struct OpenedFiles {
 }
 
 impl OpenedFiles {
-    /// Both must exist: call it after the first write of a connection.
+    /// Both files must exist, so call it after the first write of a connection.
     pub(crate) fn at(database: &Path) -> Result<Self, FileError> {
         let mut log = database.as_os_str().to_owned();
         log.push("-wal");
@@ -100,24 +100,24 @@ impl OpenedFiles {
         })
     }
 
-    /// Two system calls. Remembers how long the files have grown.
+    /// Costs two system calls. Records the current lengths.
     pub(crate) fn check(&mut self) -> Result<(), FileError> {
         self.database.check()?;
         self.log.check()
     }
 
-    /// Whether the database at the path is the one that was opened, whatever its length.
+    /// Checks that the database at the path is the one that was opened, regardless of its length.
     pub(crate) fn check_database(&self) -> Result<(), FileError> {
-        whatever_its_length(&self.database)
+        check_identity(&self.database)
     }
 
     /// The same for its write-ahead log.
     pub(crate) fn check_log(&self) -> Result<(), FileError> {
-        whatever_its_length(&self.log)
+        check_identity(&self.log)
     }
 }
 
-fn whatever_its_length(file: &OpenedFile) -> Result<(), FileError> {
+fn check_identity(file: &OpenedFile) -> Result<(), FileError> {
     match file.clone().check() {
         Err(FileError::Truncated { .. }) => Ok(()),
         other => other,
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_replaced_removed_or_truncated_file_is_noticed() {
+    fn a_replaced_removed_or_truncated_file_is_detected() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("seckill.db");
         let log = dir.path().join("seckill.db-wal");

@@ -1,5 +1,5 @@
-//! One process at a time: an advisory lock on `seckill.lock`, which also names its owner.
-//! The lock ends with the process, however it ends. The text left in the file then means nothing.
+//! Admits one process at a time: an advisory lock on `seckill.lock`, which also names its owner.
+//! The system releases the lock when the process ends. The text that remains then has no meaning.
 
 use std::fmt;
 use std::fs::{File, TryLockError};
@@ -12,20 +12,20 @@ use serde::{Deserialize, Serialize};
 use super::{FileError, folder};
 
 pub(crate) const LOCK_FILE: &str = "seckill.lock";
-/// Tries to take the lock, and the pause between two. A process that asks for the owner holds it for
-/// a moment, too.
+/// Attempts to take the lock, and the pause between them. A process that only looks for the owner
+/// holds the lock briefly, too.
 const TRIES: u32 = 5;
 const TRY_AGAIN: Duration = Duration::from_millis(20);
-/// An owner's text is far shorter. A longer one is not ours and is not read.
+/// A valid owner is far shorter. The rest of a longer text is not read.
 const OWNER_MAX_BYTES: u64 = 4_096;
 
-/// The process that has a data folder, as it describes itself.
+/// The process that has a data folder open, as it describes itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockOwner {
     pub pid: u32,
-    /// Such as `serve on 127.0.0.1:3000`.
+    /// For example, `serve on 127.0.0.1:3000`.
     pub purpose: String,
-    /// Whether it takes commands on the control socket in the folder.
+    /// Whether it accepts commands on the control socket in the folder.
     pub takes_commands: bool,
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct FolderLock {
 }
 
 impl FolderLock {
-    /// Makes the folder if it does not exist, and locks it.
+    /// Creates the folder if it does not exist, and locks it.
     pub(crate) fn take(dir: &Path, owner: &LockOwner) -> Result<Self, FileError> {
         let failed = |error| FileError::Folder {
             path: dir.to_owned(),
@@ -73,7 +73,7 @@ impl FolderLock {
     }
 }
 
-/// The process that has the folder now, if any.
+/// The process that has the folder open now, if any.
 pub fn lock_owner(dir: &Path) -> Option<LockOwner> {
     let mut file = File::open(dir.join(LOCK_FILE)).ok()?;
     match file.try_lock_shared() {
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_is_refused_and_told_who_is_first() {
+    fn a_second_process_is_refused_and_told_the_owner() {
         let dir = tempfile::tempdir().unwrap();
         let owner = LockOwner {
             pid: 42,

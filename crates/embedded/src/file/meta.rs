@@ -1,13 +1,13 @@
 //! The one row of `seckill_meta`: how many orders the file has, and which folder has it open.
-//! Both show what the rows alone cannot: that some were deleted, or that a copy lacks its log.
+//! They reveal what the rows alone cannot: that some were deleted, or that a copy lacks its log.
 
 use rusqlite::Connection;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Meta {
-    /// The orders that were ever stored. Rows are never deleted.
+    /// The number of orders ever stored. Rows are never deleted.
     pub(crate) orders: u64,
-    /// The identity of the folder in which the file is open, or was when its process died.
+    /// The identity of the folder in which the file is open, or was open when its process died.
     pub(crate) opened_in: Option<String>,
 }
 

@@ -1,5 +1,5 @@
-//! The database file: where it lies, who has it open, its schema and its rows.
-//! Nothing here decides; the caller has decided already.
+//! The database file: its folder, the process that has it open, its schema and its rows.
+//! Nothing here makes decisions; the caller has already made them.
 
 pub(crate) mod folder;
 pub(crate) mod identity;
@@ -15,7 +15,7 @@ pub use lock::LockOwner;
 
 use identity::Identity;
 
-/// The database inside a data folder.
+/// The database in a data folder.
 pub const DATABASE_FILE: &str = "seckill.db";
 /// Everything that the engine and the service keep in a data folder.
 pub const DATA_FILES: [&str; 7] = [
@@ -27,45 +27,45 @@ pub const DATA_FILES: [&str; 7] = [
     "seckill.id-new",
     CONTROL_SOCKET_FILE,
 ];
-/// The operator's socket inside a data folder.
+/// The socket for operator commands in a data folder.
 pub const CONTROL_SOCKET_FILE: &str = "seckill.sock";
 
-/// Why the file cannot be used. The text says what to do.
+/// Why the file cannot be used. The message also states what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    #[error("data folder {}: {error}; give a folder that this user can write with --data", path.display())]
+    #[error("data folder {}: {error}; use --data to choose a folder that this user can write to", path.display())]
     Folder {
         path: PathBuf,
         error: std::io::Error,
     },
-    #[error("data folder {} is in use by {owner}; stop that process, or give another folder with --data", path.display())]
+    #[error("data folder {} is in use by {owner}; stop that process, or use --data to choose another folder", path.display())]
     Locked {
         path: PathBuf,
         owner: Box<LockOwner>,
     },
-    #[error("there is no {}; `seckill serve` or `seckill demo` makes one", path.display())]
+    #[error("there is no {}; `seckill serve` or `seckill demo` creates it", path.display())]
     Missing { path: PathBuf },
-    /// The folder had a database before.
-    #[error("{} is gone or empty, but this folder had a database; restore it with `seckill restore`, or delete {} to start over", path.display(), id_path.display())]
+    /// The folder had a database earlier.
+    #[error("{} is missing or empty, but this folder had a database; restore it with `seckill restore`, or delete {} to start over", path.display(), id_path.display())]
     Lost { path: PathBuf, id_path: PathBuf },
-    #[error("{} is not a seckill database ({found}); move it away, or give another folder with --data", path.display())]
+    #[error("{} is not a seckill database ({found}); move it away, or use --data to choose another folder", path.display())]
     NotOurs { path: PathBuf, found: String },
-    #[error("{} was copied from a running service, so what its write-ahead log held may be missing; copy a running service with `seckill backup`, and put the copy in place with `seckill restore`", path.display())]
+    #[error("{} was copied from a running service, so orders from its write-ahead log may be missing; copy a running service with `seckill backup`, and install the copy with `seckill restore`", path.display())]
     LiveCopy { path: PathBuf },
-    #[error("{} has schema version {found}, this program knows up to {known}; run a newer seckill", path.display())]
+    #[error("{} has schema version {found}, but this program supports only up to {known}; use a newer seckill", path.display())]
     Newer {
         path: PathBuf,
         found: i64,
         known: i64,
     },
-    /// The content contradicts itself.
-    #[error("{} is damaged: {detail}; `seckill audit` names everything that is wrong; restore the file from a backup, or repair it with sqlite3", path.display())]
+    /// The content is inconsistent.
+    #[error("{} is damaged: {detail}; `seckill audit` lists everything that is wrong; restore the file from a backup, or repair it with sqlite3", path.display())]
     Damaged { path: PathBuf, detail: String },
-    /// Confirmed orders are not in the file.
+    /// Confirmed orders are missing from the file.
     #[error("{} has lost orders: {detail}; restore the file from a backup with `seckill restore`", path.display())]
     OrdersLost { path: PathBuf, detail: String },
-    /// Another file lies where the opened one was.
-    #[error("{} was opened as {opened}, and now {}; put the opened file back, or restart the service on what is there", path.display(), found_text(*.found))]
+    /// The path no longer leads to the opened file.
+    #[error("{} was opened as {opened}, but now {}; put the opened file back, or restart the service to use what is there", path.display(), found_text(*.found))]
     Replaced {
         path: PathBuf,
         opened: Identity,
@@ -91,17 +91,17 @@ fn found_text(found: Option<Identity>) -> String {
     )
 }
 
-/// SQLite reports a full disk as an I/O error where it needs room for its own files.
+/// SQLite may report a full disk as an I/O error, if it needs space for its own files.
 fn disk_hint(path: &Path, error: &rusqlite::Error) -> String {
     use rusqlite::ErrorCode::{CannotOpen, DiskFull, SystemIoFailure};
-    const LITTLE_BYTES: u64 = 1 << 20;
+    const FULL_BELOW_BYTES: u64 = 1 << 20;
     let code = error.sqlite_error_code();
     if !matches!(code, Some(CannotOpen | DiskFull | SystemIoFailure)) {
         return String::new();
     }
     let folder = path.parent().unwrap_or(path);
     match rustix::fs::statvfs(folder) {
-        Ok(stat) if stat.f_bavail * stat.f_frsize < LITTLE_BYTES => format!(
+        Ok(stat) if stat.f_bavail * stat.f_frsize < FULL_BELOW_BYTES => format!(
             "; the disk is full: {} bytes are free in {}",
             stat.f_bavail * stat.f_frsize,
             folder.display()
@@ -111,14 +111,14 @@ fn disk_hint(path: &Path, error: &rusqlite::Error) -> String {
 }
 
 impl FileError {
-    /// What an error of SQLite means for the file at `path`.
+    /// Classifies an error that SQLite returned for the file at `path`.
     pub(crate) fn from_sqlite(path: &Path, error: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
         let path = path.to_owned();
         match error.sqlite_error_code() {
             Some(NotADatabase) => Self::NotOurs {
                 path,
-                found: "its header is not SQLite's".into(),
+                found: "it has no SQLite header".into(),
             },
             Some(DatabaseCorrupt) => Self::Damaged {
                 path,

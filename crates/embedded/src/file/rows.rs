@@ -1,5 +1,5 @@
-//! The rows of orders: written, read, and checked against what was written.
-//! They carry checksums, since SQLite does not notice a flipped byte inside a value.
+//! Writes, reads and verifies the rows of orders.
+//! They have checksums, because SQLite does not detect a flipped byte inside a value.
 
 use std::hash::Hasher;
 
@@ -13,10 +13,10 @@ const INSERT_ORDER: &str = "INSERT INTO seckill (date, order_id, sale, unit, gen
      fingerprint, checksum) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'reserved', ?7, ?8, ?9, ?10)";
 const ORDER_COLUMNS: &str = "id, date, order_id, sale, unit, generation, buyer, state, slot, idem_key, fingerprint, \
      checksum, version, state_checksum, ended_at";
-/// The `state_checksum` of a state that was set by hand on purpose.
-const SET_BY_HAND: i64 = 0;
+/// The `state_checksum` that marks a manual edit of the state by an operator.
+const MANUAL_EDIT: i64 = 0;
 
-/// A row of `seckill`, borrowed from where it was read or is about to be written from.
+/// The columns that are written with a new order, borrowed from the caller or from a row.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OrderRow<'a> {
     pub(crate) date: &'a str,
@@ -29,7 +29,7 @@ pub(crate) struct OrderRow<'a> {
     pub(crate) fingerprint: Option<u64>,
 }
 
-/// A row as it was found.
+/// A row as it was read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StoredRow<'a> {
     pub(crate) id: i64,
@@ -40,7 +40,8 @@ pub(crate) struct StoredRow<'a> {
     pub(crate) integrity: RowIntegrity,
 }
 
-/// SipHash-1-3 with a zero key, each text after its length. Stored, so it must never change.
+/// SipHash-1-3 with a zero key, with each text preceded by its length. Checksums are stored, so the
+/// algorithm must never change.
 pub(super) struct Checksum(SipHasher13);
 
 impl Checksum {
@@ -63,7 +64,7 @@ impl Checksum {
 }
 
 impl OrderRow<'_> {
-    /// Over the columns that never change.
+    /// Covers the columns that never change.
     fn checksum(&self) -> i64 {
         let mut sum = Checksum::new();
         let texts = [self.date, self.order_id, self.sale, self.buyer];
@@ -75,7 +76,7 @@ impl OrderRow<'_> {
     }
 }
 
-/// Over what changes with a state. An order as it was inserted has none.
+/// Covers the columns that change with the state. It is null for an order that has not changed.
 fn state_checksum(order_id: &str, state: OrderState, version: i64, ended_at: Option<&str>) -> i64 {
     let mut sum = Checksum::new();
     sum.text(order_id);
@@ -83,12 +84,12 @@ fn state_checksum(order_id: &str, state: OrderState, version: i64, ended_at: Opt
     sum.text(ended_at.unwrap_or_default());
     sum.bytes(&version.to_le_bytes());
     match sum.finish() {
-        SET_BY_HAND => 1,
+        MANUAL_EDIT => 1,
         sum => sum,
     }
 }
 
-/// The statement that stores claims, prepared once for a batch.
+/// The statement that inserts an order, prepared once per batch.
 pub(crate) struct InsertOrder<'conn>(CachedStatement<'conn>);
 
 impl<'conn> InsertOrder<'conn> {
@@ -106,14 +107,14 @@ impl<'conn> InsertOrder<'conn> {
             row.buyer,
             row.slot,
             row.key,
-            row.fingerprint.map(|print| print as i64),
+            row.fingerprint.map(|fingerprint| fingerprint as i64),
             row.checksum(),
         ])?;
         Ok(())
     }
 }
 
-/// Calls `each` with every order, in the order of row ids.
+/// Calls `each` with every order, by ascending row id.
 pub(crate) fn each_order<E: From<rusqlite::Error>>(
     conn: &Connection,
     mut each: impl FnMut(&StoredRow<'_>) -> Result<(), E>,
@@ -140,14 +141,16 @@ fn stored<'a>(row: &'a Row<'_>) -> rusqlite::Result<StoredRow<'a>> {
         buyer: text(6)?,
         slot: row.get(8)?,
         key: row.get_ref(9)?.as_str_or_null()?,
-        fingerprint: row.get::<_, Option<i64>>(10)?.map(|print| print as u64),
+        fingerprint: row
+            .get::<_, Option<i64>>(10)?
+            .map(|fingerprint| fingerprint as u64),
     };
     let state = OrderState::from_name(text(7)?);
     let (version, ended_at) = (row.get(12)?, row.get_ref(14)?.as_str_or_null()?);
     let expected = state.map(|state| state_checksum(order.order_id, state, version, ended_at));
     let has_written_state = match row.get::<_, Option<i64>>(13)? {
         None => state == Some(OrderState::Reserved) && version == 1 && ended_at.is_none(),
-        Some(SET_BY_HAND) => true,
+        Some(MANUAL_EDIT) => true,
         found => found == expected,
     };
     let integrity = if row.get::<_, i64>(11)? != order.checksum() {
@@ -180,12 +183,12 @@ impl StoredRow<'_> {
         }
     }
 
-    /// The order, or what is wrong with the row.
+    /// The order, or a description of the damage.
     pub(crate) fn order(&self) -> Result<Order, String> {
-        let bad = |what: &dyn std::fmt::Display| format!("row {}: {what}", self.id);
+        let damaged = |detail: &dyn std::fmt::Display| format!("row {}: {detail}", self.id);
         let row = &self.row;
         if let Some(damage) = self.integrity.damage() {
-            return Err(bad(&damage));
+            return Err(damaged(&damage));
         }
         let buyer = if row.buyer.is_empty() {
             Ok(Buyer::anonymous())
@@ -193,18 +196,18 @@ impl StoredRow<'_> {
             Buyer::new(row.buyer)
         };
         Ok(Order {
-            order_id: OrderId::new(row.order_id).map_err(|e| bad(&e))?,
-            sale: SaleId::new(row.sale).map_err(|e| bad(&e))?,
+            order_id: OrderId::new(row.order_id).map_err(|e| damaged(&e))?,
+            sale: SaleId::new(row.sale).map_err(|e| damaged(&e))?,
             unit: row.unit,
-            buyer: buyer.map_err(|e| bad(&e))?,
+            buyer: buyer.map_err(|e| damaged(&e))?,
             idempotency_key: row
                 .key
                 .map(IdempotencyKey::new)
                 .transpose()
-                .map_err(|e| bad(&e))?,
+                .map_err(|e| damaged(&e))?,
             state: self
                 .state
-                .ok_or_else(|| bad(&"its state is not a state of an order"))?,
+                .ok_or_else(|| damaged(&"its state is not a valid order state"))?,
             date: row.date.to_owned(),
             cancelled_at: self
                 .ended_at
@@ -214,7 +217,7 @@ impl StoredRow<'_> {
     }
 }
 
-/// An order with what only its row has.
+/// An order, with the columns that only the engine needs.
 #[derive(Debug, Clone)]
 pub(crate) struct StoredOrder {
     pub(crate) order: Order,
@@ -223,7 +226,7 @@ pub(crate) struct StoredOrder {
     version: i64,
 }
 
-/// The order with this id. The inner error says what is wrong with its row.
+/// The order with this id. The inner error describes the damage of its row.
 pub(crate) fn order_by_id(
     conn: &Connection,
     order_id: &str,
@@ -242,8 +245,8 @@ pub(crate) fn order_by_id(
     statement.query_row([order_id], read).optional()
 }
 
-/// Moves an order from the state in which it was read to another. Returns whether it was still in
-/// that state.
+/// Changes the state of an order, if its row is still in the state in which it was read. Returns
+/// whether it was.
 pub(crate) fn set_state(
     conn: &Connection,
     stored: &StoredOrder,
@@ -326,7 +329,7 @@ mod tests {
         for other in others {
             assert_ne!(other.checksum(), row.checksum(), "{other:?}");
         }
-        // Stored in files: a change here would make every old row look damaged.
+        // Checksums are stored in files: if they changed, every existing row would look damaged.
         assert_eq!(row.checksum(), -2_635_964_103_793_003_225);
         let state = state_checksum("o", OrderState::Cancelled, 2, Some("at"));
         assert_ne!(state, state_checksum("o", OrderState::Paid, 2, Some("at")));

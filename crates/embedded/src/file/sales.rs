@@ -1,4 +1,4 @@
-//! The rows of sales: written, read, and checked against what was written.
+//! Writes, reads and verifies the rows of sales.
 
 use rusqlite::{Connection, Row, params};
 use seckill_sale::{Sale, SaleId};
@@ -6,7 +6,7 @@ use seckill_sale::{Sale, SaleId};
 use super::rows::Checksum;
 use crate::clock;
 
-/// The terms as their row has them.
+/// The terms in the form in which they are stored.
 struct SaleRow {
     id: String,
     title: String,
@@ -30,7 +30,7 @@ impl SaleRow {
         }
     }
 
-    /// Over every column.
+    /// Covers every column.
     fn checksum(&self) -> i64 {
         let mut sum = Checksum::new();
         sum.text(&self.id);
@@ -63,13 +63,13 @@ impl SaleRow {
     }
 }
 
-/// Stores a new sale, or the changed terms of one.
+/// Stores a new sale, or the changed terms of an existing one.
 pub(crate) fn put(conn: &Connection, sale: &Sale) -> rusqlite::Result<()> {
-    let put = "INSERT OR REPLACE INTO seckill_sale \
+    let insert = "INSERT OR REPLACE INTO seckill_sale \
          (id, title, total, buyer_limit, opens_at, closes_at, version, checksum) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
     let row = SaleRow::of(sale);
-    conn.prepare_cached(put)?.execute(params![
+    conn.prepare_cached(insert)?.execute(params![
         row.id,
         row.title,
         row.total,
@@ -82,7 +82,7 @@ pub(crate) fn put(conn: &Connection, sale: &Sale) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Every sale, by id. An inner error says what is wrong with a row.
+/// Every sale, by ascending id. An inner error describes the damage of a row.
 pub(crate) fn all(conn: &Connection) -> rusqlite::Result<Vec<Result<Sale, String>>> {
     let query = "SELECT id, title, total, buyer_limit, opens_at, closes_at, version, checksum \
          FROM seckill_sale ORDER BY id";
@@ -90,7 +90,7 @@ pub(crate) fn all(conn: &Connection) -> rusqlite::Result<Vec<Result<Sale, String
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Result<Sale, String>> {
-    let read = SaleRow {
+    let found = SaleRow {
         id: row.get(0)?,
         title: row.get(1)?,
         total: row.get(2)?,
@@ -99,14 +99,14 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Result<Sale, String>> {
         closes_at: row.get(5)?,
         version: row.get(6)?,
     };
-    if row.get::<_, i64>(7)? != read.checksum() {
+    if row.get::<_, i64>(7)? != found.checksum() {
         return Ok(Err(format!(
-            "sale {}: its terms are not what was written, their checksum differs; \
-             change sales with `seckill sale change`",
-            read.id
+            "sale {}: its terms were modified, their checksum differs; \
+             change sales with `seckill sale change` only",
+            found.id
         )));
     }
-    Ok(read.sale())
+    Ok(found.sale())
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Opens the file: recognises it, makes its schema, and sets how durable a commit is.
-//! The constraints repeat the invariants, so that not even a fault of this program can store a unit
+//! Opens the file: recognises it, creates its schema, and sets how durable a commit is.
+//! The constraints repeat the invariants, so that even a bug in this program cannot sell a unit
 //! twice.
 
 use std::path::Path;
@@ -10,15 +10,15 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::{FileError, folder, meta};
 
-/// `secK`, in SQLite's header: tells our files from other programs'.
+/// `secK`, in SQLite's header: distinguishes our files from those of other programs.
 const APPLICATION_ID: i64 = 0x7365_634b;
-/// One script for each schema version, the first making version 1. Released scripts never change.
+/// One script for each schema version; the first creates version 1. Released scripts never change.
 const MIGRATIONS: [&str; 1] = [VERSION_1];
 
-// `id` is SQLite's rowid: it grows by one with each row, and no row is ever deleted. The states are
-// checked by OR, since a list of four behind IN becomes a temporary table at every INSERT. An active
-// order of generation 1, as nearly all are, needs no entry in seckill_generation:
-// seckill_active_unit has it already.
+// `id` is SQLite's rowid: it increases by one with each row, and rows are never deleted. The states
+// are checked with OR, because SQLite turns a list of four after IN into a temporary table at every
+// INSERT. An active order of generation 1, as nearly all are, needs no entry in seckill_generation,
+// because it has one in seckill_active_unit.
 const VERSION_1: &str = "
 CREATE TABLE seckill_meta (
     id        INTEGER PRIMARY KEY CHECK (id = 1),
@@ -65,16 +65,16 @@ CREATE UNIQUE INDEX seckill_active_slot ON seckill (sale, buyer, slot)
     WHERE slot IS NOT NULL AND (state = 'reserved' OR state = 'paid');
 ";
 
-/// How a connection is set up.
+/// The settings of a connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Tuning {
     /// How long a statement waits for another process's lock on the file, in milliseconds.
     pub(crate) busy_wait_ms: u32,
     /// SQLite's page cache, in KiB.
     pub(crate) cache_kib: u32,
-    /// Pages in the write-ahead log at which they are moved to the main file.
+    /// Pages in the write-ahead log at which SQLite moves them to the main file.
     pub(crate) checkpoint_pages: u32,
-    /// SQLite's file system; `None` means the system's.
+    /// SQLite's VFS by name; `None` means the default.
     pub(crate) vfs: Option<Arc<str>>,
 }
 
@@ -93,8 +93,8 @@ impl Tuning {
     }
 }
 
-/// Opens the file for its one writer, in a folder that this process has locked, and makes the schema
-/// of a new one. `folder_id` is the folder's identity, if it ever had a database.
+/// Opens the file for its only writer, in a folder that this process has locked, and creates the
+/// schema of a new file. `folder_id` is the folder's identity, if it ever had a database.
 pub(crate) fn open_writer(
     path: &Path,
     tuning: &Tuning,
@@ -102,32 +102,32 @@ pub(crate) fn open_writer(
 ) -> Result<Connection, FileError> {
     let sqlite = |error| FileError::from_sqlite(path, error);
     let dir = path.parent().unwrap_or(path);
-    let system = |error| FileError::Folder {
+    let folder_error = |error| FileError::Folder {
         path: dir.to_owned(),
         error,
     };
     if folder_id.is_some() && !path.exists() {
         return Err(lost(path));
     }
-    drop(folder::open_private(path).map_err(system)?);
+    drop(folder::open_private(path).map_err(folder_error)?);
     for suffix in ["-wal", "-shm"] {
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(suffix);
-        folder::close_to_others(Path::new(&beside)).map_err(system)?;
+        let mut sibling = path.as_os_str().to_owned();
+        sibling.push(suffix);
+        folder::close_to_others(Path::new(&sibling)).map_err(folder_error)?;
     }
     let mut conn = tuning.connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     let version = recognise(&conn, path)?;
     if version == 0 && folder_id.is_some() {
         return Err(lost(path));
     }
-    // Before the write-ahead log comes into play: the main file alone then says what it is.
+    // Before WAL mode is set, so that the main file alone shows what it is.
     migrate(&mut conn, version).map_err(sqlite)?;
-    folder::sync(dir).map_err(system)?;
+    folder::sync(dir).map_err(folder_error)?;
     set_up(&conn, tuning).map_err(sqlite)?;
     Ok(conn)
 }
 
-/// Opens the file again. One that is gone or empty is an error: it must not be taken for a file
+/// Opens the file again. A missing or empty file is an error: it must not be mistaken for one
 /// without sales.
 pub(crate) fn reopen_writer(path: &Path, tuning: &Tuning) -> Result<Connection, FileError> {
     if !path.exists() {
@@ -156,7 +156,7 @@ fn set_up(conn: &Connection, tuning: &Tuning) -> rusqlite::Result<()> {
     set("wal_autocheckpoint", &tuning.checkpoint_pages)
 }
 
-/// Opens the file of a data folder for reading alone, beside the writer or without one.
+/// Opens the file of a data folder read-only, whether or not a writer has it open.
 pub(crate) fn open_reader(path: &Path, tuning: &Tuning) -> Result<Connection, FileError> {
     let conn = open_copy(path, tuning)?;
     let dir = path.parent().unwrap_or(path);
@@ -169,7 +169,7 @@ pub(crate) fn open_reader(path: &Path, tuning: &Tuning) -> Result<Connection, Fi
     Ok(conn)
 }
 
-/// Opens a file for reading alone, wherever it came from.
+/// Opens a file read-only, wherever it came from.
 pub(crate) fn open_copy(path: &Path, tuning: &Tuning) -> Result<Connection, FileError> {
     let missing = || FileError::Missing {
         path: path.to_owned(),
@@ -187,7 +187,7 @@ pub(crate) fn open_copy(path: &Path, tuning: &Tuning) -> Result<Connection, File
     Ok(conn)
 }
 
-/// A file that is marked as open is sound only in the folder that opened it.
+/// Refuses a file that is marked as open in another folder: its write-ahead log is missing.
 pub(crate) fn refuse_live_copy(
     path: &Path,
     opened_in: Option<&str>,
@@ -201,7 +201,7 @@ pub(crate) fn refuse_live_copy(
     Ok(())
 }
 
-/// The schema version of a file that is ours; 0 for a new one.
+/// Checks that the file is ours, and returns its schema version; 0 for a new file.
 fn recognise(conn: &Connection, path: &Path) -> Result<i64, FileError> {
     let sqlite = |error| FileError::from_sqlite(path, error);
     let not_ours = |found: &str| FileError::NotOurs {
@@ -224,10 +224,10 @@ fn recognise(conn: &Connection, path: &Path) -> Result<i64, FileError> {
             known,
         });
     }
-    let ours = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' \
+    let our_tables = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' \
          AND name IN ('seckill', 'seckill_sale', 'seckill_meta')";
-    if version > 0 && count(ours).map_err(sqlite)? < 3 {
-        return Err(not_ours("tables of it are missing"));
+    if version > 0 && count(our_tables).map_err(sqlite)? < 3 {
+        return Err(not_ours("some of its tables are missing"));
     }
     Ok(version)
 }
@@ -235,22 +235,22 @@ fn recognise(conn: &Connection, path: &Path) -> Result<i64, FileError> {
 fn migrate(conn: &mut Connection, version: i64) -> rusqlite::Result<()> {
     let missing = MIGRATIONS.iter().skip(version as usize);
     for (script, next) in missing.zip(version + 1..) {
-        let step = conn.transaction()?;
-        step.execute_batch(script)?;
-        step.pragma_update(None, "application_id", APPLICATION_ID)?;
-        step.pragma_update(None, "user_version", next)?;
-        step.commit()?;
+        let transaction = conn.transaction()?;
+        transaction.execute_batch(script)?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", next)?;
+        transaction.commit()?;
     }
     Ok(())
 }
 
-/// A write that changes nothing but has to reach the disk, and with it everything written before.
+/// A write that changes nothing. Once it is durable, so is everything that was written before it.
 pub(crate) fn probe_write(conn: &Connection) -> rusqlite::Result<()> {
     let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
     conn.pragma_update(None, "user_version", version)
 }
 
-/// Moves the write-ahead log into the main file, as far as readers let it.
+/// Moves the write-ahead log into the main file, as far as readers allow it.
 pub(crate) fn checkpoint(conn: &Connection, mode: &str) -> rusqlite::Result<()> {
     conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), (), |_| Ok(()))
 }

@@ -1,5 +1,4 @@
-//! The cases, one behaviour each, named by what an engine does.
-//! Each ends with the audit.
+//! The test cases. Each covers one behaviour, is named after it, and ends with the audit.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use super::{
 };
 use crate::{DECIDE_MAX, Engine, OrderRefused, Outcome, SaleRefused};
 
-/// Far enough away for any clock: the year 2100, in Unix milliseconds.
+/// Far in the future: the year 2100, in Unix milliseconds.
 const FAR_MS: i64 = 4_102_444_800_000;
 
 async fn all_at_once(engine: &Arc<dyn Engine>, attempts: Vec<Attempt>) -> Vec<Verdict> {
@@ -48,7 +47,7 @@ fn count(verdicts: &[Verdict], wanted: &Verdict) -> usize {
     verdicts.iter().filter(|verdict| *verdict == wanted).count()
 }
 
-/// 500 parallel attempts at 100 units: 100 confirmations with different units, 400 rejections.
+/// 500 parallel attempts for 100 units: 100 confirmations with different units, 400 rejections.
 pub async fn sells_each_unit_once_to_parallel_buyers<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     create(&engine, sale(100)).await;
@@ -67,7 +66,7 @@ pub async fn sells_each_unit_once_to_parallel_buyers<F: EngineFactory>(context: 
     assert_eq!((report.store_rows, report.gate_left), (100, 0));
 }
 
-/// The same inside one call, in order; a call that is too large does nothing.
+/// The same within one call, in order. A call with too many attempts has no effect.
 pub async fn sells_each_unit_once_inside_one_call<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     create(&engine, sale(3)).await;
@@ -92,8 +91,8 @@ pub async fn sells_each_unit_once_inside_one_call<F: EngineFactory>(context: Tes
     audited(&engine, &claims).await;
 }
 
-/// A key returns its claim with the present state of the order: when all is sold, after it was
-/// cancelled, after a restart. Never for other content.
+/// A key returns its claim with the current state of the order: when the sale is sold out, after
+/// the order was cancelled, after a restart. It never does so for different content.
 pub async fn repeats_the_claim_of_a_key_for_ever<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     create(&engine, sale(1)).await;
@@ -118,7 +117,7 @@ pub async fn repeats_the_claim_of_a_key_for_ever<F: EngineFactory>(context: Test
     assert!(matches!(cancelled, Ok(Ok(_))), "{cancelled:?}");
     let again = ask(&engine, keyed("ann", "k")).await;
     assert!(repeats(&again, OrderState::Cancelled), "{again:?}");
-    // Another buyer has the unit by now; the key still tells what became of its own order.
+    // Another buyer has the unit now; the key still returns the state of its own order.
     buy(&engine, by("bob")).await;
     let engine = context.reopen(engine).await;
     let again = ask(&engine, keyed("ann", "k")).await;
@@ -128,7 +127,7 @@ pub async fn repeats_the_claim_of_a_key_for_ever<F: EngineFactory>(context: Test
     assert_eq!((report.store_rows, report.gate_left), (2, 0));
 }
 
-/// Another buyer's same key, and the same buyer's key in another sale, are other attempts.
+/// The same key of another buyer, or in another sale, is for another attempt.
 pub async fn counts_a_key_within_its_sale_and_buyer<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     create(&engine, sale(3)).await;
@@ -136,11 +135,11 @@ pub async fn counts_a_key_within_its_sale_and_buyer<F: EngineFactory>(context: T
     let ann = buy(&engine, keyed("ann", "k")).await;
     let bob = buy(&engine, keyed("bob", "k")).await;
     let upper = buy(&engine, keyed("Ann", "k")).await;
-    let elsewhere = Attempt {
+    let in_other_sale = Attempt {
         sale: sale_id("other"),
         ..keyed("ann", "k")
     };
-    let other = buy(&engine, elsewhere).await;
+    let other = buy(&engine, in_other_sale).await;
     let ids = [&ann, &bob, &upper, &other].map(|claim| claim.order_id.as_str());
     assert_eq!(
         ids.iter().collect::<std::collections::HashSet<_>>().len(),
@@ -149,7 +148,7 @@ pub async fn counts_a_key_within_its_sale_and_buyer<F: EngineFactory>(context: T
     audited(&engine, &[ann, bob, upper]).await;
 }
 
-/// 200 parallel attempts under 20 keys: one claim a key, and all answers of a key name it.
+/// 200 parallel attempts with 20 keys: one claim per key, which every answer to the key returns.
 pub async fn gives_one_claim_to_a_key_that_is_tried_in_parallel<F: EngineFactory>(
     context: TestContext<F>,
 ) {
@@ -160,12 +159,14 @@ pub async fn gives_one_claim_to_a_key_that_is_tried_in_parallel<F: EngineFactory
         .collect();
     let keys: Vec<_> = attempts.iter().map(|attempt| attempt.key.clone()).collect();
     let verdicts = all_at_once(&engine, attempts).await;
-    let mut of_key: HashMap<_, OrderId> = HashMap::new();
+    let mut order_of_key: HashMap<_, OrderId> = HashMap::new();
     for (key, verdict) in keys.into_iter().zip(&verdicts) {
         let (Verdict::Claimed(claim) | Verdict::Repeat { claim, .. }) = verdict else {
             panic!("neither a claim nor a repeat: {verdict:?}");
         };
-        let first = of_key.entry(key).or_insert_with(|| claim.order_id.clone());
+        let first = order_of_key
+            .entry(key)
+            .or_insert_with(|| claim.order_id.clone());
         assert_eq!(*first, claim.order_id);
     }
     let claims = claims(&verdicts);
@@ -174,7 +175,7 @@ pub async fn gives_one_claim_to_a_key_that_is_tried_in_parallel<F: EngineFactory
     assert_eq!((report.store_rows, report.gate_left), (20, 180));
 }
 
-/// 10 buyers with 20 parallel attempts each at a limit of 2.
+/// 10 buyers with 20 parallel attempts each, at a limit of 2.
 pub async fn holds_the_limit_against_parallel_attempts<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     create(&engine, limited(100, 2)).await;
@@ -182,15 +183,18 @@ pub async fn holds_the_limit_against_parallel_attempts<F: EngineFactory>(context
     let verdicts = all_at_once(&engine, attempts).await;
     let claims = claims(&verdicts);
     assert_eq!(claims.len(), 20);
-    let no = Verdict::Rejected(Rejection::LimitReached { limit: 2 });
-    assert_eq!(count(&verdicts, &no), 180);
-    let remembered = context.factory.remembers_limits().then(|| no.clone());
+    let limit_reached = Verdict::Rejected(Rejection::LimitReached { limit: 2 });
+    assert_eq!(count(&verdicts, &limit_reached), 180);
+    let remembered = context
+        .factory
+        .remembers_limits()
+        .then(|| limit_reached.clone());
     assert_eq!(engine.answer_from_memory(&by("b0")), remembered);
-    assert_eq!(ask(&engine, by("b0")).await, no);
+    assert_eq!(ask(&engine, by("b0")).await, limit_reached);
     audited(&engine, &claims).await;
 }
 
-/// Before, inside and after the window; a key that has a claim gets it even when closed.
+/// Before, in and after the window. A key that has a claim still returns it after closing.
 pub async fn answers_by_the_window<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     let not_open = NewSale {
@@ -229,7 +233,7 @@ pub async fn answers_by_the_window<F: EngineFactory>(context: TestContext<F>) {
     audited(&engine, &[claim]).await;
 }
 
-/// A cancelled unit is sold again at its next generation; cancelling twice does nothing twice.
+/// A cancelled unit is sold again at its next generation. Cancelling twice has the effect of once.
 pub async fn gives_a_cancelled_unit_back_at_its_next_generation<F: EngineFactory>(
     context: TestContext<F>,
 ) {
@@ -273,25 +277,25 @@ pub async fn gives_a_cancelled_unit_back_at_its_next_generation<F: EngineFactory
     assert_eq!(report.store_rows, 3);
 }
 
-/// A buyer at the limit who gives a unit back may buy again.
+/// A buyer at the limit may buy again after cancelling an order.
 pub async fn frees_the_limit_when_an_order_is_cancelled<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     create(&engine, limited(5, 1)).await;
     let first = buy(&engine, by("ann")).await;
-    let no = Verdict::Rejected(Rejection::LimitReached { limit: 1 });
-    assert_eq!(ask(&engine, by("ann")).await, no);
+    let limit_reached = Verdict::Rejected(Rejection::LimitReached { limit: 1 });
+    assert_eq!(ask(&engine, by("ann")).await, limit_reached);
     let cancelled = engine
         .change_order(&first.order_id, OrderChange::Cancel)
         .await;
     assert!(matches!(cancelled, Ok(Ok(_))), "{cancelled:?}");
     let second = buy(&engine, by("ann")).await;
-    assert_eq!(ask(&engine, by("ann")).await, no);
+    assert_eq!(ask(&engine, by("ann")).await, limit_reached);
     let engine = context.reopen(engine).await;
-    assert_eq!(ask(&engine, by("ann")).await, no);
+    assert_eq!(ask(&engine, by("ann")).await, limit_reached);
     audited(&engine, &[first, second]).await;
 }
 
-/// A sale that was sold out sells again once units were added, also one that never had any.
+/// A sold-out sale sells again once units are added, even if it never had any.
 pub async fn sells_again_after_units_are_added<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     create(&engine, sale(0)).await;
@@ -320,8 +324,8 @@ fn units(total: u32) -> SaleChange {
     }
 }
 
-/// Fewer units, as long as none of those taken away is sold; a released unit above a lowered total
-/// keeps its generation until the total grows again.
+/// The total can be lowered as long as no removed unit is sold. A released unit above a lowered
+/// total keeps its generation until the total is raised again.
 pub async fn takes_unsold_units_off_sale<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     create(&engine, sale(10)).await;
@@ -357,7 +361,7 @@ pub async fn takes_unsold_units_off_sale<F: EngineFactory>(context: TestContext<
     audited(&engine, &claims).await;
 }
 
-/// A change for a version that the sale no longer has is refused: sent twice, it is made once.
+/// A change for an outdated version is refused, so that one that is sent twice is made once.
 pub async fn changes_a_sale_only_in_the_version_that_was_read<F: EngineFactory>(
     context: TestContext<F>,
 ) {
@@ -383,7 +387,7 @@ pub async fn changes_a_sale_only_in_the_version_that_was_read<F: EngineFactory>(
     audited(&engine, &[]).await;
 }
 
-/// A taken id, a missing sale, bad terms, an empty change: refused, and nothing is changed.
+/// An id in use, invalid terms, an empty change and a missing sale are refused, without effect.
 pub async fn refuses_sales_and_changes_that_cannot_be<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     let made = create(&engine, sale(5)).await;
@@ -391,20 +395,20 @@ pub async fn refuses_sales_and_changes_that_cannot_be<F: EngineFactory>(context:
         Ok(Err(SaleRefused::Exists(existing))) => assert_eq!(*existing, made),
         other => panic!("{other:?}"),
     }
-    let bad = NewSale {
-        id: sale_id("bad"),
+    let invalid = NewSale {
+        id: sale_id("invalid"),
         ..limited(1, 65)
     };
-    let refused = engine.create_sale(bad).await;
+    let refused = engine.create_sale(invalid).await;
     assert!(
         matches!(refused, Ok(Err(SaleRefused::InvalidSale(_)))),
         "{refused:?}"
     );
-    let nothing = engine
+    let unchanged = engine
         .change_sale(&sale_id("s"), SaleChange::default())
         .await;
     let expected = SaleRefused::Change(ChangeRefused::NothingToChange);
-    assert_eq!(nothing, Ok(Err(expected)));
+    assert_eq!(unchanged, Ok(Err(expected)));
     let missing = sale_id("missing");
     let refused = engine.change_sale(&missing, units(1)).await;
     assert_eq!(refused, Ok(Err(SaleRefused::NoSuchSale(missing.clone()))));
@@ -419,7 +423,8 @@ pub async fn refuses_sales_and_changes_that_cannot_be<F: EngineFactory>(context:
     audited(&engine, &[]).await;
 }
 
-/// A limit set on a running sale counts what buyers hold; one below that is refused; lifted, anyone may buy.
+/// A limit that is set on a running sale counts existing orders. A limit below what a buyer holds
+/// is refused. Without a limit, the buyer may buy again.
 pub async fn changes_the_limit_of_a_running_sale<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     create(&engine, sale(10)).await;
@@ -436,32 +441,32 @@ pub async fn changes_the_limit_of_a_running_sale<F: EngineFactory>(context: Test
     };
     assert_eq!(refused, Ok(Err(SaleRefused::Change(below))));
     change(&engine, limit(Some(2))).await;
-    let no = |limit| Verdict::Rejected(Rejection::LimitReached { limit });
-    assert_eq!(ask(&engine, by("ann")).await, no(2));
+    let limit_reached = |limit| Verdict::Rejected(Rejection::LimitReached { limit });
+    assert_eq!(ask(&engine, by("ann")).await, limit_reached(2));
     claims.push(buy(&engine, by("bob")).await);
     change(&engine, limit(Some(3))).await;
     claims.push(buy(&engine, by("ann")).await);
-    assert_eq!(ask(&engine, by("ann")).await, no(3));
+    assert_eq!(ask(&engine, by("ann")).await, limit_reached(3));
     let engine = context.reopen(engine).await;
-    assert_eq!(ask(&engine, by("ann")).await, no(3));
+    assert_eq!(ask(&engine, by("ann")).await, limit_reached(3));
     change(&engine, limit(None)).await;
     claims.push(buy(&engine, by("ann")).await);
     change(&engine, limit(Some(4))).await;
-    assert_eq!(ask(&engine, by("ann")).await, no(4));
+    assert_eq!(ask(&engine, by("ann")).await, limit_reached(4));
     audited(&engine, &claims).await;
 }
 
-/// No such sale, no name where a limit asks for one, a quantity that is not sold.
+/// A missing sale, no buyer where a limit requires one, and a quantity that is not supported.
 pub async fn answers_what_cannot_be_decided<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     create(&engine, limited(1, 1)).await;
-    let nowhere = Attempt::anonymous(sale_id("nowhere"));
+    let missing = Attempt::anonymous(sale_id("missing"));
     let many = Attempt {
         quantity: 7,
         ..by("ann")
     };
     let expected = [
-        (nowhere, Invalid::NoSuchSale),
+        (missing, Invalid::NoSuchSale),
         (anyone(), Invalid::BuyerRequired),
         (many, Invalid::Quantity { max: 1 }),
     ];
@@ -472,7 +477,7 @@ pub async fn answers_what_cannot_be_decided<F: EngineFactory>(context: TestConte
     assert_eq!((report.store_rows, report.gate_left), (0, 1));
 }
 
-/// An order tells what it is; an id that nobody was given names nothing.
+/// An order is found by its id and by its key. An id that was never issued has no order.
 pub async fn tells_what_became_of_an_order<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     create(&engine, sale(2)).await;
@@ -483,10 +488,10 @@ pub async fn tells_what_became_of_an_order<F: EngineFactory>(context: TestContex
         (order.state, order.idempotency_key.clone()),
         (OrderState::Reserved, Some(key("k")))
     );
-    let of_key = engine
+    let order_of_key = engine
         .order_of_key(&sale_id("s"), &named("ann"), &key("k"))
         .await;
-    assert_eq!(of_key, Ok(Outcome::Order(order)));
+    assert_eq!(order_of_key, Ok(Outcome::Order(order)));
     let other_key = engine
         .order_of_key(&sale_id("s"), &named("ann"), &key("x"))
         .await;
@@ -500,7 +505,7 @@ pub async fn tells_what_became_of_an_order<F: EngineFactory>(context: TestContex
     audited(&engine, &[claim]).await;
 }
 
-/// Orders, generations, limits, keys, terms and what is left are the same after a restart.
+/// Orders, generations, limits, keys, terms and free units are the same after a restart.
 pub async fn survives_a_restart_with_everything<F: EngineFactory>(context: TestContext<F>) {
     let mut engine = context.open().await;
     create(&engine, limited(10, 3)).await;
@@ -516,8 +521,8 @@ pub async fn survives_a_restart_with_everything<F: EngineFactory>(context: TestC
     for _ in 0..3 {
         engine = context.reopen(engine).await;
         assert_eq!(engine.sale(&sale_id("s")).await, before);
-        let no = Verdict::Rejected(Rejection::LimitReached { limit: 3 });
-        assert_eq!(ask(&engine, by("b1")).await, no);
+        let limit_reached = Verdict::Rejected(Rejection::LimitReached { limit: 3 });
+        assert_eq!(ask(&engine, by("b1")).await, limit_reached);
     }
     assert_eq!(
         stored(&engine, &claims[0].order_id).await.state,
@@ -535,7 +540,7 @@ pub async fn survives_a_restart_with_everything<F: EngineFactory>(context: TestC
     assert_eq!((report.store_rows, report.gate_left), (11, 0));
 }
 
-/// Many sales sell at once, each its own units.
+/// Many sales sell at the same time, each only its own units.
 pub async fn keeps_sales_apart<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     let names: Vec<_> = (0..20).map(|i| sale_id(&format!("sale-{i}"))).collect();

@@ -1,5 +1,5 @@
-//! Random histories of attempts, repeats, cancels, changes and restarts against a model of a few lines.
-//! The model shares no code with the rules, so that a fault of theirs does not hide in both.
+//! Checks random histories of attempts, repeats, cancellations, changes and restarts against a
+//! small model. It shares no code with the rules, so that both cannot have the same bug.
 
 use std::collections::HashMap;
 
@@ -61,11 +61,11 @@ struct Model {
     total: usize,
     limit: Option<u32>,
     closed: bool,
-    /// Claims in their order: id, buyer, unit, and whether it holds the unit.
+    /// All claims in order: id, buyer, unit, and whether the order is active.
     orders: Vec<(OrderId, Buyer, u32, bool)>,
-    /// What each key has: the claim and the quantity asked for.
+    /// The claim of each key, and the quantity of its attempt.
     keys: HashMap<(Buyer, u8), (OrderId, u32)>,
-    given: Vec<Claim>,
+    claims: Vec<Claim>,
 }
 
 impl Model {
@@ -78,7 +78,7 @@ impl Model {
 
     fn held(&self, buyer: &Buyer) -> u32 {
         let holds =
-            |(_, whose, _, active): &&(OrderId, Buyer, u32, bool)| *active && whose == buyer;
+            |(_, owner, _, active): &&(OrderId, Buyer, u32, bool)| *active && owner == buyer;
         self.orders.iter().filter(holds).count() as u32
     }
 
@@ -93,7 +93,7 @@ impl Model {
             .unwrap_or(0)
     }
 
-    /// Checks one verdict and takes note of it.
+    /// Checks one verdict, and applies it to the model.
     fn expect(&mut self, tried: &Try, attempt: &Attempt, verdict: &Verdict) {
         let keyed = tried.key.map(|key| (attempt.buyer.clone(), key));
         if let Some((order_id, quantity)) = keyed.as_ref().and_then(|key| self.keys.get(key)) {
@@ -107,7 +107,7 @@ impl Model {
                     );
                 }
                 other => {
-                    assert_ne!(*quantity, tried.quantity, "no repeat but {other:?}");
+                    assert_ne!(*quantity, tried.quantity, "not a repeat: {other:?}");
                     assert_eq!(*other, Verdict::Mismatch);
                 }
             }
@@ -127,7 +127,7 @@ impl Model {
             Verdict::Rejected(Rejection::SoldOut)
         } else {
             let Verdict::Claimed(claim) = verdict else {
-                panic!("no claim but {verdict:?}");
+                panic!("not a claim: {verdict:?}");
             };
             self.orders.push((
                 claim.order_id.clone(),
@@ -140,7 +140,7 @@ impl Model {
                     .insert(key, (claim.order_id.clone(), tried.quantity));
             }
             assert_eq!(claim.remaining as usize, self.total - self.active());
-            self.given.push(claim.clone());
+            self.claims.push(claim.clone());
             return;
         };
         assert_eq!(*verdict, expected);
@@ -160,7 +160,7 @@ fn attempt(tried: &Try) -> Attempt {
     }
 }
 
-/// Random histories, each checked step by step against the model and then by the audit.
+/// Checks each history step by step against the model, and then with the audit.
 pub async fn random_histories_match_the_model<F: EngineFactory>(context: TestContext<F>) {
     let runtime = tokio::runtime::Handle::current();
     let config = Config {
@@ -168,19 +168,19 @@ pub async fn random_histories_match_the_model<F: EngineFactory>(context: TestCon
         failure_persistence: None,
         ..Config::default()
     };
-    let mut histories = TestRunner::new(config);
-    let ran = tokio::task::block_in_place(|| {
-        histories.run(&steps(), |steps| {
-            runtime.block_on(one_history(&context, steps));
+    let mut runner = TestRunner::new(config);
+    let result = tokio::task::block_in_place(|| {
+        runner.run(&steps(), |steps| {
+            runtime.block_on(run_history(&context, steps));
             Ok(())
         })
     });
-    if let Err(error) = ran {
+    if let Err(error) = result {
         panic!("{error}");
     }
 }
 
-async fn one_history<F: EngineFactory>(context: &TestContext<F>, steps: Vec<Step>) {
+async fn run_history<F: EngineFactory>(context: &TestContext<F>, steps: Vec<Step>) {
     context.factory.clear();
     let mut engine = context.open().await;
     create(&engine, limited(4, 2)).await;
@@ -206,11 +206,11 @@ async fn one_history<F: EngineFactory>(context: &TestContext<F>, steps: Vec<Step
                 let (order_id, _, _, active) = index.get(&model.orders).clone();
                 let cancelled = engine.change_order(&order_id, OrderChange::Cancel).await;
                 assert!(matches!(cancelled, Ok(Ok(_))), "{cancelled:?} ({active})");
-                let held = model
+                let order = model
                     .orders
                     .iter_mut()
                     .find(|(id, _, _, _)| *id == order_id);
-                held.into_iter().for_each(|order| order.3 = false);
+                order.into_iter().for_each(|order| order.3 = false);
             }
             Step::Cancel(_) => {}
             Step::Units(more) => set_total(engine.as_ref(), &mut model, more).await,
@@ -226,7 +226,7 @@ async fn one_history<F: EngineFactory>(context: &TestContext<F>, steps: Vec<Step
             Step::Restart => engine = context.reopen(engine).await,
         }
     }
-    let report = audited(&engine, &model.given).await;
+    let report = audited(&engine, &model.claims).await;
     assert_eq!(report.gate_left as usize, model.total - model.active());
     assert_eq!(report.store_rows as usize, model.orders.len());
 }

@@ -1,5 +1,5 @@
-//! The suite that every engine passes, written against the port alone.
-//! It never looks behind the port: what it cannot see there, a user cannot rely on.
+//! The conformance suite, which every engine must pass.
+//! It uses only the port: users cannot rely on anything that the port does not show.
 
 mod cases;
 mod history;
@@ -18,21 +18,23 @@ use crate::{BoxFuture, Engine, Outcome};
 pub use cases::*;
 pub use history::random_histories_match_the_model;
 
-/// Where one engine can be opened, and opened again over what it left behind.
+/// Opens one engine, any number of times on the same stored data.
 pub trait EngineFactory: Send + Sync {
-    /// Opens the engine. The one before has been dropped.
+    /// Called after the previous engine was dropped.
     fn open(&self) -> BoxFuture<'_, Arc<dyn Engine>>;
 
-    /// Forgets everything that was stored. No engine is open.
+    /// Deletes all stored data. Called while no engine is open.
     fn clear(&self);
 
-    /// Whether the engine knows from memory who has reached a limit. Sold out is known from memory by every engine.
+    /// Whether `answer_from_memory` rejects a buyer who has reached the limit. Every engine rejects
+    /// attempts on a sold-out sale there.
     fn remembers_limits(&self) -> bool {
         true
     }
 }
 
-/// Makes a test of each case of the suite. `$factory` is called once a test, for a factory of its own.
+/// Defines one test for each case of the suite. `$factory` is evaluated for each test, so that each
+/// has its own factory.
 #[macro_export]
 macro_rules! conformance_suite {
     ($factory:expr) => {
@@ -66,7 +68,8 @@ macro_rules! conformance_suite {
     )*};
 }
 
-/// Runs one case in a runtime of its own, with a deadline: an engine that never answers fails instead of hanging.
+/// Runs one case in its own runtime, with a deadline, so that an engine that never answers fails
+/// the test instead of hanging it.
 pub fn run<F: EngineFactory, T>(factory: impl Fn() -> F, case: impl Fn(TestContext<F>) -> T)
 where
     T: Future<Output = ()>,
@@ -80,23 +83,22 @@ where
     runtime.block_on(async {
         let context = TestContext { factory: factory() };
         if tokio::time::timeout(DEADLINE, case(context)).await.is_err() {
-            panic!("the case did not end within {DEADLINE:?}");
+            panic!("the case did not finish within {DEADLINE:?}");
         }
     });
 }
 
-/// A factory with the shorthands of the cases.
+/// A factory with helper functions for the cases.
 pub struct TestContext<F> {
     factory: F,
 }
 
 impl<F: EngineFactory> TestContext<F> {
-    /// Opens the engine.
     pub async fn open(&self) -> Arc<dyn Engine> {
         self.factory.open().await
     }
 
-    /// Lets go of the engine without a farewell and opens it again.
+    /// Drops the engine without closing it, and opens it again.
     pub async fn reopen(&self, engine: Arc<dyn Engine>) -> Arc<dyn Engine> {
         assert_eq!(
             Arc::strong_count(&engine),
@@ -152,7 +154,7 @@ fn keyed(buyer: &str, name: &str) -> Attempt {
 async fn create(engine: &Arc<dyn Engine>, new: NewSale) -> Sale {
     match engine.create_sale(new).await {
         Ok(Ok(sale)) => sale,
-        other => panic!("the sale was not made: {other:?}"),
+        other => panic!("the sale was not created: {other:?}"),
     }
 }
 
@@ -163,21 +165,22 @@ async fn change(engine: &Arc<dyn Engine>, change: SaleChange) -> Sale {
     }
 }
 
-/// Asks as the service does: memory first, then the decision; and waits out what is pending.
+/// Asks as the service does: memory first, then the decision. Waits for the final verdict.
 async fn ask(engine: &Arc<dyn Engine>, attempt: Attempt) -> Verdict {
     if let Some(verdict) = engine.answer_from_memory(&attempt) {
         return verdict;
     }
     let mut verdicts = engine.decide(vec![attempt]).await;
     match (verdicts.pop(), verdicts.is_empty()) {
-        (Some(Ok(Verdict::Pending(order_id))), true) => settled(engine, order_id).await,
+        (Some(Ok(Verdict::Pending(order_id))), true) => final_verdict(engine, order_id).await,
         (Some(Ok(verdict)), true) => verdict,
         other => panic!("one attempt must have one verdict, not {other:?}"),
     }
 }
 
-/// What a pending answer became. A pending attempt that came to nothing counts as sold out here: no case leaves units.
-async fn settled(engine: &Arc<dyn Engine>, order_id: OrderId) -> Verdict {
+/// The final verdict of a pending attempt. If there is no order, it counts as sold out, the only
+/// rejection that the cases expect of a pending attempt.
+async fn final_verdict(engine: &Arc<dyn Engine>, order_id: OrderId) -> Verdict {
     loop {
         match engine.order(&order_id).await {
             Ok(Outcome::Order(order)) => {
@@ -197,18 +200,18 @@ async fn settled(engine: &Arc<dyn Engine>, order_id: OrderId) -> Verdict {
 async fn buy(engine: &Arc<dyn Engine>, attempt: Attempt) -> Claim {
     match ask(engine, attempt).await {
         Verdict::Claimed(claim) => claim,
-        other => panic!("no claim but {other:?}"),
+        other => panic!("not a claim: {other:?}"),
     }
 }
 
 async fn stored(engine: &Arc<dyn Engine>, order_id: &OrderId) -> Order {
     match engine.order(order_id).await {
         Ok(Outcome::Order(order)) => order,
-        other => panic!("no order but {other:?}"),
+        other => panic!("not an order: {other:?}"),
     }
 }
 
-fn promise(claim: &Claim) -> HistoryEntry {
+fn history_entry(claim: &Claim) -> HistoryEntry {
     HistoryEntry {
         order_id: claim.order_id.clone(),
         sale: Some("s".into()),
@@ -216,16 +219,16 @@ fn promise(claim: &Claim) -> HistoryEntry {
     }
 }
 
-/// Every case ends here: the invariants hold, and every yes that was given has its order.
+/// Ends every case: the invariants hold, and every confirmation has its order.
 async fn audited(engine: &Arc<dyn Engine>, claims: &[Claim]) -> AuditReport {
-    let history: Vec<HistoryEntry> = claims.iter().map(promise).collect();
-    let promised = history.len() as u64;
+    let history: Vec<HistoryEntry> = claims.iter().map(history_entry).collect();
+    let confirmations = history.len() as u64;
     let report = match engine.audit(history).await {
         Ok(report) => report,
         Err(fault) => panic!("{fault}"),
     };
     assert!(report.is_clean(), "{:#?}", report.violations);
-    assert_eq!(report.confirmations_checked, promised);
+    assert_eq!(report.confirmations_checked, confirmations);
     report
 }
 

@@ -1,0 +1,80 @@
+//! The binary against one that was built before a change, in turns: whether the change made anything
+//! slower. Without that binary there is nothing to compare, and the case is left out.
+
+use std::path::Path;
+
+use anyhow::ensure;
+
+use super::report::Line;
+use super::rig::{Harness, Run, serve};
+
+const REQUESTS: u32 = 60_000;
+
+/// One kind of load: its name, the units on sale, and the arguments of the load.
+type Load<'a> = (&'a str, u32, &'a [&'a str]);
+
+pub(crate) fn before(rig: &Harness) -> anyhow::Result<Vec<Line>> {
+    let Some(before) = &rig.before else {
+        eprintln!("no --before BINARY, so there is no comparison with it");
+        return Ok(Vec::new());
+    };
+    let named = ["--buyers", "unique", "--keys", "unique"];
+    let loads: [Load<'_>; 5] = [
+        ("rejections, 64 connections", 0, &["--connections", "64"]),
+        ("rejections, 512 connections", 0, &["--connections", "512"]),
+        (
+            "confirmations, 64 connections",
+            REQUESTS,
+            &["--connections", "64"],
+        ),
+        (
+            "confirmations, 512 connections",
+            REQUESTS,
+            &["--connections", "512"],
+        ),
+        (
+            "confirmations with buyer and key, 64 connections",
+            REQUESTS,
+            &named,
+        ),
+    ];
+    let mut lines = Vec::new();
+    for load in loads {
+        let (mut cpu, mut rate) = (Vec::new(), Vec::new());
+        for round in 0..rig.rounds {
+            // Which goes first alternates, so that neither profits from a warm cache.
+            let (old, new) = if round.is_multiple_of(2) {
+                let old = one(rig, before, load, "before")?;
+                (old, one(rig, &rig.binary, load, "now")?)
+            } else {
+                let new = one(rig, &rig.binary, load, "now")?;
+                (one(rig, before, load, "before")?, new)
+            };
+            cpu.push(old.cpu_us() / new.cpu_us());
+            rate.push(new.per_s() / old.per_s());
+        }
+        let name = load.0;
+        lines.push(Line::of(format!("CPU before ÷ now, {name}"), "", &cpu));
+        lines.push(Line::of(format!("rate now ÷ before, {name}"), "", &rate));
+    }
+    Ok(lines)
+}
+
+fn one(rig: &Harness, binary: &Path, load: Load<'_>, which: &str) -> anyhow::Result<Run> {
+    let (name, units, arguments) = load;
+    let folder = rig.folder(which);
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)?;
+    }
+    let product = serve(binary, &folder, units)?;
+    let requests = REQUESTS.to_string();
+    let arguments = [&["--requests", &requests], arguments].concat();
+    let run = rig.load(&product, "/v1/sales/counter/orders", &arguments)?;
+    let expected = if units == 0 { "sold_out" } else { "won" };
+    ensure!(
+        run.count(expected) == u64::from(REQUESTS),
+        "{name}: not all answers were {expected}: {}",
+        run.report
+    );
+    Ok(run)
+}
