@@ -1,4 +1,4 @@
-//! Starts what commands work with: the runtime, the engine, the service in front of it.
+//! Starts what commands need: the runtime, the engine, the service in front of it.
 //! `serve` and `demo` must share it, so that the demo shows the real service.
 
 use std::net::SocketAddr;
@@ -176,7 +176,7 @@ async fn watch_cluster(engine: Arc<ClusterEngine>) {
     loop {
         tokio::time::sleep(COMPONENTS_POLL).await;
         let components = engine.components();
-        say_changes(&known, &components);
+        log_changes(&known, &components);
         if !checked && components.iter().all(|component| component.ready) {
             checked = true;
             match engine.weaker_settings().await {
@@ -192,7 +192,7 @@ async fn watch_cluster(engine: Arc<ClusterEngine>) {
 }
 
 /// Logs which components have become ready, and which are not ready and why.
-pub(crate) fn say_changes(known: &[Component], components: &[Component]) {
+pub(crate) fn log_changes(known: &[Component], components: &[Component]) {
     for component in components {
         let before = known.iter().find(|known| known.name == component.name);
         let changed = before.is_none_or(|before| {

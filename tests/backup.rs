@@ -124,6 +124,79 @@ fn a_copy_without_its_wal_is_refused() {
     assert_eq!(remaining(&serve(&dir, "data")), 90);
 }
 
+/// Also in the folder that it came from, once the service has been stopped.
+#[test]
+fn a_copy_without_its_wal_is_refused_in_its_own_folder() {
+    let dir = TempDir::new().unwrap();
+    let server = serve(&dir, "data");
+    buy(&server, 10);
+    let (database, copy) = (dir.path().join("data/seckill.db"), dir.path().join("b.db"));
+    std::fs::copy(&database, &copy).unwrap();
+    assert!(server.end(Signal::TERM).unwrap().success());
+    let right = dir.path().join("right.db");
+    std::fs::copy(&database, &right).unwrap();
+    std::fs::copy(&copy, &database).unwrap();
+    let serve_again = ["serve", "--listen", "127.0.0.1:0", "--data", "data"];
+    assert_fails(&dir, &serve_again, "seckill backup");
+    assert_fails(&dir, &["audit", "--data", "data"], "seckill backup");
+    // A copy of the stopped service is complete.
+    std::fs::copy(&right, &database).unwrap();
+    assert_eq!(remaining(&serve(&dir, "data")), 90);
+}
+
+/// SQLite deletes the write-ahead log of an empty database. No command may let it.
+#[test]
+fn an_empty_database_does_not_cost_its_wal() {
+    let dir = TempDir::new().unwrap();
+    let server = serve(&dir, "data");
+    buy(&server, 10);
+    server.kill().unwrap();
+    let (database, whole) = (
+        dir.path().join("data/seckill.db"),
+        dir.path().join("whole.db"),
+    );
+    std::fs::copy(&database, &whole).unwrap();
+    std::fs::write(&database, "").unwrap();
+    let wal = dir.path().join("data/seckill.db-wal");
+    let wal_bytes = std::fs::metadata(&wal).unwrap().len();
+    for args in [
+        &["serve", "--listen", "127.0.0.1:0", "--data", "data"][..],
+        &["audit", "--data", "data"],
+        &["backup", "copy.db", "--data", "data"],
+    ] {
+        assert_fails(&dir, args, "empty");
+        assert_eq!(
+            std::fs::metadata(&wal).unwrap().len(),
+            wal_bytes,
+            "{args:?}"
+        );
+    }
+    std::fs::copy(&whole, &database).unwrap();
+    assert_eq!(remaining(&serve(&dir, "data")), 90);
+}
+
+/// A backup that was killed leaves a file, which must not become part of a later one.
+#[test]
+fn a_leftover_of_a_killed_backup_is_replaced() {
+    let dir = TempDir::new().unwrap();
+    let server = serve(&dir, "data");
+    buy(&server, 3);
+    assert_succeeds(&dir, &["backup", "archive.db", "--data", "data"]);
+    let archived = std::fs::read(dir.path().join("archive.db")).unwrap();
+    std::fs::hard_link(
+        dir.path().join("archive.db"),
+        dir.path().join("copy.db.unfinished"),
+    )
+    .unwrap();
+    buy(&server, 4);
+    let report = assert_succeeds(&dir, &["backup", "copy.db", "--data", "data"]);
+    assert!(report.contains(" 7"), "{report}");
+    assert_eq!(
+        std::fs::read(dir.path().join("archive.db")).unwrap(),
+        archived
+    );
+}
+
 #[test]
 fn a_copy_made_by_sqlite_is_restored_with_accept_live_copy() {
     let dir = TempDir::new().unwrap();

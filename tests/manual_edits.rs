@@ -25,6 +25,12 @@ fn serve_with_orders(dir: &TempDir) -> ServerProcess {
     for _ in 0..5 {
         post(server.address, "/seckill", "").unwrap();
     }
+    // The file records the number of its orders once a second.
+    let file = Connection::open(data_folder(dir).join("seckill.db")).unwrap();
+    let recorded = "SELECT orders FROM seckill_meta";
+    wait_until("the number of orders is recorded", || {
+        file.query_row(recorded, (), |row| row.get::<_, u32>(0)) == Ok(5)
+    });
     server
 }
 
@@ -67,6 +73,10 @@ fn assert_edit_is_reported(sql: &str, expected: &str) {
     });
     assert_eq!(post(server.address, "/seckill", "").unwrap().status, 503);
     assert_eq!(get(server.address, "/readyz").unwrap().status, 503);
+    let (code, text) = audit(&dir);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("broken") && text.contains(expected), "{text}");
+    assert!(text.contains("its file alone was audited"), "{text}");
     assert!(server.end(Signal::TERM).unwrap().success());
     let (code, text) = audit(&dir);
     assert_eq!(code, 1, "{text}");
@@ -122,7 +132,8 @@ fn an_accepted_loss_is_no_longer_reported() {
     assert_eq!(audit(&dir).0, 1);
     edit(
         &dir,
-        "UPDATE seckill_meta SET orders = (SELECT count(*) FROM seckill)",
+        "UPDATE seckill_meta SET orders = (SELECT count(*) FROM seckill), \
+         deleted = (SELECT coalesce(max(id), 0) - count(*) FROM seckill)",
     );
     let (code, text) = audit(&dir);
     assert_eq!(code, 0, "{text}");

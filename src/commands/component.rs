@@ -66,7 +66,7 @@ async fn until_signal(
             () = tokio::time::sleep(bootstrap::COMPONENTS_POLL) => {}
         }
         let now = components_now();
-        bootstrap::say_changes(&known, &now);
+        bootstrap::log_changes(&known, &now);
         known = now;
     }
 }

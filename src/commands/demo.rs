@@ -2,6 +2,7 @@
 //! It must never delete anything that it did not create.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -64,7 +65,11 @@ fn clear(dir: &Path) -> anyhow::Result<()> {
             dir.display()
         );
     }
-    std::fs::create_dir_all(dir).with_context(failed)?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(failed)?;
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).with_context(failed)? {
         found.push(entry.with_context(failed)?.file_name());
@@ -78,7 +83,8 @@ fn clear(dir: &Path) -> anyhow::Result<()> {
             dir.display()
         );
     }
-    for name in found {
+    // The mark stays: were this interrupted, the folder would still be the demo's.
+    for name in found.into_iter().filter(|name| name != MARK) {
         std::fs::remove_file(dir.join(name)).with_context(failed)?;
     }
     std::fs::write(

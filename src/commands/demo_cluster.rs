@@ -62,7 +62,7 @@ pub(crate) async fn begin_afresh(configuration: &Configuration) -> anyhow::Resul
     let options = configuration.cluster_options();
     let hint = "the cluster could not be prepared; start one with `cargo xtask engines up`, or name your servers with --redis, --kafka and --mysql";
     seckill_cluster::init(&options).await.context(hint)?;
-    if seckill_cluster::owner(&options).await? == Owner::Somebody {
+    if seckill_cluster::owner(&options).await? == Owner::User {
         bail!(
             "{} has sales that the demo did not create, and the demo deletes all sales each time; give it another database with --mysql, \
              or delete them with `seckill init --engine cluster --reset`",

@@ -148,7 +148,7 @@ impl Change {
 fn unknown(id: &SaleId, terms: &SaleChange, detail: &str) -> anyhow::Error {
     let version = terms.if_version.unwrap_or_default();
     anyhow!(
-        "{detail}. Check with `seckill sale show {id}`: version {version} means that the change was not made. \
+        "{detail}. `seckill sale show {id}` shows version {version} as long as the change has not been made. \
          With --if-version {version}, it is safe to repeat the command"
     )
 }

@@ -1,5 +1,7 @@
 //! `seckill serve`: runs the HTTP service until Ctrl-C or SIGTERM.
 
+use std::time::Duration;
+
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::CommandOutcome;
@@ -9,6 +11,9 @@ use crate::commands::demo;
 use crate::configuration::{Configuration, EngineKind};
 use crate::output;
 
+/// The longest wait for threads that are busy with files when the process stops.
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(1);
+
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<CommandOutcome> {
     let configuration = args.common.load(args.flags())?.configuration;
     bootstrap::raise_file_limit();
@@ -17,7 +22,10 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<CommandOutcome> {
         relays: !args.no_relay,
         records: !args.no_record,
     };
-    runtime.block_on(serve(&configuration, roles, args.names_units()))?;
+    let served = runtime.block_on(serve(&configuration, roles, args.names_units()));
+    // An audit that is still running must not keep the process alive.
+    runtime.shutdown_timeout(SHUTDOWN_WAIT);
+    served?;
     Ok(CommandOutcome::Ok)
 }
 

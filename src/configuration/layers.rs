@@ -143,19 +143,20 @@ fn is_service_link(name: &str, value: &str) -> bool {
     {
         return true;
     }
-    let Some((_, port)) = name.split_once("_PORT") else {
-        return false;
-    };
-    let mut parts = port.split('_').skip(1);
-    match (parts.next(), parts.next(), parts.next(), parts.next()) {
-        (None, ..) => port.is_empty() && is_link(value),
-        (Some(number), Some(protocol), rest, None) => {
-            number.parse::<u16>().is_ok()
-                && PROTOCOLS.contains(&protocol)
-                && rest.is_none_or(|rest| ["PROTO", "PORT", "ADDR"].contains(&rest))
+    // The name of the Service may contain `_PORT` itself.
+    name.match_indices("_PORT").any(|(at, found)| {
+        let port = &name[at + found.len()..];
+        let mut parts = port.split('_').skip(1);
+        match (parts.next(), parts.next(), parts.next(), parts.next()) {
+            (None, ..) => port.is_empty() && is_link(value),
+            (Some(number), Some(protocol), rest, None) => {
+                number.parse::<u16>().is_ok()
+                    && PROTOCOLS.contains(&protocol)
+                    && rest.is_none_or(|rest| ["PROTO", "PORT", "ADDR"].contains(&rest))
+            }
+            _ => false,
         }
-        _ => false,
-    }
+    })
 }
 
 fn flag_layer(flags: Vec<Flag>) -> Result<Layer, InvalidConfiguration> {
@@ -241,11 +242,6 @@ fn without_secrets(key: &str, shown: String) -> String {
     if !SECRET_KEYS.contains(&key) {
         return shown;
     }
-    if let Some((user, place)) = shown.rsplit_once('@')
-        && let Some((scheme, _)) = user.split_once("://")
-    {
-        return format!("{scheme}://…@{place}");
-    }
     if key == "cluster.kafka_properties" {
         let names = shown
             .trim_matches('"')
@@ -255,6 +251,11 @@ fn without_secrets(key: &str, shown: String) -> String {
             .map(|(name, _)| format!("{}=…", name.trim()))
             .collect();
         return format!("\"{}\"", names.join(","));
+    }
+    if let Some((user, place)) = shown.rsplit_once('@')
+        && let Some((scheme, _)) = user.split_once("://")
+    {
+        return format!("{scheme}://…@{place}");
     }
     shown
 }
@@ -425,6 +426,8 @@ mod tests {
             ("SECKILL_SERVICE_PORT_HTTP", "3000"),
             ("SECKILL_MYSQL_SERVICE_HOST", "10.0.0.2"),
             ("SECKILL_MYSQL_PORT", "tcp://10.0.0.2:3306"),
+            ("SECKILL_PORTAL_PORT", "tcp://10.0.0.3:80"),
+            ("SECKILL_PORTAL_PORT_80_TCP", "tcp://10.0.0.3:80"),
         ]);
         let loaded = load(None, injected, Vec::new());
         assert!(loaded.is_ok(), "{:?}", loaded.map(|_| ()).unwrap_err());

@@ -30,7 +30,7 @@ pub(crate) enum Fault {
         seed: u64,
     },
     /// Cut the power under SQLite at random writes and syncs, and check that every confirmation
-    /// survives and every rejection was true
+    /// survives and every rejection was correct
     Power {
         /// Number of rounds
         #[arg(long, default_value_t = 10_000)]
@@ -126,13 +126,13 @@ fn servers(wanted: &str, rounds: u32) -> anyhow::Result<()> {
             let database = format!("{}_{round}", name.replace('-', "_"));
             let survived =
                 survive(scenario, &binary, dir.path(), &database).with_context(|| name)?;
-            let crowd = survived.crowd;
+            let totals = survived.totals;
             println!(
                 "{name}: {} confirmed, {} pending, {} unavailable (503), {} false sold out; rebuilt in {} ms, no order for {} ms; all sold, audit clean",
-                crowd.won,
-                crowd.pending,
-                crowd.unavailable,
-                crowd.sold_out,
+                totals.won,
+                totals.pending,
+                totals.unavailable,
+                totals.sold_out,
                 survived.closed_ms,
                 survived.gap_ms
             );

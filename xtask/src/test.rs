@@ -1,5 +1,5 @@
-//! `cargo xtask test`: checks the format, the lints, every test and the READMEs' commands. A missing
-//! program is a failure; no test is skipped.
+//! `cargo xtask test`: checks the format, the lints, every test and the READMEs' commands. A
+//! missing program is a failure; no test is skipped.
 
 use std::path::Path;
 

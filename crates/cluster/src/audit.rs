@@ -251,9 +251,9 @@ fn read_log_blocking(options: &ClusterOptions) -> Result<LogView, Fault> {
         ("group.id", "seckill-audit"),
         ("auto.offset.reset", "error"),
     ];
-    let consumer: BaseConsumer<log::Words> =
+    let consumer: BaseConsumer<log::ClientEvents> =
         log::client(options, &own, &[("enable.auto.commit", "false")])
-            .create_with_context(log::Words::default())
+            .create_with_context(log::ClientEvents::default())
             .map_err(failed)?;
     let parts = log::partitions(&consumer, &options.topic).map_err(failed)?;
     if parts.is_empty() {

@@ -304,11 +304,12 @@ impl Components {
                 "Attempts decided by the gate",
                 load(&deciding.attempts),
             ),
-            counter(
-                "gate_call_us",
-                "Total duration of calls to the gate, in microseconds",
-                load(&deciding.call_us),
-            ),
+            Sample {
+                name: "gate_call_seconds",
+                help: "Total duration of calls to the gate, in seconds",
+                is_counter: true,
+                value: load(&deciding.call_us) as f64 / 1e6,
+            },
             counter(
                 "gate_failed_calls",
                 "Calls to the gate that got no reply",
@@ -320,9 +321,9 @@ impl Components {
                 confirming.waiting.load(Ordering::Relaxed),
             ),
             counter(
-                "confirm_looks",
+                "confirm_queries",
                 "Queries to the order store for waiting claims",
-                load(&confirming.looks),
+                load(&confirming.queries),
             ),
             counter(
                 "confirm_settled",
@@ -353,7 +354,7 @@ impl Components {
                     load(&relay.trimmed),
                 ),
                 gauge(
-                    "relay_claims_in_view",
+                    "relay_tracked_claims",
                     "Undecided claims tracked by the relay",
                     load(&relay.in_view) as usize,
                 ),

@@ -21,11 +21,11 @@ pub struct Initialised {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
     /// Nothing was sold, and only the default sale exists.
-    Nobody,
+    None,
     /// The demo created them and may delete them.
     Demo,
     /// A user created them; they must be kept.
-    Somebody,
+    User,
 }
 
 /// Why a cluster could not be initialised.
@@ -109,9 +109,9 @@ pub async fn owner(options: &ClusterOptions) -> Result<Owner, NotInitialised> {
         let is_default = |row: &sales::SaleRow| row.sale.id.as_str() == DEFAULT_SALE_ID;
         let is_empty = sales.iter().all(is_default) && !orders::any(&mut session).await?;
         Ok(match (is_empty, is_marked) {
-            (true, _) => Owner::Nobody,
+            (true, _) => Owner::None,
             (false, true) => Owner::Demo,
-            (false, false) => Owner::Somebody,
+            (false, false) => Owner::User,
         })
     })
     .await

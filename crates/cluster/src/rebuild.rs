@@ -39,7 +39,8 @@ pub(crate) async fn run(
             Some(done) = tasks.join_next(), if !tasks.is_empty() => {
                 match done {
                     Ok(sale) => drop(under_way.remove(&sale)),
-                    // The task panicked, so its sale is unknown; whoever needs it asks again.
+                    // The task panicked, so its sale is unknown; a later request or refresh asks
+                    // for it again.
                     Err(_) => under_way.clear(),
                 }
             }
@@ -74,7 +75,7 @@ async fn until_open(core: &Core, sale: &SaleId, mut stop: watch::Receiver<bool>)
     }
 }
 
-/// Brings a sale's gate into a sound state. Returns at once if it already is in one.
+/// Rebuilds a sale's gate unless it is already usable.
 pub(crate) async fn rebuild(core: &Core, id: &SaleId) -> Result<(), Fault> {
     let row = {
         let mut session = core.store.ready().await?;

@@ -80,7 +80,7 @@ pub(crate) fn audit_view(
     });
     match read {
         Ok(()) => {
-            let deleted = ids.damage(meta::read(conn)?.orders);
+            let deleted = ids.damage(&meta::read(conn)?);
             violations.extend(deleted.map(|detail| Violation {
                 invariant: Invariant::ConfirmationKept,
                 ..damage(detail)

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 use seckill_sale::{AuditReport, HistoryEntry};
 
@@ -93,7 +94,9 @@ fn copy(source: &Connection, from: &Path, to: &Path) -> Result<CopySummary, Back
         path: path.clone(),
         error,
     };
-    drop(folder::open_private(path).map_err(failed)?);
+    // What a killed process left must not become part of this copy.
+    unfinished.remove();
+    let file = folder::create_private(path).map_err(failed)?;
     let report = copy_and_audit(source, from, path)?;
     if let Some(first) = report.violations.first() {
         return Err(BackupError::Broken {
@@ -102,15 +105,12 @@ fn copy(source: &Connection, from: &Path, to: &Path) -> Result<CopySummary, Back
         });
     }
     let latest_order = latest_order(path)?;
-    let file = folder::open_private(path).map_err(failed)?;
     file.sync_all().map_err(failed)?;
-    // A hard link fails if the name exists by now; a rename would replace the existing file.
-    std::fs::hard_link(path, to).map_err(|error| match error.kind() {
+    rename_to_new(path, to).map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => exists(),
         _ => failed(error),
     })?;
-    let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty());
-    folder::sync(dir.unwrap_or(Path::new("."))).map_err(failed)?;
+    folder::sync(folder::parent(to)).map_err(failed)?;
     Ok(CopySummary {
         path: to.to_owned(),
         report,
@@ -118,15 +118,33 @@ fn copy(source: &Connection, from: &Path, to: &Path) -> Result<CopySummary, Back
     })
 }
 
+/// Renames a file, and fails if the new name exists.
+fn rename_to_new(from: &Path, to: &Path) -> std::io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use rustix::io::Errno;
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Not every file system can do both in one step.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if !to.exists() => {
+            std::fs::rename(from, to)
+        }
+        renamed => Ok(renamed?),
+    }
+}
+
 fn copy_and_audit(source: &Connection, from: &Path, path: &Path) -> Result<AuditReport, FileError> {
     let sqlite = |error| FileError::from_sqlite(path, error);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut copy = Connection::open_with_flags(path, flags).map_err(sqlite)?;
-    let pages = rusqlite::backup::Backup::new(source, &mut copy).map_err(sqlite)?;
-    pages
+    let pages = Backup::new(source, &mut copy).map_err(sqlite)?;
+    let copied = pages
         .step(ALL_PAGES)
         .map_err(|error| FileError::from_sqlite(from, error))?;
     drop(pages);
+    if copied != StepResult::Done {
+        let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+        let error = rusqlite::Error::SqliteFailure(busy, Some("the database is locked".into()));
+        return Err(FileError::from_sqlite(from, error));
+    }
     // A single file without a write-ahead log, and not marked as open in any folder.
     copy.pragma_update(None, "journal_mode", "DELETE")
         .map_err(sqlite)?;
@@ -154,11 +172,17 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 /// The temporary name of a copy, which is removed on drop. A finished copy keeps its final name.
 struct Unfinished(PathBuf);
 
-impl Drop for Unfinished {
-    fn drop(&mut self) {
+impl Unfinished {
+    fn remove(&self) {
         for suffix in ["", "-journal", "-wal", "-shm"] {
-            // Not all of these files exist.
+            // What does not exist need not be removed.
             let _ = std::fs::remove_file(with_suffix(&self.0, suffix));
         }
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        self.remove();
     }
 }

@@ -18,7 +18,7 @@ use crate::failpoints;
 use crate::file::FileError;
 use crate::file::rows::{self, InsertOrder, OrderRow, StoredOrder};
 use crate::file::{meta, sales};
-use crate::ledger::{SaleLedger, SaleLedgers};
+use crate::ledger::{Holdings, SaleLedger, SaleLedgers};
 use crate::memory::{ByDigest, Digest, Memory, StoredClaim, verdict_or_slot};
 use crate::order_id;
 
@@ -40,7 +40,11 @@ pub(crate) enum StepError {
 enum Undo {
     Taken(SaleId, Taken),
     Released(SaleId),
-    Held { sale: SaleId, from: u32, to: u32 },
+    Held {
+        sale: SaleId,
+        buyer: Digest,
+        before: Holding,
+    },
     Created(SaleId),
     Changed(Box<(Sale, Stock)>),
 }
@@ -62,7 +66,6 @@ pub(crate) struct Batch<'a> {
     now_ms: i64,
     date: String,
     claims: HashMap<Digest, StoredClaim, ByDigest>,
-    holdings: HashMap<Digest, Holding, ByDigest>,
     undo: Vec<Undo>,
     inserted: u64,
     in_transaction: bool,
@@ -83,7 +86,6 @@ impl<'a> Batch<'a> {
             now_ms,
             date: clock::to_text(now_ms),
             claims: HashMap::default(),
-            holdings: HashMap::default(),
             undo: Vec::new(),
             inserted: 0,
             in_transaction: false,
@@ -120,15 +122,15 @@ impl<'a> Batch<'a> {
         (self.store.check)(self.store.conn)
     }
 
-    /// The last step before the commit. `orders_before` is the number of orders before the batch.
-    pub(crate) fn finish(&mut self, orders_before: u64) -> Result<(), StepError> {
+    /// The last step before the commit. `orders` is the number of orders to record, if any.
+    pub(crate) fn finish(&mut self, orders: Option<u64>) -> Result<(), StepError> {
         if !self.in_transaction {
-            // The decisions depend on memory alone, which must still agree with the file.
+            // The decisions rest on memory alone, which must still match the file.
             return self.check();
         }
-        if self.inserted > 0 {
+        if let Some(orders) = orders {
             failpoints::check(self.store.failpoints, failpoints::COUNT_ORDERS)?;
-            meta::set_orders(self.store.conn, orders_before + self.inserted)?;
+            meta::set_orders(self.store.conn, orders)?;
         }
         Ok(())
     }
@@ -147,7 +149,7 @@ impl<'a> Batch<'a> {
         });
         let buyer_digest =
             (!attempt.buyer.is_anonymous()).then(|| digester.buyer(&attempt.sale, buyer));
-        let holding = buyer_digest.map_or_else(Holding::default, |digest| self.holding(digest));
+        let holding = buyer_digest.map_or_else(Holding::default, |digest| ledger.holding(digest));
         let free = ledger.stock.free();
         let context = Context {
             keyed: keyed.map(StoredClaim::keyed),
@@ -192,7 +194,7 @@ impl<'a> Batch<'a> {
                 held: holding.held + 1,
                 slots: slots.unwrap_or(holding.slots),
             };
-            self.hold(&attempt.sale, digest, holding, next);
+            self.hold(&attempt.sale, digest, next);
         }
         Ok(Verdict::Claimed(Claim {
             order_id,
@@ -208,18 +210,14 @@ impl<'a> Batch<'a> {
         Some((taken, stock.free()))
     }
 
-    fn holding(&self, digest: Digest) -> Holding {
-        let in_batch = self.holdings.get(&digest).copied();
-        in_batch.unwrap_or_else(|| self.memory.holding(digest))
-    }
-
-    fn hold(&mut self, sale: &SaleId, digest: Digest, before: Holding, next: Holding) {
-        self.holdings.insert(digest, next);
+    fn hold(&mut self, sale: &SaleId, buyer: Digest, next: Holding) {
         if let Some(ledger) = self.ledgers.get_mut(sale) {
-            let (from, to) = (before.held, next.held);
-            ledger.holding_changed(from, to);
-            let sale = sale.clone();
-            self.undo.push(Undo::Held { sale, from, to });
+            let before = ledger.set_holding(buyer, next);
+            self.undo.push(Undo::Held {
+                sale: sale.clone(),
+                buyer,
+                before,
+            });
         }
     }
 
@@ -287,7 +285,7 @@ impl<'a> Batch<'a> {
         }
         let digester = &self.memory.digester;
         let digest = digester.buyer(&order.sale, order.buyer.as_str());
-        let holding = self.holding(digest);
+        let holding = ledger.holding(digest);
         let Some(held) = holding.held.checked_sub(1) else {
             let detail = format!("order {}: its buyer holds no order", order.order_id);
             return Err(StepError::Damaged(detail));
@@ -295,7 +293,7 @@ impl<'a> Batch<'a> {
         let slots = stored
             .slot
             .map_or(holding.slots, |slot| holding.slots.without(slot));
-        self.hold(&order.sale, digest, holding, Holding { held, slots });
+        self.hold(&order.sale, digest, Holding { held, slots });
         Ok(())
     }
 
@@ -313,8 +311,10 @@ impl<'a> Batch<'a> {
         self.put_sale(&sale)?;
         let stock = Stock::new(sale.total);
         self.undo.push(Undo::Created(sale.id.clone()));
-        self.ledgers
-            .insert(sale.id.clone(), SaleLedger::new(sale.clone(), stock, []));
+        self.ledgers.insert(
+            sale.id.clone(),
+            SaleLedger::new(sale.clone(), stock, Holdings::default()),
+        );
         Ok(Ok(sale))
     }
 
@@ -360,9 +360,13 @@ impl<'a> Batch<'a> {
                         ledger.stock.undo_release();
                     }
                 }
-                Undo::Held { sale, from, to } => {
+                Undo::Held {
+                    sale,
+                    buyer,
+                    before,
+                } => {
                     if let Some(ledger) = self.ledgers.get_mut(&sale) {
-                        ledger.holding_changed(to, from);
+                        ledger.set_holding(buyer, before);
                     }
                 }
                 Undo::Created(sale) => {
@@ -384,12 +388,15 @@ impl<'a> Batch<'a> {
         for (digest, claim) in self.claims {
             claims.insert(digest, claim);
         }
-        let holdings = self.memory.holdings.pin();
-        for (digest, holding) in self.holdings {
-            if holding == Holding::default() {
-                holdings.remove(&digest);
-            } else {
-                holdings.insert(digest, holding);
+        for step in &self.undo {
+            if let Undo::Held { sale, buyer, .. } = step
+                && let Some(ledger) = self.ledgers.get(sale)
+            {
+                self.memory.publish_holding(
+                    *buyer,
+                    ledger.holding(*buyer),
+                    ledger.sale.buyer_limit.is_some(),
+                );
             }
         }
         let mut published: Option<SaleId> = None;

@@ -3,7 +3,9 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// A forward step of the system clock up to this size is followed at once, in milliseconds.
 const STEP_MAX_MS: i64 = 1_000;
@@ -33,7 +35,8 @@ pub(crate) fn from_text(text: &str) -> Option<i64> {
 /// Unix milliseconds: the monotonic clock plus an offset that [`Clock::follow_system`] maintains.
 #[derive(Debug)]
 pub(crate) struct Clock {
-    started: Instant,
+    /// The time since the system booted, at the start.
+    started: Duration,
     /// Unix milliseconds at `started`, according to the system clock.
     offset_ms: AtomicI64,
     /// The latest time that was returned.
@@ -61,7 +64,7 @@ impl Default for Clock {
     fn default() -> Self {
         let system_ms = system_ms();
         Self {
-            started: Instant::now(),
+            started: since_boot(),
             offset_ms: AtomicI64::new(system_ms),
             latest_ms: AtomicI64::new(system_ms),
             step: Mutex::default(),
@@ -74,9 +77,19 @@ fn system_ms() -> i64 {
     elapsed.map_or(0, |since| since.as_millis() as i64)
 }
 
+/// Unlike `Instant`, it goes on while the machine is suspended.
+fn since_boot() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    Duration::new(now.tv_sec.max(0).cast_unsigned(), now.tv_nsec as u32)
+}
+
 impl Clock {
+    fn elapsed_ms(&self) -> i64 {
+        since_boot().saturating_sub(self.started).as_millis() as i64
+    }
+
     pub(crate) fn now_ms(&self) -> i64 {
-        self.now_at(self.started.elapsed().as_millis() as i64)
+        self.now_at(self.elapsed_ms())
     }
 
     fn now_at(&self, elapsed_ms: i64) -> i64 {
@@ -97,7 +110,7 @@ impl Clock {
 
     /// Follows the system clock, except for spikes. Must be called several times per second.
     pub(crate) fn follow_system(&self) {
-        let elapsed_ms = self.started.elapsed().as_millis() as i64;
+        let elapsed_ms = self.elapsed_ms();
         match self.follow(system_ms(), elapsed_ms) {
             Notice::Nothing => {}
             Notice::StepSeen { ahead_ms } => tracing::warn!(
@@ -151,7 +164,7 @@ mod tests {
     /// A clock that started at 1,000,000 ms.
     fn clock() -> Clock {
         Clock {
-            started: Instant::now(),
+            started: since_boot(),
             offset_ms: AtomicI64::new(1_000_000),
             latest_ms: AtomicI64::new(1_000_000),
             step: Mutex::default(),

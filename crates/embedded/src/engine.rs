@@ -206,6 +206,21 @@ impl EmbeddedEngine {
         })
     }
 
+    /// While nothing is sold there is no gate to compare with, and what is wrong with the file matters
+    /// most.
+    async fn audit_file_alone(
+        &self,
+        reason: String,
+        history: Vec<HistoryEntry>,
+    ) -> Result<AuditReport, Fault> {
+        let query = move |conn: &rusqlite::Connection| audit_view(conn, &[], &history);
+        let mut report = self.readers.query(query).await?;
+        report.notes.push(format!(
+            "the service sells nothing ({reason}), so its file alone was audited"
+        ));
+        Ok(report)
+    }
+
     /// Reads an order from the file, without the writer.
     async fn read_order(&self, text: &str) -> Result<Option<Order>, Fault> {
         let text = text.to_owned();
@@ -475,6 +490,9 @@ impl Engine for EmbeddedEngine {
 
     fn audit(&self, history: Vec<HistoryEntry>) -> BoxFuture<'_, Result<AuditReport, Fault>> {
         Box::pin(async move {
+            if let Condition::Unavailable(_, reason) = &*self.shared.condition() {
+                return self.audit_file_alone(reason.clone(), history).await;
+            }
             let view = self.ask(Op::View, Err).await??;
             let audit = move || audit_view(&view.conn, &view.free, &history);
             let audited = tokio::task::spawn_blocking(audit).await;

@@ -4,37 +4,56 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use seckill_sale::{Sale, SaleChange, SaleId, SaleUsage, Stock};
+use seckill_sale::{Holding, Sale, SaleChange, SaleId, SaleUsage, Stock};
 
-use crate::memory::SaleMemory;
+use crate::memory::{ByDigest, Digest, SaleMemory};
 
 #[derive(Debug)]
 pub(crate) struct SaleLedger {
     pub(crate) sale: Sale,
     pub(crate) stock: Stock,
     pub(crate) memory: Arc<SaleMemory>,
+    /// Of every named buyer with an active order, also while the sale has no limit: one may be set.
+    holdings: Holdings,
     holders: Holders,
 }
+
+/// The holdings of named buyers, by the digest of sale and buyer.
+pub(crate) type Holdings = HashMap<Digest, Holding, ByDigest>;
 
 pub(crate) type SaleLedgers = HashMap<SaleId, SaleLedger>;
 
 impl SaleLedger {
-    /// `held` is the number of active orders of each named buyer.
-    pub(crate) fn new(sale: Sale, stock: Stock, held: impl IntoIterator<Item = u32>) -> Self {
+    pub(crate) fn new(sale: Sale, stock: Stock, holdings: Holdings) -> Self {
         let memory = Arc::new(SaleMemory::new(sale.clone(), stock.free()));
         let mut holders = Holders::default();
-        held.into_iter().for_each(|held| holders.change(0, held));
+        for holding in holdings.values() {
+            holders.change(0, holding.held);
+        }
         Self {
             sale,
             stock,
             memory,
+            holdings,
             holders,
         }
     }
 
-    /// Records that one named buyer holds `to` active orders instead of `from`.
-    pub(crate) fn holding_changed(&mut self, from: u32, to: u32) {
-        self.holders.change(from, to);
+    /// What a named buyer holds.
+    pub(crate) fn holding(&self, buyer: Digest) -> Holding {
+        self.holdings.get(&buyer).copied().unwrap_or_default()
+    }
+
+    /// Sets what a named buyer holds, and returns what it held before.
+    pub(crate) fn set_holding(&mut self, buyer: Digest, next: Holding) -> Holding {
+        let before = if next.held == 0 {
+            self.holdings.remove(&buyer)
+        } else {
+            self.holdings.insert(buyer, next)
+        };
+        let before = before.unwrap_or_default();
+        self.holders.change(before.held, next.held);
+        before
     }
 
     /// What existing orders require of the change.

@@ -9,10 +9,10 @@ use rusqlite::Connection;
 use seckill_sale::{Sale, StockRebuild};
 
 use crate::file::FileError;
-use crate::file::meta;
+use crate::file::meta::{self, Meta};
 use crate::file::rows::{self, StoredRow};
 use crate::file::sales;
-use crate::ledger::{SaleLedger, SaleLedgers};
+use crate::ledger::{Holdings, SaleLedger, SaleLedgers};
 use crate::memory::{Digester, Memory, StoredClaim};
 use crate::order_id;
 
@@ -24,13 +24,15 @@ pub(crate) struct Loaded {
     pub(crate) memory: Memory,
     pub(crate) ledgers: SaleLedgers,
     pub(crate) orders: u64,
+    /// The number of orders that the file itself records.
+    pub(crate) recorded: u64,
 }
 
 struct Rebuilding {
     sale: Sale,
     stock: StockRebuild,
     /// Active orders of each named buyer, by digest.
-    held: HashMap<u128, u32>,
+    held: Holdings,
 }
 
 enum LoadError {
@@ -70,7 +72,7 @@ fn read(conn: &Connection, digester: Digester, orders_min: u64) -> Result<Loaded
         index.insert(sale.id.to_string(), sales.len());
         sales.push(Rebuilding {
             stock: StockRebuild::new(sale.total),
-            held: HashMap::new(),
+            held: Holdings::default(),
             sale,
         });
     }
@@ -93,19 +95,24 @@ fn read(conn: &Connection, digester: Digester, orders_min: u64) -> Result<Loaded
         }
         take_row(&memory, &mut sales[latest], stored)
     })?;
-    let orders = meta::read(conn)?.orders;
-    ids.compare(orders)?;
-    if orders < orders_min {
-        return Err(LoadError::OrdersLost(format!(
-            "it has {orders} orders, but this service has stored {orders_min}"
-        )));
+    let mut stored = meta::read(conn)?;
+    let recorded_orders = stored.orders;
+    stored.orders = stored.orders.max(orders_min);
+    if let Some(detail) = ids.damage(&stored) {
+        return Err(LoadError::OrdersLost(detail));
     }
     let mut ledgers = SaleLedgers::with_capacity(sales.len());
     let published = memory.sales.pin();
     for Rebuilding { sale, stock, held } in sales {
         let damaged = |fault| LoadError::Damaged(format!("sale {}: {fault}", sale.id));
         let stock = stock.finish().map_err(damaged)?;
-        let ledger = SaleLedger::new(sale, stock, held.into_values());
+        if sale.buyer_limit.is_some() {
+            let holdings = memory.holdings.pin();
+            for (digest, holding) in &held {
+                holdings.insert(*digest, *holding);
+            }
+        }
+        let ledger = SaleLedger::new(sale, stock, held);
         published.insert(ledger.sale.id.clone(), Arc::clone(&ledger.memory));
         ledgers.insert(ledger.sale.id.clone(), ledger);
     }
@@ -113,7 +120,8 @@ fn read(conn: &Connection, digester: Digester, orders_min: u64) -> Result<Loaded
     Ok(Loaded {
         memory,
         ledgers,
-        orders,
+        orders: ids.rows(),
+        recorded: recorded_orders,
     })
 }
 
@@ -135,22 +143,19 @@ impl RowIds {
         self.latest = id;
     }
 
-    /// Describes the damage if the number of rows is not the number of orders that were stored.
-    pub(crate) fn damage(&self, stored: u64) -> Option<String> {
-        let rows = self.rows;
-        if rows == stored {
+    /// Describes the loss if rows were deleted.
+    pub(crate) fn damage(&self, stored: &Meta) -> Option<String> {
+        let gaps = (self.latest.max(0) as u64).saturating_sub(self.rows);
+        let from_middle = gaps.saturating_sub(stored.deleted);
+        let lost = from_middle.max(stored.orders.saturating_sub(self.rows));
+        if lost == 0 {
             return None;
         }
-        if rows > stored {
-            return Some(format!(
-                "it has {rows} orders, but this program stored {stored}: another program added rows"
-            ));
-        }
-        let lost = stored - rows;
-        // Rows that were deleted from the end leave no gap.
-        let from_end = (self.latest + 1..).take(MISSING_LISTED_MAX);
-        let named = self.missing.iter().copied().chain(from_end);
-        let ids: Vec<String> = named
+        // What was deleted from the end left no gap.
+        let middle = self.missing.iter().copied().filter(|_| from_middle > 0);
+        let end = (self.latest + 1..).take(MISSING_LISTED_MAX);
+        let ids: Vec<String> = middle
+            .chain(end)
             .take(MISSING_LISTED_MAX.min(lost as usize))
             .map(|id| id.to_string())
             .collect();
@@ -160,17 +165,14 @@ impl RowIds {
             ""
         };
         Some(format!(
-            "{lost} of {stored} rows were deleted: row ids {}{more}",
+            "{lost} of {} rows were deleted: row ids {}{more}",
+            self.rows + lost,
             ids.join(", ")
         ))
     }
 
-    fn compare(&self, stored: u64) -> Result<(), LoadError> {
-        match self.damage(stored) {
-            None => Ok(()),
-            Some(detail) if self.rows < stored => Err(LoadError::OrdersLost(detail)),
-            Some(detail) => Err(LoadError::Damaged(detail)),
-        }
+    pub(crate) fn rows(&self) -> u64 {
+        self.rows
     }
 }
 
@@ -207,7 +209,7 @@ fn take_row(
         return Ok(());
     }
     let digest = memory.digester.buyer(&rebuilding.sale.id, row.buyer);
-    let mut holding = memory.holding(digest);
+    let holding = rebuilding.held.entry(digest).or_default();
     holding.held += 1;
     if let Some(slot) = row.slot {
         holding.slots = holding
@@ -215,8 +217,6 @@ fn take_row(
             .with(slot)
             .ok_or_else(|| damaged("its buyer has another order in the same slot"))?;
     }
-    memory.holdings.pin().insert(digest, holding);
-    *rebuilding.held.entry(digest).or_default() += 1;
     Ok(())
 }
 
@@ -224,28 +224,39 @@ fn take_row(
 mod tests {
     use super::*;
 
-    fn damage(ids: &[i64], stored: u64) -> Option<String> {
+    fn damage(ids: &[i64], orders: u64, deleted: u64) -> Option<String> {
         let mut seen = RowIds::default();
         ids.iter().for_each(|&id| seen.see(id));
-        seen.damage(stored)
+        seen.damage(&Meta {
+            orders,
+            deleted,
+            opened_in: None,
+        })
     }
 
     #[test]
     fn deleted_rows_are_listed() {
-        assert_eq!(damage(&[1, 2, 3], 3), None);
-        assert_eq!(damage(&[], 0), None);
-        let middle = damage(&[1, 3, 4], 4).unwrap();
+        assert_eq!(damage(&[1, 2, 3], 3, 0), None);
+        assert_eq!(damage(&[], 0, 0), None);
+        // The recorded number may be older than the rows.
+        assert_eq!(damage(&[1, 2, 3], 1, 0), None);
+        let expected = Some("1 of 4 rows were deleted: row ids 2".to_owned());
+        assert_eq!(damage(&[1, 3, 4], 4, 0), expected);
+        assert_eq!(damage(&[1, 3, 4], 1, 0), expected);
+        let end = damage(&[1, 2, 3], 5, 0).unwrap();
         assert!(
-            middle.ends_with("1 of 4 rows were deleted: row ids 2"),
-            "{middle}"
+            end.ends_with("2 of 5 rows were deleted: row ids 4, 5"),
+            "{end}"
         );
-        let both = damage(&[1, 3], 4).unwrap();
+        let both = damage(&[1, 3], 4, 0).unwrap();
         assert!(both.ends_with("row ids 2, 4"), "{both}");
-        let all = damage(&[], 100).unwrap();
+        let all = damage(&[], 100, 0).unwrap();
         assert!(all.ends_with("19, 20, …"), "{all}");
-        let added = damage(&[1, 2], 1).unwrap();
-        assert!(added.contains("another program added rows"), "{added}");
-        // A gap is not reported again once an operator has set the count.
-        assert_eq!(damage(&[1, 3], 2), None);
+    }
+
+    #[test]
+    fn an_accepted_loss_is_not_reported_again() {
+        assert_eq!(damage(&[1, 3], 2, 1), None);
+        assert!(damage(&[1, 3, 5], 3, 1).is_some());
     }
 }

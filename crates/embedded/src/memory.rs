@@ -149,6 +149,18 @@ impl Memory {
             .unwrap_or_default()
     }
 
+    /// Makes a holding visible. Only sales with a limit need it here; an entry of an earlier limit
+    /// must not become stale, since a later limit would reject by it. A buyer without an entry is
+    /// left to the writer.
+    pub(crate) fn publish_holding(&self, buyer: Digest, holding: Holding, is_limited: bool) {
+        let holdings = self.holdings.pin();
+        if holding.held == 0 {
+            holdings.remove(&buyer);
+        } else if is_limited || holdings.contains_key(&buyer) {
+            holdings.insert(buyer, holding);
+        }
+    }
+
     pub(crate) fn claim_of_key(
         &self,
         sale: &SaleId,

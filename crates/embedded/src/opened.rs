@@ -1,29 +1,55 @@
 //! The file that the writer has open: opens, recovers, reads and closes it.
 //! Everything in memory comes from here, and is durable before it is used.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use fail_parallel::FailPointRegistry;
 use rusqlite::Connection;
 
 use crate::batch::StepError;
 use crate::failpoints;
+use crate::file::folder::{self, FolderId};
 use crate::file::identity::OpenedFiles;
 use crate::file::schema::{self, Tuning};
-use crate::file::{FileError, folder, meta};
+use crate::file::{FileError, meta};
 use crate::ledger::SaleLedgers;
 use crate::load;
 use crate::memory::{Digester, Memory};
+
+/// How often the number of orders is recorded while it grows.
+const RECORD_EVERY: Duration = Duration::from_secs(1);
+
+/// The number of orders that the file itself records. It is not recorded with each batch, since it is
+/// another page to write.
+pub(crate) struct RecordedOrders {
+    orders: u64,
+    at: Option<Instant>,
+}
+
+impl RecordedOrders {
+    pub(crate) fn is_due(&self, orders: u64) -> bool {
+        let is_old = self.at.is_none_or(|at| at.elapsed() >= RECORD_EVERY);
+        orders != self.orders && is_old
+    }
+
+    pub(crate) fn set(&mut self, orders: u64) {
+        self.orders = orders;
+        self.at = Some(Instant::now());
+    }
+}
 
 pub(crate) struct Opened {
     pub(crate) conn: Connection,
     pub(crate) ledgers: SaleLedgers,
     /// The number of orders in the file.
     pub(crate) orders: u64,
+    pub(crate) recorded: RecordedOrders,
     /// SQLite's counter, which changes when another connection writes to the file.
     pub(crate) data_version: i64,
     pub(crate) files: OpenedFiles,
+    folder: (PathBuf, FolderId),
 }
 
 impl Opened {
@@ -39,34 +65,59 @@ impl Opened {
             error,
         };
         let sqlite = |error| FileError::from_sqlite(path, error);
-        let folder_id = folder::id(dir).map_err(folder_error)?;
-        let conn = schema::open_writer(path, tuning, folder_id.as_deref())?;
+        let known = folder::id(dir).map_err(folder_error)?;
+        let conn = schema::open_writer(path, tuning, known.is_some())?;
         let opened_in = meta::read(&conn).map_err(sqlite)?.opened_in;
-        schema::refuse_live_copy(path, opened_in.as_deref(), folder_id.as_deref())?;
-        if opened_in.is_some() {
-            tracing::info!("the file was not closed cleanly; recovering it");
-        }
-        let id = match folder_id {
-            Some(id) => id,
-            None => folder::make_id(dir).map_err(folder_error)?,
+        let mark = known.as_ref().and_then(FolderId::mark);
+        schema::refuse_live_copy(path, opened_in.as_deref(), mark.as_deref())?;
+        let folder = match (known, &opened_in) {
+            (Some(folder), Some(_)) => {
+                tracing::info!("the file was not closed cleanly; recovering it");
+                folder
+            }
+            (known, _) => {
+                let id = known.map_or_else(folder::random, |folder| Ok(folder.id));
+                let folder = FolderId {
+                    id: id.map_err(folder_error)?,
+                    opening: Some(folder::random().map_err(folder_error)?),
+                };
+                // Before the file is marked: a marked file in a folder without the mark is refused.
+                folder::write_id(dir, &folder).map_err(folder_error)?;
+                folder
+            }
         };
         // A killed process may have left writes that are not durable yet. This write makes them
         // durable before anything is answered from them.
         schema::probe_write(&conn).map_err(sqlite)?;
         if opened_in.is_none() {
-            meta::set_opened_in(&conn, Some(&id)).map_err(sqlite)?;
+            meta::set_opened_in(&conn, folder.mark().as_deref()).map_err(sqlite)?;
         }
         // The mark must be in the main file, so that a copy of the main file alone is recognised.
-        if let Err(error) = schema::checkpoint(&conn, "FULL") {
-            tracing::warn!(%error, "the write-ahead log could not be moved into the main file");
+        match schema::checkpoint(&conn, "FULL") {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!(
+                "another program is reading the file, so the write-ahead log was not moved into it yet"
+            ),
+            Err(error) => {
+                tracing::warn!(%error, "the write-ahead log could not be moved into the main file");
+            }
         }
-        Self::read(path, conn, OpenedFiles::at(path)?, digester, 0)
+        let dir = dir.to_owned();
+        Self::read(
+            path,
+            conn,
+            OpenedFiles::at(path)?,
+            (dir, folder),
+            digester,
+            0,
+        )
     }
 
     fn read(
         path: &Path,
         conn: Connection,
         files: OpenedFiles,
+        folder: (PathBuf, FolderId),
         digester: Digester,
         orders_min: u64,
     ) -> Result<(Self, Memory), FileError> {
@@ -77,8 +128,13 @@ impl Opened {
             conn,
             ledgers: loaded.ledgers,
             orders: loaded.orders,
+            recorded: RecordedOrders {
+                orders: loaded.recorded,
+                at: None,
+            },
             data_version: version,
             files,
+            folder,
         };
         Ok((opened, loaded.memory))
     }
@@ -108,16 +164,39 @@ impl Opened {
         schema::probe_write(&conn).map_err(sqlite)?;
         let files = OpenedFiles::at(path)?;
         self.files.check_database()?;
-        let (opened, memory) = Self::read(path, conn, files, digester, self.orders)?;
+        let folder = self.folder.clone();
+        let (opened, memory) = Self::read(path, conn, files, folder, digester, self.orders)?;
         *self = opened;
         Ok(memory)
+    }
+
+    /// Records the number of orders in a transaction of its own.
+    pub(crate) fn record(&mut self, registry: &Arc<FailPointRegistry>) -> Result<(), StepError> {
+        self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
+        self.files.check()?;
+        if data_version(&self.conn)? != self.data_version {
+            return Err(StepError::ExternalWrite);
+        }
+        failpoints::check(registry, failpoints::COUNT_ORDERS)?;
+        meta::set_orders(&self.conn, self.orders)?;
+        self.conn.prepare_cached("COMMIT")?.execute(())?;
+        self.recorded.set(self.orders);
+        Ok(())
     }
 
     /// Marks the file as closed cleanly, and moves everything into the main file.
     pub(crate) fn close(&mut self) -> Result<(), StepError> {
         self.files.check()?;
+        meta::set_orders(&self.conn, self.orders)?;
         meta::set_opened_in(&self.conn, None)?;
         schema::checkpoint(&self.conn, "TRUNCATE")?;
+        // A copy that was made while the file was open is no longer accepted in this folder.
+        let (dir, folder) = &mut self.folder;
+        folder.opening = None;
+        folder::write_id(dir, folder).map_err(|error| FileError::Folder {
+            path: dir.clone(),
+            error,
+        })?;
         Ok(())
     }
 }

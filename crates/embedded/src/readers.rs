@@ -62,7 +62,7 @@ impl Readers {
             let idle_conn = lock(&idle).pop();
             let conn = match idle_conn {
                 Some(conn) => conn,
-                None => schema::open_reader(&path, &tuning).map_err(|error| store_fault(&error))?,
+                None => schema::open_copy(&path, &tuning).map_err(|error| store_fault(&error))?,
             };
             let found = query(&conn).map_err(|error| store_fault(&error))?;
             // A result from another file must not be used.

@@ -200,6 +200,7 @@ impl Writer {
             BatchOutcome::Committed(responses) => {
                 self.shared.counts.batch(started.elapsed());
                 self.send(responses);
+                self.record_orders(waiting);
             }
             BatchOutcome::Abandoned(error, responses, rest) => {
                 self.count_failed();
@@ -239,8 +240,10 @@ impl Writer {
             conn,
             ledgers,
             orders,
+            recorded,
             data_version,
             files,
+            ..
         } = &mut self.opened;
         if let Err(error) = failpoints::check(&self.failpoints, failpoints::BATCH) {
             return BatchOutcome::Abandoned(error.into(), responses, ops.collect());
@@ -265,7 +268,9 @@ impl Writer {
                 return BatchOutcome::Abandoned(error, responses, rest);
             }
         }
-        if let Err(error) = batch.finish(*orders) {
+        let total = *orders + batch.inserted();
+        let record = (batch.inserted() > 0 && recorded.is_due(total)).then_some(total);
+        if let Err(error) = batch.finish(record) {
             batch.undo();
             roll_back(conn);
             return BatchOutcome::Abandoned(error, responses, Vec::new());
@@ -279,7 +284,10 @@ impl Writer {
                 return BatchOutcome::CommitUnknown(error, responses);
             }
         }
-        *orders += batch.inserted();
+        *orders = total;
+        if record.is_some() {
+            recorded.set(total);
+        }
         self.shared.counts.orders.store(*orders, Ordering::Relaxed);
         batch.publish();
         let (path, tuning) = (&self.path, &self.bounds.tuning);
@@ -288,6 +296,22 @@ impl Writer {
             other => other,
         };
         BatchOutcome::Committed(responses.into_iter().map(make_view).collect())
+    }
+
+    /// Records the number of orders once no batch has done so for a while. It can wait: a disk that is
+    /// full or a file that is locked does not stop rejections.
+    fn record_orders(&mut self, waiting: &mpsc::Receiver<Op>) {
+        if !self.opened.recorded.is_due(self.opened.orders) {
+            return;
+        }
+        if let Err(error) = self.opened.record(&self.failpoints) {
+            roll_back(&self.opened.conn);
+            tracing::debug!(%error, "the number of orders could not be recorded");
+            if !is_transient(&error) {
+                self.doubt(&error);
+                self.rebuild(waiting, &error);
+            }
+        }
     }
 
     fn send(&self, responses: Vec<Response>) {
@@ -372,6 +396,9 @@ fn step(
         // The client is gone and would never learn of a claim.
         Op::DecideOne(_, _, to) if to.is_closed() => return Ok(()),
         Op::Decide(_, to) if to.is_closed() => return Ok(()),
+        // The caller was told that the effect is unknown; it must not happen much later.
+        Op::ChangeOrder(_, _, to) if to.is_closed() => return Ok(()),
+        Op::CreateSale(_, to) | Op::ChangeSale(_, _, to) if to.is_closed() => return Ok(()),
         Op::DecideOne(order, attempt, to) => match batch.attempt(order, &attempt) {
             Ok(verdict) => Response::DecideOne(verdict, to),
             Err(error) => return Err(Box::new((error, Op::DecideOne(order, attempt, to)))),
@@ -444,7 +471,7 @@ fn cause_of(error: &StepError) -> Cause {
 
 fn view(path: &std::path::Path, tuning: &Tuning, ledgers: &SaleLedgers) -> Result<View, Fault> {
     let store = |detail: String| Fault::without_effect(Cause::Store, detail);
-    let conn = schema::open_reader(path, tuning).map_err(|e| store(e.to_string()))?;
+    let conn = schema::open_copy(path, tuning).map_err(|e| store(e.to_string()))?;
     // The first read determines what the transaction sees.
     conn.execute_batch("BEGIN; SELECT count(*) FROM seckill_sale;")
         .map_err(|e| store(e.to_string()))?;

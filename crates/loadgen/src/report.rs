@@ -83,7 +83,7 @@ pub struct Report {
     pub latency: Option<Latency>,
     /// Of confirmations without repeats; `None` if there were none.
     pub latency_won: Option<Latency>,
-    /// Every confirmation, including repeats, if the plan keeps them and they were not taken before.
+    /// Every confirmation, including repeats, if the plan keeps them and they were not taken yet.
     #[serde(skip)]
     pub confirmations: Vec<Confirmation>,
 }

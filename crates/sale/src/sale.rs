@@ -203,7 +203,7 @@ impl SaleChange {
                 highest_sold,
             });
         }
-        match changed.buyer_limit {
+        match self.buyer_limit.flatten() {
             Some(limit) if limit < most_held => {
                 Err(ChangeRefused::LimitBelowHeld { limit, most_held })
             }

@@ -45,19 +45,16 @@ impl Drop for SocketFile {
     }
 }
 
-/// Calls `with` with a short path to the socket, through its open folder: the system limits the
-/// paths of Unix sockets to about 100 bytes.
+/// Calls `with` with a path to the socket that the system accepts, which keeps about a hundred bytes
+/// of it. A longer one is replaced by a path through the open folder.
 fn by_short_path<T>(
     path: &Path,
     with: impl FnOnce(&Path) -> std::io::Result<T>,
 ) -> std::io::Result<T> {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+    const PATH_MAX_BYTES: usize = 100;
+    let is_short = path.as_os_str().len() <= PATH_MAX_BYTES;
+    let (Some(dir), Some(name), false) = (path.parent(), path.file_name(), is_short) else {
         return with(path);
-    };
-    let dir = if dir.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        dir
     };
     let dir = std::fs::File::open(dir)?;
     let short = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())).join(name);

@@ -204,7 +204,7 @@ impl Cluster {
 
     /// Runs a load on each running server at the same time, and calls `meanwhile` after the first
     /// answer.
-    pub fn crowd(
+    pub fn load(
         &mut self,
         sale: &str,
         plan: &LoadPlan,
@@ -225,7 +225,7 @@ impl Cluster {
         }
         let progress: Vec<Progress> = plans.iter().map(|_| Progress::default()).collect();
         let reports = std::thread::scope(|scope| {
-            let crowds: Vec<_> = plans
+            let loads: Vec<_> = plans
                 .iter()
                 .zip(&progress)
                 .map(|(plan, progress)| scope.spawn(move || seckill_loadgen::run(plan, progress)))
@@ -240,10 +240,9 @@ impl Cluster {
             }
             meanwhile(self)?;
             let mut reports: Vec<Report> = Vec::new();
-            for crowd in crowds {
+            for load in loads {
                 reports.push(
-                    crowd
-                        .join()
+                    load.join()
                         .map_err(|_| anyhow::anyhow!("a loadgen thread panicked"))??,
                 );
             }
@@ -281,7 +280,7 @@ impl Cluster {
                 requests: units.clamp(100, 5_000),
                 ..LoadPlan::closed(64)
             };
-            let sum = self.crowd(sale, &plan, |_| Ok(()))?;
+            let sum = self.load(sale, &plan, |_| Ok(()))?;
             // The gate may be closed at this time, so `remaining` alone proves nothing.
             let left = self.sale(sale)?;
             if left["remaining"] == 0 && sum.sold_out > 0 {
@@ -462,7 +461,7 @@ pub fn cluster_kill_rounds(
             buyers: Buyers::Repeating(2 * units),
             keys: Keys::PerBuyer(1),
         };
-        let sum = cluster.crowd(&sale, &plan, |cluster| {
+        let sum = cluster.load(&sale, &plan, |cluster| {
             std::thread::sleep(wait);
             cluster.kill_one_of_each(who)
         });
@@ -488,7 +487,7 @@ fn sell_out_named(cluster: &mut Cluster, sale: &str, units: u64) -> anyhow::Resu
             buyers: Buyers::Repeating(2 * units),
             keys: Keys::PerBuyer(1),
         };
-        cluster.crowd(sale, &plan, |_| Ok(()))?;
+        cluster.load(sale, &plan, |_| Ok(()))?;
         let report = cluster.audit()?;
         ensure!(
             report["verdict"] == "clean",

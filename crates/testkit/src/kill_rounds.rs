@@ -83,7 +83,7 @@ pub(crate) fn next(state: &mut u64) -> u64 {
 }
 
 /// Twice as many buyers as units, one unit each; each buyer retries with its key.
-fn crowd(
+fn load(
     plan: &KillPlan,
     served: &ServerProcess,
     sale: &str,
@@ -111,10 +111,10 @@ fn before_kill(plan: &KillPlan, data: &Path, sale: &str, wait: Duration) -> anyh
         String::from_utf8_lossy(&made.stderr)
     );
     let requests = 8 * u64::from(plan.units);
-    let crowd = crowd(plan, &served, sale, requests)?;
+    let load = load(plan, &served, sale, requests)?;
     let progress = Progress::default();
     std::thread::scope(|scope| {
-        let load = scope.spawn(|| seckill_loadgen::run(&crowd, &progress));
+        let running = scope.spawn(|| seckill_loadgen::run(&load, &progress));
         let began = Instant::now();
         // The wait counts from the first answer; otherwise a slow start would put every kill before
         // the first order.
@@ -124,7 +124,7 @@ fn before_kill(plan: &KillPlan, data: &Path, sale: &str, wait: Duration) -> anyh
         std::thread::sleep(wait);
         served.kill()?;
         progress.stop();
-        let report = load
+        let report = running
             .join()
             .map_err(|_| anyhow::anyhow!("the loadgen thread panicked"))?;
         Ok(report?)
@@ -133,8 +133,8 @@ fn before_kill(plan: &KillPlan, data: &Path, sale: &str, wait: Duration) -> anyh
 
 fn after_restart(plan: &KillPlan, data: &Path, sale: &str) -> anyhow::Result<Report> {
     let served = ServerProcess::start(&plan.binary, data, &[], &["--units", "0"])?;
-    let crowd = crowd(plan, &served, sale, 4 * u64::from(plan.units))?;
-    let report = seckill_loadgen::run(&crowd, &Progress::default())?;
+    let load = load(plan, &served, sale, 4 * u64::from(plan.units))?;
+    let report = seckill_loadgen::run(&load, &Progress::default())?;
     ensure!(
         report.failed == 0,
         "{} attempts failed although nothing was killed",

@@ -17,7 +17,7 @@ use crate::servers::{
 /// among its answers is false.
 const UNITS: u64 = 6_000;
 const REQUESTS_A_SERVER: u64 = 1_500;
-const CROWD_TIME: Duration = Duration::from_secs(6);
+const LOAD_TIME: Duration = Duration::from_secs(6);
 const SALE: &str = "s";
 /// `RepliesLost` loses about one in this many replies of Redis and of MySQL.
 const LOST_ONE_IN: (u32, u32) = (25, 60);
@@ -28,7 +28,7 @@ const LATE_MS: u32 = 2;
 #[derive(Debug, Clone, Copy)]
 pub struct Survived {
     /// The answers to the load during the fault.
-    pub crowd: LoadTotals,
+    pub totals: LoadTotals,
     /// The longest rebuild, in milliseconds; 0 if there was none.
     pub closed_ms: u64,
     /// The longest time between two orders, in milliseconds: the outage as buyers saw it, from the
@@ -56,7 +56,7 @@ pub enum Scenario {
     /// Killed and restarted.
     KafkaKilled,
     /// The topic is deleted and created again.
-    TopicMadeAgain,
+    TopicRecreated,
     /// Redis and MySQL execute every request, but many of their replies do not arrive.
     RepliesLost,
 }
@@ -71,7 +71,7 @@ impl Scenario {
             | Self::RedisSlotMoved
             | Self::RedisNodeLost
             | Self::RedisNodeSilent => true,
-            Self::MysqlKilled | Self::KafkaKilled | Self::TopicMadeAgain | Self::RepliesLost => {
+            Self::MysqlKilled | Self::KafkaKilled | Self::TopicRecreated | Self::RepliesLost => {
                 false
             }
         }
@@ -87,7 +87,7 @@ impl Scenario {
         ("redis-node-silent", Self::RedisNodeSilent),
         ("mysql-killed", Self::MysqlKilled),
         ("kafka-killed", Self::KafkaKilled),
-        ("topic-made-again", Self::TopicMadeAgain),
+        ("topic-recreated", Self::TopicRecreated),
         ("replies-lost", Self::RepliesLost),
     ];
 }
@@ -170,7 +170,7 @@ impl Place {
                 self.urls.mysql = mysql.url(&self.name);
                 Own::Mysql(mysql)
             }
-            Scenario::KafkaKilled | Scenario::TopicMadeAgain => {
+            Scenario::KafkaKilled | Scenario::TopicRecreated => {
                 let kafka = self.kafka(free_port()?)?;
                 self.urls.kafka = kafka.address();
                 Own::Kafka(kafka)
@@ -216,7 +216,7 @@ impl Place {
                 kafka.daemon.kill()?;
                 Own::Kafka(self.kafka(port)?)
             }
-            (Scenario::TopicMadeAgain, Own::Kafka(kafka)) => {
+            (Scenario::TopicRecreated, Own::Kafka(kafka)) => {
                 kafka.delete_topic(&self.name)?;
                 cluster.seckill(&["init"])?;
                 Own::Kafka(kafka)
@@ -225,7 +225,7 @@ impl Place {
                 redis.disturb(LOST_ONE_IN.0, LATE_MS);
                 mysql.disturb(LOST_ONE_IN.1, LATE_MS);
                 // Until the load has sent most of its requests.
-                std::thread::sleep(CROWD_TIME / 2);
+                std::thread::sleep(LOAD_TIME / 2);
                 redis.disturb(0, 0);
                 mysql.disturb(0, 0);
                 let lost = (redis.lost(), mysql.lost());
@@ -312,19 +312,19 @@ pub fn survive(
     let plan = LoadPlan {
         requests: REQUESTS_A_SERVER,
         connections: 64,
-        over: Some(CROWD_TIME),
+        over: Some(LOAD_TIME),
         buyers: Buyers::Unique,
         keys: Keys::Unique,
     };
-    let crowd = cluster.crowd(SALE, &plan, |cluster| {
-        std::thread::sleep(CROWD_TIME / 3);
+    let totals = cluster.load(SALE, &plan, |cluster| {
+        std::thread::sleep(LOAD_TIME / 3);
         let servers = own.take().context("the scenario's servers are missing")?;
         own = Some(place.strike(scenario, servers, cluster)?);
         Ok(())
     })?;
     ensure!(
-        crowd.sold_out == 0,
-        "only {} of {UNITS} units were requested, but some answers were sold out: {crowd:?}",
+        totals.sold_out == 0,
+        "only {} of {UNITS} units were requested, but some answers were sold out: {totals:?}",
         3 * REQUESTS_A_SERVER
     );
     // Queried before the rest is sold, so that the gap covers the load during the fault alone.
@@ -338,7 +338,7 @@ pub fn survive(
     let twice = place.urls.mysql(&sql)?;
     ensure!(twice == ["0"], "the gate gave units twice: {twice:?}");
     Ok(Survived {
-        crowd,
+        totals,
         closed_ms: cluster.closed_ms_max(),
         gap_ms,
     })
@@ -358,6 +358,6 @@ fn fail_over(sentinels: &mut Sentinels) -> anyhow::Result<()> {
     sentinels.replica.daemon.pause()?;
     std::thread::sleep(Duration::from_millis(300));
     sentinels.kill_master()?;
-    sentinels.replica.daemon.go_on()?;
+    sentinels.replica.daemon.resume()?;
     sentinels.wait_for_master()
 }

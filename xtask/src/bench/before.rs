@@ -1,5 +1,5 @@
-//! The binary against one that was built before a change, in turns: whether the change made anything
-//! slower. Without that binary there is nothing to compare, and the case is left out.
+//! Compares the binary with one that was built before a change, in alternating rounds, to detect
+//! slowdowns. Without that binary, the case is skipped.
 
 use std::path::Path;
 

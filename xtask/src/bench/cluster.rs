@@ -143,7 +143,7 @@ pub(crate) fn confirmation(rig: &Harness) -> anyhow::Result<Vec<Line>> {
             None => line,
         };
         lines.push(with(
-            Line::of(at("confirmations of the store a second"), "/s", &per_s),
+            Line::of(at("confirmations of the store per second"), "/s", &per_s),
             per_s_min,
             Line::at_least,
         ));
@@ -181,7 +181,7 @@ pub(crate) fn gate(rig: &Harness) -> anyhow::Result<Vec<Line>> {
             ours.push(engine);
             bare.push(benchmark);
         }
-        let at = |what: &str| format!("{what}, {batch} a call");
+        let at = |what: &str| format!("{what}, {batch} per call");
         lines.push(
             Line::of(
                 at("claims of the gate ÷ claims of redis-benchmark"),
@@ -190,9 +190,9 @@ pub(crate) fn gate(rig: &Harness) -> anyhow::Result<Vec<Line>> {
             )
             .at_least(0.8),
         );
-        lines.push(Line::of(at("claims of the gate a second"), "/s", &ours));
+        lines.push(Line::of(at("claims of the gate per second"), "/s", &ours));
         lines.push(Line::of(
-            at("claims of redis-benchmark a second"),
+            at("claims of redis-benchmark per second"),
             "/s",
             &bare,
         ));
@@ -253,12 +253,12 @@ pub(crate) fn watch(rig: &Harness) -> anyhow::Result<Vec<Line>> {
             }
         }
         lines.push(Line::of(
-            format!("confirmations a second by script, {connections} connections"),
+            format!("confirmations per second by script, {connections} connections"),
             "/s",
             &script,
         ));
         lines.push(Line::of(
-            format!("confirmations a second by watch, {connections} connections"),
+            format!("confirmations per second by watch, {connections} connections"),
             "/s",
             &watch,
         ));
@@ -326,8 +326,8 @@ pub(crate) fn record(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     }
     Ok(vec![
         Line::of("rows of the recorder ÷ rows of bare INSERTs", "", &ratios).at_least(0.8),
-        Line::of("rows of the recorder a second", "/s", &ours),
-        Line::of("rows of bare INSERTs a second", "/s", &bare),
+        Line::of("rows of the recorder per second", "/s", &ours),
+        Line::of("rows of bare INSERTs per second", "/s", &bare),
     ])
 }
 

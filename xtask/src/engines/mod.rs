@@ -176,14 +176,14 @@ fn start(
             .join()
             .map_err(|_| anyhow::anyhow!("Kafka's thread panicked"))??;
         // From here on, the processes outlive this one.
-        redis.0.into_iter().for_each(|redis| redis.daemon.let_go());
-        mysql.0.into_iter().for_each(|mysql| mysql.daemon.let_go());
+        redis.0.into_iter().for_each(|redis| redis.daemon.detach());
+        mysql.0.into_iter().for_each(|mysql| mysql.daemon.detach());
         if let Some(kafka) = kafka.0 {
-            kafka.daemon.let_go();
+            kafka.daemon.detach();
             kafka
                 .zookeeper
                 .into_iter()
-                .for_each(seckill_testkit::servers::Daemon::let_go);
+                .for_each(seckill_testkit::servers::Daemon::detach);
         }
         Ok(Urls {
             redis: redis.1,

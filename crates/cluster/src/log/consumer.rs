@@ -15,7 +15,7 @@ use seckill_engine::{Cause, Fault};
 use tokio::sync::oneshot;
 
 use super::inbox::Inbox;
-use super::{LogCondition, Words};
+use super::{ClientEvents, LogCondition};
 use crate::codec::message::ClaimMessage;
 use crate::options::ClusterOptions;
 
@@ -82,17 +82,17 @@ pub(crate) enum ToLog {
 
 #[derive(Default)]
 struct Assignments {
-    words: Words,
+    events: ClientEvents,
     assigned: Mutex<Vec<i32>>,
 }
 
 impl ClientContext for Assignments {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.words.log(level, facility, message);
+        self.events.log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.words.error(error, reason);
+        self.events.error(error, reason);
     }
 }
 
@@ -155,7 +155,7 @@ impl LogConsumer {
         consumer
             .subscribe(&[&options.topic])
             .map_err(|error| super::fault(options, &error, ""))?;
-        let condition = consumer.client().context().words.0.clone();
+        let condition = consumer.client().context().events.0.clone();
         let (to_log, told) = std_mpsc::channel();
         let inbox = Arc::new(Inbox::default());
         let stop = Arc::new(AtomicBool::new(false));
@@ -291,7 +291,7 @@ impl Poller {
     /// After a failure, checks whether the broker is reachable again. Without new records, nothing
     /// else would clear the condition.
     fn probe(&mut self) {
-        let condition = &self.consumer.client().context().words.0;
+        let condition = &self.consumer.client().context().events.0;
         if condition.trouble().is_none() || self.probed.elapsed() < PROBE_PAUSE {
             return;
         }
@@ -318,7 +318,7 @@ impl Poller {
                     let why = error
                         .rdkafka_error_code()
                         .map_or_else(|| error.to_string(), |code| code.to_string());
-                    self.consumer.client().context().words.0.fails(why);
+                    self.consumer.client().context().events.0.fails(why);
                     break;
                 }
             };
@@ -334,7 +334,7 @@ impl Poller {
             }
         }
         if count > 0 {
-            self.consumer.client().context().words.0.is_well();
+            self.consumer.client().context().events.0.is_well();
         }
         batch
     }

@@ -52,9 +52,9 @@ impl LogCondition {
 
 /// Routes librdkafka's logs and errors to tracing and to a [`LogCondition`].
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Words(pub(crate) LogCondition);
+pub(crate) struct ClientEvents(pub(crate) LogCondition);
 
-impl ClientContext for Words {
+impl ClientContext for ClientEvents {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         // librdkafka logs once per broker and attempt. Operators see the condition instead.
         tracing::debug!(?level, facility, message, "librdkafka");
@@ -70,11 +70,11 @@ impl ClientContext for Words {
     }
 }
 
-impl ConsumerContext for Words {}
+impl ConsumerContext for ClientEvents {}
 
 /// A client for administrative requests.
 struct Admin {
-    client: AdminClient<Words>,
+    client: AdminClient<ClientEvents>,
     wait: AdminOptions,
 }
 
@@ -82,11 +82,12 @@ impl Admin {
     /// Checks with a consumer that the brokers are reachable. An admin client does not learn why a
     /// connection fails and reports only a timeout.
     async fn reach(options: &ClusterOptions) -> Result<Self, Fault> {
-        let words = Words::default();
-        let condition = words.0.clone();
-        let probe: BaseConsumer<Words> = client(options, &[("group.id", "seckill-init")], &[])
-            .create_with_context(words)
-            .map_err(|error| fault(options, &error, "; see cluster.kafka_properties"))?;
+        let events = ClientEvents::default();
+        let condition = events.0.clone();
+        let probe: BaseConsumer<ClientEvents> =
+            client(options, &[("group.id", "seckill-init")], &[])
+                .create_with_context(events)
+                .map_err(|error| fault(options, &error, "; see cluster.kafka_properties"))?;
         let asked = tokio::task::spawn_blocking(move || {
             let asked = probe.fetch_metadata(None, ADMIN_WAIT);
             // librdkafka reports errors only when polled, one per poll.
@@ -103,7 +104,7 @@ impl Admin {
             fault(options, &error, &trouble.unwrap_or_default())
         })?;
         let client = client(options, &[], &[])
-            .create_with_context(Words::default())
+            .create_with_context(ClientEvents::default())
             .map_err(|error| fault(options, &error, ""))?;
         let wait = AdminOptions::new()
             .request_timeout(Some(ADMIN_WAIT))
@@ -196,9 +197,10 @@ pub(crate) async fn create_topic(options: &ClusterOptions) -> Result<bool, Fault
 /// Deletes all records of the topic. Returns the next offset of each partition.
 pub(crate) async fn empty_topic(options: &ClusterOptions) -> Result<Vec<(i32, i64)>, Fault> {
     let failed = |error: KafkaError| fault(options, &error, "");
-    let consumer: BaseConsumer<Words> = client(options, &[("group.id", "seckill-init")], &[])
-        .create_with_context(Words::default())
-        .map_err(failed)?;
+    let consumer: BaseConsumer<ClientEvents> =
+        client(options, &[("group.id", "seckill-init")], &[])
+            .create_with_context(ClientEvents::default())
+            .map_err(failed)?;
     let (topic, asked) = (options.topic.clone(), options.clone());
     let ends = tokio::task::spawn_blocking(move || {
         let failed = |error: KafkaError| fault(&asked, &error, "");
@@ -229,7 +231,7 @@ pub(crate) async fn empty_topic(options: &ClusterOptions) -> Result<Vec<(i32, i6
 
 /// Lists the topic's partitions. The list is empty if the topic does not exist.
 pub(crate) fn partitions(
-    consumer: &BaseConsumer<Words>,
+    consumer: &BaseConsumer<ClientEvents>,
     topic: &str,
 ) -> Result<Vec<i32>, KafkaError> {
     let metadata = consumer.fetch_metadata(Some(topic), ADMIN_WAIT)?;

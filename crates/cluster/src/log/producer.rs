@@ -9,7 +9,7 @@ use rdkafka::{ClientContext, config::RDKafkaLogLevel, error::KafkaError};
 use seckill_engine::Fault;
 use tokio::sync::mpsc;
 
-use super::{LogCondition, Words};
+use super::{ClientEvents, LogCondition};
 use crate::codec::message::CLAIM;
 use crate::options::ClusterOptions;
 
@@ -23,17 +23,17 @@ pub(crate) struct Delivered {
 }
 
 struct Deliveries {
-    words: Words,
+    events: ClientEvents,
     delivered: mpsc::UnboundedSender<Delivered>,
 }
 
 impl ClientContext for Deliveries {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.words.log(level, facility, message);
+        self.events.log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.words.error(error, reason);
+        self.events.error(error, reason);
     }
 }
 
@@ -43,14 +43,14 @@ impl ProducerContext for Deliveries {
     fn delivery(&self, result: &DeliveryResult<'_>, ticket: usize) {
         let place = match result {
             Ok(record) => {
-                self.words.0.is_well();
+                self.events.0.is_well();
                 Ok((record.partition(), record.offset()))
             }
             Err((error, _)) => {
                 let why = error
                     .rdkafka_error_code()
                     .map_or_else(|| error.to_string(), |code| code.to_string());
-                self.words.0.fails(why.clone());
+                self.events.0.fails(why.clone());
                 Err(why)
             }
         };
@@ -72,8 +72,8 @@ impl LogProducer {
         options: &ClusterOptions,
     ) -> Result<(Self, mpsc::UnboundedReceiver<Delivered>), Fault> {
         let (delivered, deliveries) = mpsc::unbounded_channel();
-        let words = Words::default();
-        let condition = words.0.clone();
+        let events = ClientEvents::default();
+        let condition = events.0.clone();
         let timeout_ms = options.log_wait_ms.to_string();
         let own = [
             // With 0, each record becomes its own request, which costs a fifth of a core.
@@ -86,7 +86,7 @@ impl LogProducer {
         // send again.
         let fixed = [("acks", "all"), ("enable.idempotence", "false")];
         let producer = super::client(options, &own, &fixed)
-            .create_with_context(Deliveries { words, delivered })
+            .create_with_context(Deliveries { events, delivered })
             .map_err(|error| super::fault(options, &error, "; see cluster.kafka_properties"))?;
         Ok((
             Self {

@@ -66,7 +66,7 @@ pub(crate) async fn place(
             };
             return Ok((Place { log_gen, next }, text_or_null(&mut row, 2).flatten()));
         }
-        // A row inserted by another recorder serves as well.
+        // A row inserted by another recorder is just as good.
         session
             .insert(&format!(
                 "INSERT INTO seckill_offset (topic, part, log_gen, next_offset) VALUES ({}, {part}, 1, 0)",
@@ -98,7 +98,7 @@ pub(crate) async fn begin_generation(
     );
     session.execute(&sql).await?;
     drop(session);
-    // If another recorder came first, its row counts.
+    // If another recorder was first, its row is used.
     Ok(self::place(store, topic, part).await?.0)
 }
 

@@ -56,7 +56,7 @@ pub(crate) struct Plan<'a> {
     /// Claims that can no longer be stored, with the reason.
     pub(crate) voids: Vec<(&'a ClaimMessage, &'static str)>,
     pub(crate) dead: Vec<Dead>,
-    /// Sales whose gate granted what a sound gate never grants.
+    /// Sales whose gate made a claim that a correct gate never makes.
     pub(crate) suspects: BTreeSet<SaleId>,
     /// Why nothing may be written at all.
     pub(crate) halt: Option<String>,

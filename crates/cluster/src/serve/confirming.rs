@@ -1,5 +1,5 @@
-//! Claims that wait for the store: those that this process's recorder commits, and one SELECT per tick
-//! for all others. A confirmation comes only from a committed row.
+//! Claims that wait for the store: the recorder of this process reports its commits, and one SELECT
+//! per tick checks all others. Only a committed row is confirmed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use seckill_engine::{Cause, Fault};
-use seckill_sale::{Claim, OrderId, OrderState, Verdict};
+use seckill_sale::{Claim, OrderId, Unit, Verdict};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -23,8 +23,8 @@ const ASK_MAX: usize = 1_000;
 const TICK: Duration = Duration::from_millis(3);
 /// The same if one does.
 const HINTED_TICK: Duration = Duration::from_millis(50);
-/// Queries after which a claim moves behind younger ones.
-const LOOKS_MAX: u32 = 16;
+/// After this many queries, a claim moves to the end of the queue.
+const QUERIES_MAX: u32 = 16;
 const PAUSE_AFTER_FAULT: Duration = Duration::from_millis(100);
 
 /// A request that waits for a claim.
@@ -38,7 +38,7 @@ pub(crate) struct Waiter {
 #[derive(Debug, Default)]
 pub(crate) struct ConfirmingCounts {
     pub(crate) waiting: AtomicUsize,
-    pub(crate) looks: AtomicU64,
+    pub(crate) queries: AtomicU64,
     pub(crate) settled: AtomicU64,
 }
 
@@ -51,7 +51,7 @@ struct Together {
 }
 
 impl Together {
-    fn somebody_waits(&self) -> bool {
+    fn has_waiters(&self) -> bool {
         let all = self.first.iter().chain(&self.others);
         all.into_iter().any(|(_, reply)| !reply.is_closed())
     }
@@ -70,19 +70,19 @@ impl Together {
 }
 
 #[derive(Default)]
-struct Room {
+struct WaitingClaims {
     /// In order of arrival, with the queries so far; each id once.
-    line: VecDeque<(OrderId, u32)>,
+    queue: VecDeque<(OrderId, u32)>,
     waiters: ByOrder<Together>,
 }
 
-impl Room {
+impl WaitingClaims {
     fn enter(&mut self, waiting: (Waiter, Reply)) {
         let id = &waiting.0.claim.order_id;
         match self.waiters.get_mut(id) {
             Some(together) => together.others.push(waiting),
             None => {
-                self.line.push_back((id.clone(), 0));
+                self.queue.push_back((id.clone(), 0));
                 let (id, others) = (id.clone(), Vec::new());
                 let first = Some(waiting);
                 self.waiters.insert(id, Together { first, others });
@@ -94,15 +94,15 @@ impl Room {
         waiters.into_iter().for_each(|waiter| self.enter(waiter));
     }
 
-    /// The first claims in line, without those that no request waits for any more.
+    /// The first claims in the queue, without those that no request waits for any more.
     fn first(&mut self) -> Vec<(OrderId, u32)> {
         let mut first = Vec::new();
         while first.len() < ASK_MAX
-            && let Some((id, looks)) = self.line.pop_front()
+            && let Some((id, queries)) = self.queue.pop_front()
         {
-            let somebody_waits = self.waiters.get(&id).is_some_and(Together::somebody_waits);
-            if somebody_waits {
-                first.push((id, looks + 1));
+            let has_waiters = self.waiters.get(&id).is_some_and(Together::has_waiters);
+            if has_waiters {
+                first.push((id, queries + 1));
             } else {
                 self.waiters.remove(&id);
             }
@@ -119,6 +119,35 @@ impl Room {
             }
             !together.is_empty()
         });
+    }
+
+    /// Confirms a claim that the recorder of this process has committed. Repeats stay, and are
+    /// returned to the store: since the commit, the order may have been cancelled.
+    fn confirm(&mut self, id: &OrderId, unit: Unit) -> bool {
+        let Some(Together { first, others }) = self.waiters.remove(id) else {
+            return false;
+        };
+        let all = first.into_iter().chain(others);
+        let (mut repeats, claims): (Waiters, Waiters) =
+            all.partition(|(waiter, _)| waiter.is_repeat);
+        for (waiter, reply) in claims {
+            let claim = Claim {
+                unit,
+                ..waiter.claim
+            };
+            // The client may have disconnected; the order's address has the outcome.
+            let _ = reply.send(Ok(Verdict::Claimed(claim)));
+        }
+        let first = repeats.pop();
+        let has_repeats = first.is_some();
+        if has_repeats {
+            let others = repeats;
+            self.waiters.insert(id.clone(), Together { first, others });
+        }
+        if self.waiters.is_empty() {
+            self.queue.clear();
+        }
+        has_repeats
     }
 
     fn settle(&mut self, id: &OrderId, settled: &Settled) {
@@ -145,20 +174,20 @@ impl Room {
             let _ = reply.send(answer);
         }
         if self.waiters.is_empty() {
-            self.line.clear();
+            self.queue.clear();
         }
     }
 
     /// Puts back the claims that are not settled: in front, or at the end after many queries.
     fn put_back(&mut self, first: Vec<(OrderId, u32)>) {
-        for (id, looks) in first.into_iter().rev() {
+        for (id, queries) in first.into_iter().rev() {
             if !self.waiters.contains_key(&id) {
                 continue;
             }
-            if looks < LOOKS_MAX {
-                self.line.push_front((id, looks));
+            if queries < QUERIES_MAX {
+                self.queue.push_front((id, queries));
             } else {
-                self.line.push_back((id, 0));
+                self.queue.push_back((id, 0));
             }
         }
     }
@@ -179,13 +208,13 @@ pub(crate) struct Inputs {
 
 /// Settles claims until their channel closes.
 pub(crate) async fn run(core: Arc<Core>, mut inputs: Inputs) {
-    let mut room = Room::default();
+    let mut claims = WaitingClaims::default();
     let tick = if core.options.records {
         HINTED_TICK
     } else {
         TICK
     };
-    let mut next_look = Instant::now();
+    let mut next_query = Instant::now();
     let confirm_wait = Duration::from_millis(core.options.confirm_wait_ms);
     let mut expiries = tokio::time::interval(
         (confirm_wait / 10).clamp(Duration::from_millis(1), Duration::from_millis(100)),
@@ -197,45 +226,51 @@ pub(crate) async fn run(core: Arc<Core>, mut inputs: Inputs) {
             Some(stored) = inputs.stored.recv() => {
                 // A claim's waiter may still be in the channel although its row is here.
                 while let Ok(waiters) = inputs.waiters.try_recv() {
-                    room.enter_all(waiters);
+                    claims.enter_all(waiters);
                 }
                 for (unit, id) in &stored {
-                    // It is in the first state: no client knows the order yet.
-                    room.settle(id, &Settled::Order(*unit, OrderState::Reserved));
+                    if claims.confirm(id, *unit) {
+                        next_query = Instant::now();
+                    }
                 }
                 core.settled(stored.into_iter().map(|(_, id)| id).collect());
             }
             waiters = inputs.waiters.recv() => {
                 let Some(waiters) = waiters else { return };
                 // A repeated claim may be stored already; a new one cannot be yet.
-                let look_at = if waiters.iter().any(|(waiter, _)| waiter.is_repeat) { Instant::now() } else { Instant::now() + tick };
-                next_look = if room.waiters.is_empty() { look_at } else { next_look.min(look_at) };
-                room.enter_all(waiters);
+                let has_repeat = waiters.iter().any(|(waiter, _)| waiter.is_repeat);
+                let query_at = Instant::now() + if has_repeat { Duration::ZERO } else { tick };
+                next_query = if claims.waiters.is_empty() {
+                    query_at
+                } else {
+                    next_query.min(query_at)
+                };
+                claims.enter_all(waiters);
             }
             now = expiries.tick() => {
                 if let Some(since) = now.checked_sub(confirm_wait) {
-                    room.give_up_waiting(since);
+                    claims.give_up_waiting(since);
                 }
             }
-            () = tokio::time::sleep_until(next_look), if !room.waiters.is_empty() => {
-                let all_settled = look(&core, &mut room).await;
-                // The next in line may be stored, too.
-                next_look = Instant::now() + if all_settled { Duration::ZERO } else { tick };
+            () = tokio::time::sleep_until(next_query), if !claims.waiters.is_empty() => {
+                let all_settled = query(&core, &mut claims).await;
+                // The next claims in the queue may be stored, too.
+                next_query = Instant::now() + if all_settled { Duration::ZERO } else { tick };
             }
         }
         core.confirming
             .waiting
-            .store(room.waiters.len(), Ordering::Relaxed);
+            .store(claims.waiters.len(), Ordering::Relaxed);
     }
 }
 
-/// Queries the store for the first claims in line. Returns whether all of them were settled.
-async fn look(core: &Core, room: &mut Room) -> bool {
-    let first = room.first();
+/// Queries the store for the first claims in the queue. Returns whether all of them were settled.
+async fn query(core: &Core, claims: &mut WaitingClaims) -> bool {
+    let first = claims.first();
     if first.is_empty() {
         return false;
     }
-    core.confirming.looks.fetch_add(1, Ordering::Relaxed);
+    core.confirming.queries.fetch_add(1, Ordering::Relaxed);
     let asked = async {
         let mut session = core.store.ready().await?;
         orders::settled(&mut session, first.iter().map(|(id, _)| id.as_str())).await
@@ -250,12 +285,12 @@ async fn look(core: &Core, room: &mut Room) -> bool {
     };
     settled
         .iter()
-        .for_each(|(id, settled)| room.settle(id, settled));
+        .for_each(|(id, settled)| claims.settle(id, settled));
     core.confirming
         .settled
         .fetch_add(settled.len() as u64, Ordering::Relaxed);
     let all_settled = settled.len() == first.len();
     core.settled(settled.into_iter().map(|(id, _)| id).collect());
-    room.put_back(first);
+    claims.put_back(first);
     all_settled
 }

@@ -1,5 +1,5 @@
-//! Attempts on their way through the gate: those that come while a sale's call is out wait and go together in the next.
-//! A reply that was lost is asked for again with the same ids; giving up is never a no.
+//! Sends attempts to the gate: those that arrive while a call for their sale is in flight form the
+//! next batch. A call without a reply is retried with the same ids; a timeout is never a rejection.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -25,25 +25,26 @@ pub(crate) type Reply = oneshot::Sender<Result<Verdict, Fault>>;
 
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
-/// An attempt whose answer somebody waits for.
+/// An attempt and the channel for its answer.
 pub(crate) struct Waiting {
     pub(crate) attempt: Attempt,
     pub(crate) reply: Reply,
 }
 
-/// An attempt in line for the gate. It has its name where its sale is known: while a call is out there is time for that.
-struct InLine {
-    attempt: Name,
+/// An attempt that waits for the next call. If its sale is cached, it gets its order id when it is
+/// queued, so that the work is done while another call is in flight.
+struct Queued {
+    attempt: QueuedAttempt,
     reply: Reply,
 }
 
-enum Name {
-    /// Named for this number and epoch of its sale.
-    Named((u32, u32), Asked),
-    Unnamed(Attempt),
+enum QueuedAttempt {
+    /// With an order id for this number and epoch of its sale.
+    WithId((u32, u32), Asked),
+    WithoutId(Attempt),
 }
 
-/// Counts of the gate's work since the start.
+/// Counts since the start of the process.
 #[derive(Debug, Default)]
 pub(crate) struct DecidingCounts {
     pub(crate) waiting: AtomicUsize,
@@ -53,41 +54,41 @@ pub(crate) struct DecidingCounts {
     pub(crate) failed_calls: AtomicU64,
 }
 
-/// Takes attempts until their channel closes, and then begins the calls of what was taken.
+/// Accepts attempts until their channel closes, then starts the calls for those still queued.
 pub(crate) async fn run(core: Arc<Core>, mut attempts: mpsc::Receiver<Waiting>) {
     let (done, mut ended) = mpsc::unbounded_channel();
-    let mut lines = Lines {
+    let mut queues = Queues {
         core: Arc::clone(&core),
-        queues: HashMap::new(),
+        by_sale: HashMap::new(),
         calls: JoinSet::new(),
         done,
     };
     let mut taken = Vec::with_capacity(CLAIM_MAX);
     let mut is_open = true;
-    while is_open || !lines.queues.is_empty() {
+    while is_open || !queues.by_sale.is_empty() {
         tokio::select! {
             biased;
-            Some(sale) = ended.recv() => lines.next_call(&sale),
+            Some(sale) = ended.recv() => queues.next_call(&sale),
             count = attempts.recv_many(&mut taken, CLAIM_MAX), if is_open => {
                 is_open = count > 0;
                 for waiting in taken.drain(..) {
-                    lines.join(waiting);
+                    queues.push(waiting);
                 }
             }
         }
     }
 }
 
-/// The sales with a call out, each with those who wait for the next one.
-struct Lines {
+/// The sales with a call in flight, each with the attempts for its next call.
+struct Queues {
     core: Arc<Core>,
-    queues: HashMap<SaleId, VecDeque<InLine>>,
-    /// The calls that are out, and those whose answers are being given. They end with the engine.
+    by_sale: HashMap<SaleId, VecDeque<Queued>>,
+    /// Tasks that call the gate or send the answers. They are aborted at shutdown.
     calls: JoinSet<()>,
     done: mpsc::UnboundedSender<SaleId>,
 }
 
-/// A sale's turn at the gate: the next call begins when it is over, however it ends.
+/// Starts the sale's next call when dropped, even if its task panicked.
 struct Turn {
     sale: SaleId,
     done: mpsc::UnboundedSender<SaleId>,
@@ -95,49 +96,49 @@ struct Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        // Nobody takes turns any more when the process ends.
+        // The receiver is dropped only at shutdown.
         let _ = self.done.send(self.sale.clone());
     }
 }
 
-impl Lines {
+impl Queues {
     fn turn(&self, sale: SaleId) -> Turn {
         let done = self.done.clone();
         Turn { sale, done }
     }
 
-    fn join(&mut self, waiting: Waiting) {
+    fn push(&mut self, waiting: Waiting) {
         let sale = waiting.attempt.sale.clone();
-        let in_line = in_line(&self.core, waiting);
-        match self.queues.get_mut(&sale) {
-            Some(queue) => queue.push_back(in_line),
+        let queued = queued(&self.core, waiting);
+        match self.by_sale.get_mut(&sale) {
+            Some(queue) => queue.push_back(queued),
             None => {
-                self.queues.insert(sale.clone(), VecDeque::from([in_line]));
-                // Whatever else was taken with it goes along.
+                self.by_sale.insert(sale.clone(), VecDeque::from([queued]));
+                // Not a direct call: attempts received together must share the first batch.
                 drop(self.turn(sale));
             }
         }
     }
 
     fn next_call(&mut self, sale: &SaleId) {
-        let Some(queue) = self.queues.get_mut(sale) else {
+        let Some(queue) = self.by_sale.get_mut(sale) else {
             return;
         };
         if queue.is_empty() {
-            self.queues.remove(sale);
+            self.by_sale.remove(sale);
             return;
         }
-        let mut batch: Vec<InLine> = queue.drain(..queue.len().min(CLAIM_MAX)).collect();
+        let mut batch: Vec<Queued> = queue.drain(..queue.len().min(CLAIM_MAX)).collect();
         self.core
             .deciding
             .waiting
             .fetch_sub(batch.len(), Ordering::AcqRel);
-        // Nothing was done for these yet, and nobody would learn of it.
-        batch.retain(|in_line| !in_line.reply.is_closed());
+        // These clients have disconnected, and their attempts had no effect yet.
+        batch.retain(|queued| !queued.reply.is_closed());
         let (core, turn) = (Arc::clone(&self.core), self.turn(sale.clone()));
         while let Some(ended) = self.calls.try_join_next() {
             if let Err(error) = ended {
-                tracing::error!(%error, "a call to the gate ended badly");
+                tracing::error!(%error, "a task that calls the gate panicked");
             }
         }
         self.calls
@@ -145,10 +146,10 @@ impl Lines {
     }
 }
 
-/// Decides a batch on one sale and answers each, or hands it to those who wait for the store.
-async fn decide(core: &Core, turn: Turn, batch: Vec<InLine>) {
+/// Decides a batch for one sale. Each attempt is answered, or waits for the store.
+async fn decide(core: &Core, turn: Turn, batch: Vec<Queued>) {
     let (sale, mut batch) = (&turn.sale.clone(), batch);
-    // A second try is for an epoch that this server had not heard of.
+    // The second try is for a new epoch that this server did not know yet.
     for _ in 0..2 {
         let cached = match core.cached(sale).await {
             Ok(Some(cached)) => cached,
@@ -168,25 +169,25 @@ async fn decide(core: &Core, turn: Turn, batch: Vec<InLine>) {
         };
         match call(core, &cached, &asked).await {
             Called::Decided(claims, is_sure) => {
-                let noes = if !is_sure {
-                    Noes::Unsure
-                } else if core.sale_cache.is_fresh_for(&cached) || is_still(core, &cached).await {
-                    Noes::Final
+                let validity = if !is_sure {
+                    RejectionValidity::Unsure
+                } else if core.sale_cache.is_fresh_for(&cached) || is_current(core, &cached).await {
+                    RejectionValidity::Final
                 } else {
-                    Noes::Stale
+                    RejectionValidity::Stale
                 };
-                // The gate can take the next batch while this one is answered.
+                // The next call can start while this batch is answered.
                 drop(turn);
-                return dispatch(core, &cached, asked, replies, claims, noes);
+                return dispatch(core, &cached, asked, replies, claims, validity);
             }
             Called::Unknown => {
                 for (asked, reply) in asked.into_iter().zip(replies) {
-                    // Whoever asked may have gone; the order's address tells.
+                    // The client may have disconnected; the order's address has the outcome.
                     let _ = reply.send(Ok(Verdict::Pending(asked.order_id)));
                 }
                 return;
             }
-            Called::Nothing(fault) => {
+            Called::NoEffect(fault) => {
                 replies.into_iter().for_each(|reply| {
                     let _ = reply.send(Err(fault.clone()));
                 });
@@ -201,8 +202,8 @@ async fn decide(core: &Core, turn: Turn, batch: Vec<InLine>) {
                 }
                 let again = asked.into_iter().zip(replies);
                 batch = again
-                    .map(|(asked, reply)| InLine {
-                        attempt: Name::Unnamed(asked.attempt),
+                    .map(|(asked, reply)| Queued {
+                        attempt: QueuedAttempt::WithoutId(asked.attempt),
                         reply,
                     })
                     .collect();
@@ -213,31 +214,33 @@ async fn decide(core: &Core, turn: Turn, batch: Vec<InLine>) {
     answer_all(batch, || Err(rebuilding()));
 }
 
-/// Whether the store still has the sale in the epoch that the gate decided in; asked where the last look is too old.
-async fn is_still(core: &Core, cached: &CachedSale) -> bool {
+/// Reads the store again, and returns whether the epoch in which the gate decided is still current.
+async fn is_current(core: &Core, cached: &CachedSale) -> bool {
     let read = core.read_sale(&cached.row.sale.id).await;
     matches!(read, Ok(Some(now)) if now.row.epoch == cached.row.epoch && now.row.is_open)
 }
 
-/// Names an attempt where that can be done at once.
-fn in_line(core: &Core, waiting: Waiting) -> InLine {
+/// Gives an attempt an order id if its sale is cached.
+fn queued(core: &Core, waiting: Waiting) -> Queued {
     let Waiting { attempt, reply } = waiting;
-    let named_for = core
+    let sale = core
         .sale_cache
         .with(&attempt.sale, |cached| (cached.row.num, cached.row.epoch));
-    let named = named_for.zip(core.names()).and_then(|(of, names)| {
-        let order_id = names.ids.next(from_now(of)).ok()?;
+    let with_id = sale.zip(core.names()).and_then(|(of, names)| {
+        let order_id = names.ids.next(id_content(of)).ok()?;
         Some((of, order_id, &names.digester))
     });
-    let attempt = match named {
-        Some((of, order_id, digester)) => Name::Named(of, Asked::new(order_id, attempt, digester)),
-        None => Name::Unnamed(attempt),
+    let attempt = match with_id {
+        Some((of, order_id, digester)) => {
+            QueuedAttempt::WithId(of, Asked::new(order_id, attempt, digester))
+        }
+        None => QueuedAttempt::WithoutId(attempt),
     };
-    InLine { attempt, reply }
+    Queued { attempt, reply }
 }
 
-/// What an order id that is made now says.
-fn from_now((sale_num, epoch): (u32, u32)) -> Named {
+/// The content of an order id that is created now.
+fn id_content((sale_num, epoch): (u32, u32)) -> Named {
     Named {
         sale_num,
         epoch,
@@ -247,12 +250,12 @@ fn from_now((sale_num, epoch): (u32, u32)) -> Named {
 
 type Prepared = (Vec<Asked>, Vec<Reply>);
 
-/// Sees to it that each attempt has an order id of this epoch, and answers those that cannot have one.
+/// Gives each attempt an order id of this epoch, and answers those for which that fails.
 fn prepare(
     core: &Core,
     cached: &CachedSale,
-    batch: Vec<InLine>,
-) -> Result<Prepared, Option<(Vec<InLine>, Fault)>> {
+    batch: Vec<Queued>,
+) -> Result<Prepared, Option<(Vec<Queued>, Fault)>> {
     let Some(names) = core.names() else {
         let fault = Fault::without_effect(Cause::Rebuilding, "the store has not been reached yet");
         return Err(Some((batch, fault)));
@@ -262,23 +265,23 @@ fn prepare(
         Vec::with_capacity(batch.len()),
         Vec::with_capacity(batch.len()),
     );
-    for InLine { attempt, reply } in batch {
+    for Queued { attempt, reply } in batch {
         let attempt = match attempt {
-            Name::Named(named_for, named) if named_for == of => {
-                asked.push(named);
+            QueuedAttempt::WithId(id_of, with_id) if id_of == of => {
+                asked.push(with_id);
                 replies.push(reply);
                 continue;
             }
-            Name::Named(_, named) => named.attempt,
-            Name::Unnamed(attempt) => attempt,
+            QueuedAttempt::WithId(_, other_epoch) => other_epoch.attempt,
+            QueuedAttempt::WithoutId(attempt) => attempt,
         };
-        match names.ids.next(from_now(of)) {
+        match names.ids.next(id_content(of)) {
             Ok(order_id) => {
                 asked.push(Asked::new(order_id, attempt, &names.digester));
                 replies.push(reply);
             }
             Err(error) => {
-                let detail = format!("the system gave no random bytes: {error}");
+                let detail = format!("the operating system returned no random bytes: {error}");
                 let _ = reply.send(Err(Fault::without_effect(Cause::Store, detail)));
             }
         }
@@ -290,28 +293,28 @@ fn prepare(
     }
 }
 
-/// What a no of the gate is worth.
+/// Whether a rejection by the gate may be returned to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Noes {
+enum RejectionValidity {
     Final,
-    /// A call before this one had no reply, and may still come to be done.
+    /// An earlier call for the batch got no reply, and may still take effect.
     Unsure,
-    /// The gate's epoch may be over.
+    /// The epoch in which the gate decided may have ended.
     Stale,
 }
 
 enum Called {
-    /// With whether it was the only call.
+    /// The flag is true if no earlier call for the batch may have had an effect.
     Decided(Claims, bool),
-    /// Nothing is known of the batch.
+    /// The outcome of the batch is unknown.
     Unknown,
-    /// Nothing was done.
-    Nothing(Fault),
-    /// Nothing was done; the sale has gone on to another epoch.
+    /// The batch had no effect.
+    NoEffect(Fault),
+    /// The batch had no effect, because the sale is in another epoch.
     OtherEpoch,
 }
 
-/// Calls the gate until it replies or the time is up.
+/// Calls the gate until it replies or the retry time is over.
 async fn call(core: &Core, cached: &CachedSale, asked: &[Asked]) -> Called {
     let (row, counts) = (&cached.row, &core.deciding);
     let until = Instant::now() + Duration::from_millis(core.options.gate_retry_ms);
@@ -335,11 +338,11 @@ async fn call(core: &Core, cached: &CachedSale, asked: &[Asked]) -> Called {
                 cached.doubt();
                 let is_other_epoch = matches!(refusal, Refusal::Epoch(_));
                 core.refused(&row.sale.id, &refusal);
-                // A call before this one may have had its effect in an epoch that is over.
+                // An earlier call may have taken effect in an epoch that has ended.
                 return match (is_unknown, is_other_epoch) {
                     (true, _) => Called::Unknown,
                     (false, true) => Called::OtherEpoch,
-                    (false, false) => Called::Nothing(rebuilding()),
+                    (false, false) => Called::NoEffect(rebuilding()),
                 };
             }
             Err(fault) => fault,
@@ -349,7 +352,7 @@ async fn call(core: &Core, cached: &CachedSale, asked: &[Asked]) -> Called {
         core.gate_condition.fails(fault.detail.clone());
         is_unknown |= fault.effect != Effect::None;
         if !is_unknown {
-            return Called::Nothing(fault);
+            return Called::NoEffect(fault);
         }
         if Instant::now() > until {
             return Called::Unknown;
@@ -364,7 +367,7 @@ fn dispatch(
     asked: Vec<Asked>,
     replies: Vec<Reply>,
     claims: Claims,
-    noes: Noes,
+    validity: RejectionValidity,
 ) {
     cached.heard(&claims.head);
     let new_claims = claims
@@ -409,12 +412,16 @@ fn dispatch(
             Decided::ClaimedBefore { unit } => wait(asked.order_id, unit, false),
             Decided::Repeat { order_id, unit } => wait(order_id, unit, true),
             refused => {
-                let verdict = no(&refused, &claims.head);
-                let is_no = matches!(verdict, Verdict::Rejected(_));
-                let answer = match noes {
-                    Noes::Unsure if is_no => Ok(Verdict::Pending(asked.order_id)),
-                    Noes::Stale if is_no => Err(stale()),
-                    Noes::Final | Noes::Unsure | Noes::Stale => Ok(verdict),
+                let verdict = rejection(&refused, &claims.head);
+                let is_rejection = matches!(verdict, Verdict::Rejected(_));
+                let answer = match validity {
+                    RejectionValidity::Unsure if is_rejection => {
+                        Ok(Verdict::Pending(asked.order_id))
+                    }
+                    RejectionValidity::Stale if is_rejection => Err(stale()),
+                    RejectionValidity::Final
+                    | RejectionValidity::Unsure
+                    | RejectionValidity::Stale => Ok(verdict),
                 };
                 let _ = reply.send(answer);
                 continue;
@@ -442,7 +449,7 @@ fn dispatch(
     core.wait_for_store(waiters);
 }
 
-fn no(decided: &Decided, head: &Head) -> Verdict {
+fn rejection(decided: &Decided, head: &Head) -> Verdict {
     match decided {
         Decided::Mismatch => Verdict::Mismatch,
         Decided::Quantity => Verdict::Invalid(Invalid::Quantity { max: 1 }),
@@ -456,7 +463,7 @@ fn no(decided: &Decided, head: &Head) -> Verdict {
         Decided::Limit => Verdict::Rejected(Rejection::LimitReached {
             limit: head.limit.unwrap_or(0),
         }),
-        // The claims were taken out before.
+        // The caller handles claims and repeats itself.
         Decided::SoldOut
         | Decided::Claimed { .. }
         | Decided::ClaimedBefore { .. }
@@ -464,10 +471,10 @@ fn no(decided: &Decided, head: &Head) -> Verdict {
     }
 }
 
-fn answer_all(batch: Vec<InLine>, answer: impl Fn() -> Result<Verdict, Fault>) {
-    for in_line in batch {
-        // Whoever asked may have gone.
-        let _ = in_line.reply.send(answer());
+fn answer_all(batch: Vec<Queued>, answer: impl Fn() -> Result<Verdict, Fault>) {
+    for queued in batch {
+        // The client may have disconnected.
+        let _ = queued.reply.send(answer());
     }
 }
 
@@ -481,7 +488,8 @@ pub(crate) fn rebuilding() -> Fault {
 fn stale() -> Fault {
     Fault::without_effect(
         Cause::Rebuilding,
-        "this server has not reached the order store for too long to say a no; try again shortly",
+        "this server cannot confirm a rejection, because it has not reached the order store \
+         recently; try again shortly",
     )
 }
 

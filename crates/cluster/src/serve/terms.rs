@@ -1,5 +1,5 @@
-//! Creates and changes sales: first in the store, then in the gate, then waits until no server can
-//! answer by the old terms.
+//! Creates and changes sales: first in the store, then in the gate, then waits until no server
+//! still applies the old terms.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ pub(crate) async fn create(core: &Core, new: NewSale) -> Result<Result<Sale, Sal
     Ok(Ok(sale))
 }
 
-/// Has a sale's gate opened, by this process or another, and waits for that.
+/// Requests that a sale's gate be opened, and waits until this or another process has done so.
 async fn open(core: &Core, id: &SaleId) -> Result<(), Fault> {
     let until = deadline(core);
     core.rebuild(id);
@@ -69,7 +69,7 @@ async fn open(core: &Core, id: &SaleId) -> Result<(), Fault> {
     }
 }
 
-/// Changes a sale's terms, and waits until no server can answer by the old ones.
+/// Changes a sale's terms, and waits until no server still applies the old terms.
 pub(crate) async fn change(
     core: &Core,
     id: &SaleId,
@@ -83,7 +83,7 @@ pub(crate) async fn change(
     while closed.is_none()
         && let Some(row) = sales::one(&mut session, id).await?
     {
-        // What is impossible is refused before anything is closed for it.
+        // Refuse an impossible change before closing the gate for it.
         let stored = sales::usage(&mut session, id, &change).await?;
         if let Err(refused) = change.apply(&row.sale, stored.usage) {
             return Ok(Err(ChangeRefused::into(refused)));
@@ -91,8 +91,8 @@ pub(crate) async fn change(
         if !stored.ends_epoch(&row, &change) {
             break;
         }
-        // The epoch ends: claims in transit are stored first, and meanwhile no other process takes
-        // the closed gate for a lost one.
+        // The epoch ends: claims in transit are stored first, and meanwhile the lease keeps other
+        // processes from rebuilding the closed gate.
         let (leader, lease_ms) = (rebuild::leader()?, core.options.rebuild_lease_ms);
         if sales::close(&mut session, &row, &leader, lease_ms).await? {
             closed = Some((row, leader));
@@ -115,7 +115,7 @@ pub(crate) async fn change(
     if !matches!(stored, Ok(Ok(_)))
         && let Some((row, leader)) = closed
     {
-        // As far as is known nothing was changed: the gate opens again.
+        // The change is not known to be stored, so reopen the gate.
         if let Ok(mut session) = core.store.ready().await {
             let _ = sales::abandoned(&mut session, id, row.epoch, &leader).await;
         }
@@ -128,7 +128,7 @@ pub(crate) async fn change(
     if ends_epoch {
         open(core, id).await?;
     } else {
-        told(core, id, &changed).await?;
+        send_terms(core, id, &changed).await?;
     }
     Ok(Ok(changed))
 }
@@ -164,18 +164,18 @@ async fn store_change(
     Ok(Ok((changed, ends_epoch)))
 }
 
-/// Tells the gate of changed terms, and waits until no server can answer by the old ones.
-async fn told(core: &Core, id: &SaleId, sale: &Sale) -> Result<(), Fault> {
+/// Sends changed terms to the gate, and waits until no server applies the old ones.
+async fn send_terms(core: &Core, id: &SaleId, sale: &Sale) -> Result<(), Fault> {
     let until = deadline(core);
     let stored = |detail: String| Fault {
         effect: Effect::Happened,
         cause: Cause::Rebuilding,
-        detail: format!("the change is stored, but the gate does not know it yet: {detail}"),
+        detail: format!("the change is stored, but the gate has not applied it yet: {detail}"),
     };
     loop {
         let why = match core.read_sale(id).await {
             Ok(None) => return Ok(()),
-            Ok(Some(cached)) => match tell(core, id, &cached, sale).await {
+            Ok(Some(cached)) => match send_once(core, id, &cached, sale).await {
                 None => break,
                 Some(why) => why,
             },
@@ -190,15 +190,15 @@ async fn told(core: &Core, id: &SaleId, sale: &Sale) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Tells the gate of newer terms; why not, where it does not take them.
-async fn tell(core: &Core, id: &SaleId, cached: &CachedSale, sale: &Sale) -> Option<String> {
+/// Sends newer terms to the gate. Returns the reason if the gate does not apply them.
+async fn send_once(core: &Core, id: &SaleId, cached: &CachedSale, sale: &Sale) -> Option<String> {
     let row = &cached.row;
     match core.gate.sync(&row.keys, row.epoch, sale).await {
         Ok(Ok(head)) if head.version >= sale.version => {
             cached.heard(&head);
             None
         }
-        Ok(Ok(_)) => Some("the gate kept its terms".into()),
+        Ok(Ok(_)) => Some("the gate still has older terms".into()),
         Ok(Err(refusal)) => {
             core.refused(id, &refusal);
             Some(refusal.to_string())

@@ -382,7 +382,7 @@ impl Session {
     fn begin_use(&mut self) -> Result<(&mut Conn, &mut Use), Fault> {
         if !self.use_of.is_clean {
             // A pending response would be mistaken for the response to the next statement.
-            self.let_go();
+            self.discard();
         }
         self.use_of.is_clean = false;
         match &mut self.conn {
@@ -422,7 +422,7 @@ impl Use {
 
 impl Session {
     /// Closes the connection. The server rolls back an open transaction.
-    fn let_go(&mut self) {
+    fn discard(&mut self) {
         if let (Some(conn), Ok(runtime)) = (self.conn.take(), tokio::runtime::Handle::try_current())
         {
             runtime.spawn(async {
@@ -435,7 +435,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         if !self.use_of.is_clean || self.use_of.in_transaction {
-            self.let_go();
+            self.discard();
         }
     }
 }

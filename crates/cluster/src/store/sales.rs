@@ -172,7 +172,7 @@ pub(crate) async fn store_terms(session: &mut Session, sale: &Sale) -> Result<()
     Ok(())
 }
 
-/// What the orders of a sale demand of a change.
+/// What a change must respect because of the sale's orders.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct StoredUsage {
     pub(crate) usage: SaleUsage,
@@ -181,8 +181,8 @@ pub(crate) struct StoredUsage {
 }
 
 impl StoredUsage {
-    /// Whether the gate must be filled again for the change, in another epoch: it knows the slots of
-    /// the old limit, and no units above its total.
+    /// Whether the change requires the gate to be rebuilt in a new epoch: the gate has only the
+    /// slots of the old limit, and no units above the old total.
     pub(crate) fn ends_epoch(&self, row: &SaleRow, change: &SaleChange) -> bool {
         let changes_limit = change
             .buyer_limit

@@ -2,13 +2,13 @@
 //! It does not know what the database contains.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// Contains the folder's identity, which is created once, together with its database.
 pub(crate) const ID_FILE: &str = "seckill.id";
-const ID_MAX_BYTES: u64 = 64;
+const ID_MAX_BYTES: u64 = 256;
 /// The files contain buyers' names and keys, so only the user of the service may read them.
 const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
@@ -21,13 +21,23 @@ pub(crate) fn make(dir: &Path) -> std::io::Result<()> {
         warn_if_open_to_others(dir)?;
         return Ok(());
     }
+    let missing: Vec<&Path> = dir
+        .ancestors()
+        .take_while(|ancestor| !ancestor.as_os_str().is_empty() && !ancestor.exists())
+        .collect();
     DirBuilder::new()
         .recursive(true)
         .mode(FOLDER_MODE)
         .create(dir)?;
-    match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync(parent),
-        _ => sync(Path::new(".")),
+    // The entry of each new folder is in its parent.
+    missing.into_iter().try_for_each(|made| sync(parent(made)))
+}
+
+/// The folder that a path is in.
+pub(crate) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
     }
 }
 
@@ -52,6 +62,7 @@ pub(crate) fn sync(dir: &Path) -> std::io::Result<()> {
 /// Opens a file that only this user may access. Removes the permissions of others from an existing
 /// file. Must not be used on an open database: closing the file would drop SQLite's locks.
 pub(crate) fn open_private(path: &Path) -> std::io::Result<File> {
+    let is_new = !path.exists();
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -59,8 +70,32 @@ pub(crate) fn open_private(path: &Path) -> std::io::Result<File> {
         .truncate(false)
         .mode(FILE_MODE)
         .open(path)?;
+    if is_new {
+        give_to_owner_of_folder(path)?;
+    }
     close_to_others(path)?;
     Ok(file)
+}
+
+/// Creates a file that only this user may access, and fails if it exists.
+pub(crate) fn create_private(path: &Path) -> std::io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(FILE_MODE)
+        .open(path)?;
+    give_to_owner_of_folder(path)?;
+    Ok(file)
+}
+
+/// What root creates in the folder of a service must be usable by the service.
+fn give_to_owner_of_folder(path: &Path) -> std::io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let folder = std::fs::metadata(parent(path))?;
+    std::os::unix::fs::chown(path, Some(folder.uid()), Some(folder.gid()))
 }
 
 /// Removes the permissions of others from a file, if it exists.
@@ -73,12 +108,39 @@ pub(crate) fn close_to_others(path: &Path) -> std::io::Result<()> {
     if mode & OTHERS == 0 {
         return Ok(());
     }
-    std::fs::set_permissions(path, Permissions::from_mode(mode & !OTHERS & 0o777))
+    match std::fs::set_permissions(path, Permissions::from_mode(mode & !OTHERS & 0o777)) {
+        // Another user's file that this one may write, or a file system without modes.
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::PermissionDenied | ErrorKind::Unsupported
+            ) =>
+        {
+            tracing::warn!(%error, "other users can read {}", path.display());
+            Ok(())
+        }
+        done => done,
+    }
 }
 
-/// The identity of the folder; `None` if it never had a database.
-pub(crate) fn id(dir: &Path) -> std::io::Result<Option<String>> {
-    use std::io::Read;
+/// The identity of a folder, in `seckill.id`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FolderId {
+    pub(crate) id: String,
+    /// Names the opening of the database that was not closed cleanly yet.
+    pub(crate) opening: Option<String>,
+}
+
+impl FolderId {
+    /// What a database that is open in this folder is marked with.
+    pub(crate) fn mark(&self) -> Option<String> {
+        let opening = self.opening.as_ref()?;
+        Some(format!("{}-{opening}", self.id))
+    }
+}
+
+/// The identity of the folder, if it ever had a database.
+pub(crate) fn id(dir: &Path) -> std::io::Result<Option<FolderId>> {
     let file = match File::open(dir.join(ID_FILE)) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -86,23 +148,31 @@ pub(crate) fn id(dir: &Path) -> std::io::Result<Option<String>> {
     };
     let mut text = String::new();
     file.take(ID_MAX_BYTES).read_to_string(&mut text)?;
-    Ok(Some(text.trim().to_owned()))
+    let mut lines = text.lines().map(|line| line.trim().to_owned());
+    Ok(Some(FolderId {
+        id: lines.next().unwrap_or_default(),
+        opening: lines.next().filter(|opening| !opening.is_empty()),
+    }))
 }
 
-/// Creates the folder's identity, and makes it durable.
-pub(crate) fn make_id(dir: &Path) -> std::io::Result<String> {
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).map_err(std::io::Error::other)?;
-    let id = format!("{:032x}", u128::from_be_bytes(random));
+/// Makes the identity durable.
+pub(crate) fn write_id(dir: &Path, folder: &FolderId) -> std::io::Result<()> {
     let path = dir.join(ID_FILE);
     let unfinished = path.with_extension("id-new");
     let mut file = open_private(&unfinished)?;
     file.set_len(0)?;
-    file.write_all(id.as_bytes())?;
+    let opening = folder.opening.as_deref().unwrap_or_default();
+    write!(file, "{}\n{opening}\n", folder.id)?;
     file.sync_all()?;
     std::fs::rename(&unfinished, &path)?;
-    sync(dir)?;
-    Ok(id)
+    sync(dir)
+}
+
+/// 128 random bits in hexadecimal digits.
+pub(crate) fn random() -> std::io::Result<String> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(std::io::Error::other)?;
+    Ok(format!("{:032x}", u128::from_be_bytes(random)))
 }
 
 #[cfg(test)]
@@ -125,7 +195,15 @@ mod tests {
         drop(open_private(&path).unwrap());
         assert_eq!(mode(&path), 0o600);
         assert_eq!(id(&data).unwrap(), None);
-        let made = make_id(&data).unwrap();
+        let mut made = FolderId {
+            id: random().unwrap(),
+            opening: None,
+        };
+        write_id(&data, &made).unwrap();
+        assert_eq!(id(&data).unwrap(), Some(made.clone()));
+        assert_eq!(made.mark(), None);
+        made.opening = Some(random().unwrap());
+        write_id(&data, &made).unwrap();
         assert_eq!(id(&data).unwrap(), Some(made));
         assert_eq!(mode(&data.join(ID_FILE)), 0o600);
     }

@@ -3,20 +3,24 @@
 
 use rusqlite::Connection;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Meta {
-    /// The number of orders ever stored. Rows are never deleted.
+    /// The file has at least this many orders. Recorded from time to time, since another page in each
+    /// commit would make it slower.
     pub(crate) orders: u64,
+    /// Deleted orders whose loss an operator has accepted. The program itself deletes none.
+    pub(crate) deleted: u64,
     /// The identity of the folder in which the file is open, or was open when its process died.
     pub(crate) opened_in: Option<String>,
 }
 
 pub(crate) fn read(conn: &Connection) -> rusqlite::Result<Meta> {
-    let query = "SELECT orders, opened_in FROM seckill_meta WHERE id = 1";
+    let query = "SELECT orders, deleted, opened_in FROM seckill_meta WHERE id = 1";
     conn.query_row(query, (), |row| {
         Ok(Meta {
             orders: row.get::<_, i64>(0)? as u64,
-            opened_in: row.get(1)?,
+            deleted: row.get::<_, i64>(1)? as u64,
+            opened_in: row.get(2)?,
         })
     })
 }

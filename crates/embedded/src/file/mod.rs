@@ -18,10 +18,11 @@ use identity::Identity;
 /// The database in a data folder.
 pub const DATABASE_FILE: &str = "seckill.db";
 /// Everything that the engine and the service keep in a data folder.
-pub const DATA_FILES: [&str; 7] = [
+pub const DATA_FILES: [&str; 8] = [
     DATABASE_FILE,
     "seckill.db-wal",
     "seckill.db-shm",
+    "seckill.db-journal",
     lock::LOCK_FILE,
     folder::ID_FILE,
     "seckill.id-new",

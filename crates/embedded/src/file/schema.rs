@@ -2,7 +2,7 @@
 //! The constraints repeat the invariants, so that even a bug in this program cannot sell a unit
 //! twice.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,9 +23,10 @@ const VERSION_1: &str = "
 CREATE TABLE seckill_meta (
     id        INTEGER PRIMARY KEY CHECK (id = 1),
     orders    INTEGER NOT NULL,
+    deleted   INTEGER NOT NULL,
     opened_in TEXT
 ) STRICT;
-INSERT INTO seckill_meta (id, orders, opened_in) VALUES (1, 0, NULL);
+INSERT INTO seckill_meta (id, orders, deleted, opened_in) VALUES (1, 0, 0, NULL);
 
 CREATE TABLE seckill_sale (
     id          TEXT PRIMARY KEY,
@@ -94,11 +95,11 @@ impl Tuning {
 }
 
 /// Opens the file for its only writer, in a folder that this process has locked, and creates the
-/// schema of a new file. `folder_id` is the folder's identity, if it ever had a database.
+/// schema of a new file. `had_database` says whether the folder ever had one.
 pub(crate) fn open_writer(
     path: &Path,
     tuning: &Tuning,
-    folder_id: Option<&str>,
+    had_database: bool,
 ) -> Result<Connection, FileError> {
     let sqlite = |error| FileError::from_sqlite(path, error);
     let dir = path.parent().unwrap_or(path);
@@ -106,18 +107,18 @@ pub(crate) fn open_writer(
         path: dir.to_owned(),
         error,
     };
-    if folder_id.is_some() && !path.exists() {
+    // SQLite deletes the write-ahead log of an empty database, so it must not see one.
+    let log = sibling(path, "-wal");
+    if is_empty(path) && (had_database || !is_empty(&log)) {
         return Err(lost(path));
     }
     drop(folder::open_private(path).map_err(folder_error)?);
-    for suffix in ["-wal", "-shm"] {
-        let mut sibling = path.as_os_str().to_owned();
-        sibling.push(suffix);
-        folder::close_to_others(Path::new(&sibling)).map_err(folder_error)?;
+    for beside in [log, sibling(path, "-shm")] {
+        folder::close_to_others(&beside).map_err(folder_error)?;
     }
     let mut conn = tuning.connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     let version = recognise(&conn, path)?;
-    if version == 0 && folder_id.is_some() {
+    if version == 0 && had_database {
         return Err(lost(path));
     }
     // Before WAL mode is set, so that the main file alone shows what it is.
@@ -130,7 +131,7 @@ pub(crate) fn open_writer(
 /// Opens the file again. A missing or empty file is an error: it must not be mistaken for one
 /// without sales.
 pub(crate) fn reopen_writer(path: &Path, tuning: &Tuning) -> Result<Connection, FileError> {
-    if !path.exists() {
+    if is_empty(path) {
         return Err(lost(path));
     }
     let conn = tuning.connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
@@ -139,6 +140,17 @@ pub(crate) fn reopen_writer(path: &Path, tuning: &Tuning) -> Result<Connection, 
     }
     set_up(&conn, tuning).map_err(|error| FileError::from_sqlite(path, error))?;
     Ok(conn)
+}
+
+/// Whether a file is missing or has no content.
+fn is_empty(path: &Path) -> bool {
+    std::fs::metadata(path).map_or(true, |found| found.len() == 0)
+}
+
+fn sibling(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 fn lost(path: &Path) -> FileError {
@@ -164,8 +176,9 @@ pub(crate) fn open_reader(path: &Path, tuning: &Tuning) -> Result<Connection, Fi
         path: dir.to_owned(),
         error,
     })?;
-    let opened_in = meta::read(&conn).map_err(|error| FileError::from_sqlite(path, error))?;
-    refuse_live_copy(path, opened_in.opened_in.as_deref(), id.as_deref())?;
+    let found = meta::read(&conn).map_err(|error| FileError::from_sqlite(path, error))?;
+    let mark = id.and_then(|id| id.mark());
+    refuse_live_copy(path, found.opened_in.as_deref(), mark.as_deref())?;
     Ok(conn)
 }
 
@@ -177,23 +190,28 @@ pub(crate) fn open_copy(path: &Path, tuning: &Tuning) -> Result<Connection, File
     if !path.exists() {
         return Err(missing());
     }
+    let empty = || FileError::NotOurs {
+        path: path.to_owned(),
+        found: "it is empty".into(),
+    };
+    if is_empty(path) {
+        return Err(empty());
+    }
     let conn = tuning.connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     if recognise(&conn, path)? == 0 {
-        return Err(FileError::NotOurs {
-            path: path.to_owned(),
-            found: "it is empty".into(),
-        });
+        return Err(empty());
     }
     Ok(conn)
 }
 
-/// Refuses a file that is marked as open in another folder: its write-ahead log is missing.
+/// Refuses a file that is marked as open in another folder, or by another opening than the folder's
+/// last: its write-ahead log is missing.
 pub(crate) fn refuse_live_copy(
     path: &Path,
     opened_in: Option<&str>,
-    folder_id: Option<&str>,
+    mark: Option<&str>,
 ) -> Result<(), FileError> {
-    if opened_in.is_some() && opened_in != folder_id {
+    if opened_in.is_some() && opened_in != mark {
         return Err(FileError::LiveCopy {
             path: path.to_owned(),
         });
@@ -251,6 +269,8 @@ pub(crate) fn probe_write(conn: &Connection) -> rusqlite::Result<()> {
 }
 
 /// Moves the write-ahead log into the main file, as far as readers allow it.
-pub(crate) fn checkpoint(conn: &Connection, mode: &str) -> rusqlite::Result<()> {
-    conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), (), |_| Ok(()))
+/// Returns whether all of it was moved.
+pub(crate) fn checkpoint(conn: &Connection, mode: &str) -> rusqlite::Result<bool> {
+    let pragma = format!("PRAGMA wal_checkpoint({mode})");
+    conn.query_row(&pragma, (), |row| Ok(row.get::<_, i64>(0)? == 0))
 }

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 const END_WAIT: Duration = Duration::from_secs(20);
 const PIDS: &str = "pids";
 
-/// A process that is killed on drop, unless `let_go` has released it.
+/// A process that is killed on drop, unless `detach` has released it.
 #[derive(Debug)]
 pub struct Daemon {
     child: Option<Child>,
@@ -60,7 +60,7 @@ impl Daemon {
     }
 
     /// The end of the process's output.
-    pub fn last_words(&self) -> String {
+    pub fn output_tail(&self) -> String {
         let said = std::fs::read_to_string(&self.log).unwrap_or_default();
         let from = said.len().saturating_sub(2_000);
         said.get(from..).unwrap_or_default().to_owned()
@@ -81,12 +81,12 @@ impl Daemon {
         let began = Instant::now();
         while !is_ready() {
             if self.has_ended() {
-                bail!("the process exited: {}", self.last_words());
+                bail!("the process exited: {}", self.output_tail());
             }
             if began.elapsed() > within {
                 bail!(
                     "the process was not ready within {within:?}: {}",
-                    self.last_words()
+                    self.output_tail()
                 );
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -114,17 +114,17 @@ impl Daemon {
     }
 
     /// Lets the process outlive this one; `end_recorded` stops it.
-    pub fn let_go(mut self) {
+    pub fn detach(mut self) {
         self.child = None;
     }
 
-    /// Suspends the process with SIGSTOP until `go_on`.
+    /// Suspends the process with SIGSTOP until `resume`.
     pub fn pause(&self) -> anyhow::Result<()> {
         signal(self.pid, Signal::STOP)
     }
 
     /// Resumes a paused process with SIGCONT.
-    pub fn go_on(&self) -> anyhow::Result<()> {
+    pub fn resume(&self) -> anyhow::Result<()> {
         signal(self.pid, Signal::CONT)
     }
 

@@ -3,8 +3,8 @@
 
 mod certificates;
 mod daemon;
-mod hands;
 mod kafka;
+mod manual_edits;
 mod mysql;
 mod proxy;
 mod redis;

@@ -177,7 +177,7 @@ impl RedisCluster {
             }
         }
         let replica = self.node(replica)?;
-        replica.daemon.go_on()?;
+        replica.daemon.resume()?;
         wait_until("a new master", READY_WAIT, || {
             Ok(replica.ask("ROLE")?.contains("master"))
         })
