@@ -49,12 +49,23 @@ enum Undo {
     Changed(Box<(Sale, Stock)>),
 }
 
+/// When the file is checked. System calls are expensive beside a small batch, so each check asks only
+/// for what the others do not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CheckAt {
+    /// After the transaction has begun: no other program can write until it ends.
+    Begun,
+    Committed,
+    /// The batch had nothing to write.
+    Unwritten,
+}
+
 /// What a batch needs from the writer, in addition to the ledgers.
 pub(crate) struct Store<'a> {
     pub(crate) conn: &'a Connection,
     pub(crate) failpoints: &'a Arc<FailPointRegistry>,
     /// Checks that the file is the opened one and that no other program wrote to it.
-    pub(crate) check: &'a mut dyn FnMut(&Connection) -> Result<(), StepError>,
+    pub(crate) check: &'a mut dyn FnMut(&Connection, CheckAt) -> Result<(), StepError>,
 }
 
 /// Decides from memory and the ledgers. Its decisions stay out of memory until they are durable.
@@ -114,19 +125,19 @@ impl<'a> Batch<'a> {
             .prepare_cached("BEGIN IMMEDIATE")?
             .execute(())?;
         self.in_transaction = true;
-        self.check()
+        self.check(CheckAt::Begun)
     }
 
     /// Whether the file is still the opened one, and no other program wrote to it.
-    pub(crate) fn check(&mut self) -> Result<(), StepError> {
-        (self.store.check)(self.store.conn)
+    pub(crate) fn check(&mut self, at: CheckAt) -> Result<(), StepError> {
+        (self.store.check)(self.store.conn, at)
     }
 
     /// The last step before the commit. `orders` is the number of orders to record, if any.
     pub(crate) fn finish(&mut self, orders: Option<u64>) -> Result<(), StepError> {
         if !self.in_transaction {
             // The decisions rest on memory alone, which must still match the file.
-            return self.check();
+            return self.check(CheckAt::Unwritten);
         }
         if let Some(orders) = orders {
             failpoints::check(self.store.failpoints, failpoints::COUNT_ORDERS)?;
@@ -388,17 +399,15 @@ impl<'a> Batch<'a> {
         for (digest, claim) in self.claims {
             claims.insert(digest, claim);
         }
-        for step in &self.undo {
-            if let Undo::Held { sale, buyer, .. } = step
-                && let Some(ledger) = self.ledgers.get(sale)
-            {
-                self.memory.publish_holding(
-                    *buyer,
-                    ledger.holding(*buyer),
-                    ledger.sale.buyer_limit.is_some(),
-                );
+        let held = self.undo.iter().filter_map(|step| match step {
+            Undo::Held { sale, buyer, .. } => {
+                let ledger = self.ledgers.get(sale)?;
+                let is_limited = ledger.sale.buyer_limit.is_some();
+                Some((*buyer, ledger.holding(*buyer), is_limited))
             }
-        }
+            _ => None,
+        });
+        self.memory.publish_holdings(held);
         let mut published: Option<SaleId> = None;
         for step in self.undo {
             let (id, has_new_terms) = match step {

@@ -116,6 +116,9 @@ impl SaleMemory {
 }
 
 /// All durable state that a decision needs, for all sales.
+/// Whether a sale has a limit per buyer.
+pub(crate) type IsLimited = bool;
+
 pub(crate) struct Memory {
     pub(crate) digester: Digester,
     pub(crate) sales: papaya::HashMap<SaleId, Arc<SaleMemory>>,
@@ -149,15 +152,20 @@ impl Memory {
             .unwrap_or_default()
     }
 
-    /// Makes a holding visible. Only sales with a limit need it here; an entry of an earlier limit
+    /// Makes holdings visible. Only sales with a limit need it here; an entry of an earlier limit
     /// must not become stale, since a later limit would reject by it. A buyer without an entry is
     /// left to the writer.
-    pub(crate) fn publish_holding(&self, buyer: Digest, holding: Holding, is_limited: bool) {
+    pub(crate) fn publish_holdings(
+        &self,
+        changed: impl IntoIterator<Item = (Digest, Holding, IsLimited)>,
+    ) {
         let holdings = self.holdings.pin();
-        if holding.held == 0 {
-            holdings.remove(&buyer);
-        } else if is_limited || holdings.contains_key(&buyer) {
-            holdings.insert(buyer, holding);
+        for (buyer, holding, is_limited) in changed {
+            if holding.held == 0 {
+                holdings.remove(&buyer);
+            } else if is_limited || holdings.contains_key(&buyer) {
+                holdings.insert(buyer, holding);
+            }
         }
     }
 

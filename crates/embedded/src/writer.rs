@@ -14,7 +14,7 @@ use seckill_sale::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::batch::{Batch, StepError, Store};
+use crate::batch::{Batch, CheckAt, StepError, Store};
 use crate::failpoints;
 use crate::file::FileError;
 use crate::file::identity::OpenedFiles;
@@ -222,7 +222,10 @@ impl Writer {
             BatchOutcome::CommitUnknown(error, responses) => {
                 self.count_failed();
                 self.doubt(&error);
-                tracing::error!(%error, "a commit failed; reading the file again");
+                // A file that is gone is reported once, by `rebuild`.
+                if !matches!(error, StepError::File(_)) {
+                    tracing::error!(%error, "a commit failed; reading the file again");
+                }
                 let fault = Fault::unknown(cause_of(&error), format!("the commit failed: {error}"));
                 responses
                     .into_iter()
@@ -248,7 +251,7 @@ impl Writer {
         if let Err(error) = failpoints::check(&self.failpoints, failpoints::BATCH) {
             return BatchOutcome::Abandoned(error.into(), responses, ops.collect());
         }
-        let mut check = |conn: &Connection| check(conn, *data_version, files);
+        let mut check = |conn: &Connection, at| check(conn, at, *data_version, files);
         let store = Store {
             conn,
             failpoints: &self.failpoints,
@@ -278,7 +281,7 @@ impl Writer {
         if batch.has_writes() {
             let committed = commit(conn, &self.failpoints).map_err(StepError::from);
             // A commit to a file that was replaced is lost at the next restart.
-            if let Err(error) = committed.and_then(|()| batch.check()) {
+            if let Err(error) = committed.and_then(|()| batch.check(CheckAt::Committed)) {
                 batch.undo();
                 roll_back(conn);
                 return BatchOutcome::CommitUnknown(error, responses);
@@ -378,8 +381,17 @@ impl Writer {
 
 /// Checks that memory still agrees with the file: it is the file that was opened, and no other
 /// connection has written to it.
-fn check(conn: &Connection, data_version: i64, files: &mut OpenedFiles) -> Result<(), StepError> {
-    files.check()?;
+fn check(
+    conn: &Connection,
+    at: CheckAt,
+    data_version: i64,
+    files: &mut OpenedFiles,
+) -> Result<(), StepError> {
+    match at {
+        CheckAt::Begun => files.check_before_writing()?,
+        CheckAt::Committed => return Ok(files.check()?),
+        CheckAt::Unwritten => files.check()?,
+    }
     if opened::data_version(conn)? != data_version {
         return Err(StepError::ExternalWrite);
     }

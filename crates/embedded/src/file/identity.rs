@@ -4,6 +4,7 @@
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::FileError;
 
@@ -43,19 +44,23 @@ impl OpenedFile {
     }
 
     fn check(&mut self) -> Result<(), FileError> {
+        let length_bytes = self.check_identity()?;
+        if length_bytes < self.length_bytes {
+            return Err(FileError::Truncated {
+                path: self.path.clone(),
+                from_bytes: self.length_bytes,
+                to_bytes: length_bytes,
+            });
+        }
+        self.length_bytes = length_bytes;
+        Ok(())
+    }
+
+    /// Returns the present length.
+    fn check_identity(&self) -> Result<u64, FileError> {
         let found = identity_and_length(&self.path)?;
         match found {
-            Some((identity, length_bytes)) if identity == self.identity => {
-                if length_bytes < self.length_bytes {
-                    return Err(FileError::Truncated {
-                        path: self.path.clone(),
-                        from_bytes: self.length_bytes,
-                        to_bytes: length_bytes,
-                    });
-                }
-                self.length_bytes = length_bytes;
-                Ok(())
-            }
+            Some((identity, length_bytes)) if identity == self.identity => Ok(length_bytes),
             _ => Err(FileError::Replaced {
                 path: self.path.clone(),
                 opened: self.identity,
@@ -87,6 +92,7 @@ fn identity_and_length(path: &Path) -> Result<Option<(Identity, u64)>, FileError
 pub(crate) struct OpenedFiles {
     database: OpenedFile,
     log: OpenedFile,
+    checked_at: Instant,
 }
 
 impl OpenedFiles {
@@ -97,30 +103,36 @@ impl OpenedFiles {
         Ok(Self {
             database: OpenedFile::at(database)?,
             log: OpenedFile::at(Path::new(&log))?,
+            checked_at: Instant::now(),
         })
     }
 
     /// Costs two system calls. Records the current lengths.
     pub(crate) fn check(&mut self) -> Result<(), FileError> {
         self.database.check()?;
-        self.log.check()
+        self.log.check()?;
+        self.checked_at = Instant::now();
+        Ok(())
+    }
+
+    /// Checks the identity of the database unless it was checked just now. A batch that writes is
+    /// checked after its commit in any case; this keeps most batches from writing in vain.
+    pub(crate) fn check_before_writing(&self) -> Result<(), FileError> {
+        const RECENT: Duration = Duration::from_millis(5);
+        if self.checked_at.elapsed() < RECENT {
+            return Ok(());
+        }
+        self.check_database()
     }
 
     /// Checks that the database at the path is the one that was opened, regardless of its length.
     pub(crate) fn check_database(&self) -> Result<(), FileError> {
-        check_identity(&self.database)
+        self.database.check_identity().map(drop)
     }
 
     /// The same for its write-ahead log.
     pub(crate) fn check_log(&self) -> Result<(), FileError> {
-        check_identity(&self.log)
-    }
-}
-
-fn check_identity(file: &OpenedFile) -> Result<(), FileError> {
-    match file.clone().check() {
-        Err(FileError::Truncated { .. }) => Ok(()),
-        other => other,
+        self.log.check_identity().map(drop)
     }
 }
 
