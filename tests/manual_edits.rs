@@ -3,11 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use rustix::process::Signal;
-use seckill_testkit::{ServerProcess, get, post, run};
+use seckill_testkit::{ServerProcess, get, post, run, wait_until};
 use tempfile::TempDir;
 
 fn binary() -> &'static Path {
@@ -48,17 +47,6 @@ fn audit(dir: &TempDir) -> (i32, String) {
         String::from_utf8_lossy(&output.stderr)
     );
     (output.status.code().unwrap_or(-1), text)
-}
-
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !condition() {
-        assert!(
-            started.elapsed() < Duration::from_secs(60),
-            "timed out waiting for: {what}"
-        );
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// Asserts that the running service reports the edit, and so does an audit after it has stopped.

@@ -4,9 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use seckill_testkit::{ServerProcess, get, post, run};
+use seckill_testkit::{ServerProcess, get, post, run, wait_until};
 use tempfile::TempDir;
 
 const FILES: [&str; 3] = ["seckill.db", "seckill.db-wal", "seckill.db-shm"];
@@ -93,17 +92,6 @@ impl TestContext {
         lines
             .filter(|line| line.contains("ERROR") && line.contains(expected))
             .count()
-    }
-}
-
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !condition() {
-        assert!(
-            started.elapsed() < Duration::from_secs(60),
-            "timed out waiting for: {what}"
-        );
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

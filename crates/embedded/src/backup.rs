@@ -9,7 +9,7 @@ use seckill_sale::{AuditReport, HistoryEntry};
 
 use crate::audit::{audit_connection, tuning};
 use crate::file::lock::FolderLock;
-use crate::file::{DATABASE_FILE, FileError, LockOwner, folder, meta, schema};
+use crate::file::{DATABASE_FILE, FileError, LockOwner, folder, meta, schema, sibling};
 
 /// All pages in one step, which is one read transaction: writes of the service do not restart it.
 const ALL_PAGES: i32 = -1;
@@ -71,7 +71,7 @@ pub fn restore(
     let _lock = FolderLock::take(dir, owner)?;
     let to = dir.join(DATABASE_FILE);
     for suffix in ["", "-wal", "-journal"] {
-        if with_suffix(&to, suffix).exists() {
+        if sibling(&to, suffix).exists() {
             return Err(BackupError::FolderInUse {
                 path: dir.to_owned(),
             });
@@ -88,7 +88,7 @@ fn copy(source: &Connection, from: &Path, to: &Path) -> Result<CopySummary, Back
     if to.exists() {
         return Err(exists());
     }
-    let unfinished = Unfinished(with_suffix(to, ".unfinished"));
+    let unfinished = Unfinished(sibling(to, ".unfinished"));
     let path = &unfinished.0;
     let failed = |error| BackupError::Copy {
         path: path.clone(),
@@ -163,12 +163,6 @@ fn latest_order(path: &Path) -> Result<Option<String>, FileError> {
     }
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
 /// The temporary name of a copy, which is removed on drop. A finished copy keeps its final name.
 struct Unfinished(PathBuf);
 
@@ -176,7 +170,7 @@ impl Unfinished {
     fn remove(&self) {
         for suffix in ["", "-journal", "-wal", "-shm"] {
             // What does not exist need not be removed.
-            let _ = std::fs::remove_file(with_suffix(&self.0, suffix));
+            let _ = std::fs::remove_file(sibling(&self.0, suffix));
         }
     }
 }

@@ -12,6 +12,6 @@ pub mod servers;
 pub use cluster::{Cluster, ClusterKillSummary, LoadPlan, LoadTotals, Shape, cluster_kill_rounds};
 pub use http::{Response, exchange, get, post, raw};
 pub use kill_rounds::{KillPlan, KillSummary, kill_rounds};
-pub use process::{ServerProcess, raise_file_limit, run};
+pub use process::{ServerProcess, raise_file_limit, run, wait_until};
 pub use sales::create_sales;
 pub use scenarios::{FAST_LEASE_MS, Scenario, Survived, fast_settings, survive};

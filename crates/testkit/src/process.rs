@@ -121,6 +121,16 @@ impl Drop for ServerProcess {
     }
 }
 
+/// Polls a condition until it holds. Panics after a minute, since only tests wait like this.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    const WAIT: Duration = Duration::from_secs(60);
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < WAIT, "timed out waiting for: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Runs the binary to completion.
 pub fn run(binary: &Path, arguments: &[&str]) -> anyhow::Result<Output> {
     Command::new(binary)

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::FileError;
+use super::{FileError, sibling};
 
 /// Identifies the file at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,11 +98,9 @@ pub(crate) struct OpenedFiles {
 impl OpenedFiles {
     /// Both files must exist, so call it after the first write of a connection.
     pub(crate) fn at(database: &Path) -> Result<Self, FileError> {
-        let mut log = database.as_os_str().to_owned();
-        log.push("-wal");
         Ok(Self {
             database: OpenedFile::at(database)?,
-            log: OpenedFile::at(Path::new(&log))?,
+            log: OpenedFile::at(&sibling(database, "-wal"))?,
             checked_at: Instant::now(),
         })
     }

@@ -85,6 +85,13 @@ pub enum FileError {
     },
 }
 
+/// A file beside another, such as a database's write-ahead log.
+pub(crate) fn sibling(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
 fn found_text(found: Option<Identity>) -> String {
     found.map_or_else(
         || "there is no file at that path".to_owned(),

@@ -2,13 +2,13 @@
 //! The constraints repeat the invariants, so that even a bug in this program cannot sell a unit
 //! twice.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::{FileError, folder, meta};
+use super::{FileError, folder, meta, sibling};
 
 /// `secK`, in SQLite's header: distinguishes our files from those of other programs.
 const APPLICATION_ID: i64 = 0x7365_634b;
@@ -145,12 +145,6 @@ pub(crate) fn reopen_writer(path: &Path, tuning: &Tuning) -> Result<Connection, 
 /// Whether a file is missing or has no content.
 fn is_empty(path: &Path) -> bool {
     std::fs::metadata(path).map_or(true, |found| found.len() == 0)
-}
-
-fn sibling(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 fn lost(path: &Path) -> FileError {
