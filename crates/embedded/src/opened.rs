@@ -174,9 +174,7 @@ impl Opened {
     pub(crate) fn record(&mut self, registry: &Arc<FailPointRegistry>) -> Result<(), StepError> {
         self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
         self.files.check()?;
-        if data_version(&self.conn)? != self.data_version {
-            return Err(StepError::ExternalWrite);
-        }
+        check_external_write(&self.conn, self.data_version)?;
         failpoints::check(registry, failpoints::COUNT_ORDERS)?;
         meta::set_orders(&self.conn, self.orders)?;
         self.conn.prepare_cached("COMMIT")?.execute(())?;
@@ -201,7 +199,16 @@ impl Opened {
     }
 }
 
-pub(crate) fn data_version(conn: &Connection) -> rusqlite::Result<i64> {
+/// Fails if another connection has written to the file since its version was read.
+pub(crate) fn check_external_write(conn: &Connection, version: i64) -> Result<(), StepError> {
+    if data_version(conn)? == version {
+        Ok(())
+    } else {
+        Err(StepError::ExternalWrite)
+    }
+}
+
+fn data_version(conn: &Connection) -> rusqlite::Result<i64> {
     conn.prepare_cached("PRAGMA data_version")?
         .query_row((), |row| row.get(0))
 }

@@ -392,10 +392,7 @@ fn check(
         CheckAt::Committed => return Ok(files.check()?),
         CheckAt::Unwritten => files.check()?,
     }
-    if opened::data_version(conn)? != data_version {
-        return Err(StepError::ExternalWrite);
-    }
-    Ok(())
+    opened::check_external_write(conn, data_version)
 }
 
 /// Decides one operation, or returns it with the error if it could not be stored.

@@ -194,9 +194,8 @@ async fn a_locked_file_fails_attempts_without_effect() {
     context.audited(Vec::new(), 1).await;
 }
 
-/// While the writer is blocked, an order that may still be stored is not reported as missing.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_blocked_writer_leaves_orders_pending() {
+/// An engine whose file another connection has locked for longer than calls wait for their answer.
+async fn locked_engine() -> (TempDir, EmbeddedEngine, rusqlite::Connection) {
     let dir = TempDir::new().unwrap();
     let engine = EmbeddedEngine::open(EmbeddedOptions {
         answer_wait_ms: 100,
@@ -212,6 +211,13 @@ async fn a_blocked_writer_leaves_orders_pending() {
     let other =
         rusqlite::Connection::open(dir.path().join(seckill_embedded::DATABASE_FILE)).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    (dir, engine, other)
+}
+
+/// While the writer is blocked, an order that may still be stored is not reported as missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blocked_writer_leaves_orders_pending() {
+    let (_dir, engine, other) = locked_engine().await;
     let verdict = engine.decide_one(keyed("k")).await;
     let Ok(Verdict::Pending(order_id)) = verdict else {
         panic!("{verdict:?}");
@@ -431,21 +437,7 @@ async fn a_concurrent_change_of_a_state_is_not_overwritten() {
 /// An order id with a future time has no order, and the writer is not asked.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_id_with_a_future_time_has_no_order() {
-    let dir = TempDir::new().unwrap();
-    let engine = EmbeddedEngine::open(EmbeddedOptions {
-        answer_wait_ms: 100,
-        busy_wait_ms: 60_000,
-        ..EmbeddedOptions::new(dir.path())
-    });
-    let engine = engine.unwrap();
-    engine
-        .create_sale(NewSale::units(sale(), 5))
-        .await
-        .unwrap()
-        .unwrap();
-    let other =
-        rusqlite::Connection::open(dir.path().join(seckill_embedded::DATABASE_FILE)).unwrap();
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let (_dir, engine, other) = locked_engine().await;
     // This attempt blocks the writer, which cannot answer anything else meanwhile.
     let verdict = engine.decide_one(keyed("k")).await;
     assert!(matches!(verdict, Ok(Verdict::Pending(_))), "{verdict:?}");
