@@ -4,33 +4,30 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::Message;
-use rdkafka::{Offset, TopicPartitionList};
-use seckill_engine::{Cause, Fault};
+use seckill_cluster_codec::message::ClaimMessage;
+use seckill_engine::Fault;
+use seckill_kafka_log::LogContents;
+use seckill_mysql_store::orders::{self, Stored};
+use seckill_mysql_store::sales::{self, SaleRow};
+use seckill_redis_gate::{GateKeys, Head};
 use seckill_sale::{
     AuditReport, Auditor, HistoryEntry, Invariant, OrderFacts, OrderState, RowIntegrity, Violation,
 };
 
-use crate::codec::message::ClaimMessage;
-use crate::gate::reply::Head;
-use crate::log;
-use crate::options::ClusterOptions;
-use crate::serve::Core;
-use crate::store::orders::{self, Stored};
-use crate::store::sales::{self, SaleRow};
+use crate::servers;
+use crate::shared::Core;
 
 /// Orders per page.
 const PAGE: usize = 5_000;
 /// How many times the audit reads the store while gates keep changing during the read.
 const STILL_TRIES: u32 = 20;
 const STILL_PAUSE: Duration = Duration::from_millis(50);
-const LOG_WAIT: Duration = Duration::from_secs(10);
 const OUTBOX_PAGE: usize = 256;
 
 /// The state of a sale's gate while the store was read.
 struct GateView {
     row: SaleRow,
+    keys: GateKeys,
     /// `None` if the gate was closed or unreachable.
     before: Option<Head>,
     /// The gate did not change during the read, and its outbox was empty.
@@ -85,7 +82,7 @@ pub(crate) async fn audit(core: &Core, history: &[HistoryEntry]) -> Result<Audit
             None => notes.push(format!("sale {sale}: its gate is closed or unreachable, so only the log and the store were compared")),
         }
     }
-    let log = read_log(&core.options).await?;
+    let log = seckill_kafka_log::read_all(&servers::log(&core.options)).await?;
     compare_log(&log, &stored, &mut in_flight, &mut outside, &mut notes);
     let mut report = auditor.finish();
     report.log_records = Some(log.records);
@@ -113,9 +110,11 @@ async fn look_at_gates(core: &Core) -> Result<Vec<GateView>, Fault> {
     };
     let mut gates = Vec::with_capacity(rows.len());
     for row in rows {
-        let before = peek(core, &row).await;
+        let keys = GateKeys::new(&row.stock_key);
+        let before = peek(core, &keys, &row).await;
         gates.push(GateView {
             row,
+            keys,
             before,
             is_still: false,
             outbox: Vec::new(),
@@ -125,8 +124,8 @@ async fn look_at_gates(core: &Core) -> Result<Vec<GateView>, Fault> {
     Ok(gates)
 }
 
-async fn peek(core: &Core, row: &SaleRow) -> Option<Head> {
-    match core.gate.peek(&row.keys, row.epoch).await {
+async fn peek(core: &Core, keys: &GateKeys, row: &SaleRow) -> Option<Head> {
+    match core.gate.peek(keys, row.epoch).await {
         Ok(Ok(head)) => Some(head),
         Ok(Err(_)) | Err(_) => None,
     }
@@ -139,7 +138,7 @@ async fn look_again(core: &Core, gates: &mut [GateView]) {
         let mut after: Option<String> = None;
         while let Ok(page) = core
             .gate
-            .outbox(&gate.row.keys, after.as_deref(), OUTBOX_PAGE)
+            .outbox(&gate.keys, after.as_deref(), OUTBOX_PAGE)
             .await
         {
             let is_last = page.len() < OUTBOX_PAGE;
@@ -151,8 +150,8 @@ async fn look_again(core: &Core, gates: &mut [GateView]) {
                 break;
             }
         }
-        gate.offered = core.gate.offered(&gate.row.keys).await.ok();
-        let now = peek(core, &gate.row).await;
+        gate.offered = core.gate.offered(&gate.keys).await.ok();
+        let now = peek(core, &gate.keys, &gate.row).await;
         let n = |head: Option<Head>| head.map(|head| (head.epoch, head.n));
         gate.is_still =
             now.is_some() && n(now) == n(gate.before) && gate.outbox.is_empty() && gate.row.is_open;
@@ -224,78 +223,8 @@ fn offered_and_sold(gate: &GateView, stored: &Orders) -> Vec<Violation> {
     .collect()
 }
 
-/// The log from its beginning to where it ended when the audit read it.
-#[derive(Default)]
-struct LogView {
-    records: u64,
-    claims: Vec<(i32, i64, ClaimMessage)>,
-}
-
-async fn read_log(options: &ClusterOptions) -> Result<LogView, Fault> {
-    let options = options.clone();
-    let read = tokio::task::spawn_blocking(move || read_log_blocking(&options));
-    read.await.map_err(|error| {
-        Fault::without_effect(Cause::Store, format!("the log reader task failed: {error}"))
-    })?
-}
-
-fn read_log_blocking(options: &ClusterOptions) -> Result<LogView, Fault> {
-    let failed = |error| {
-        log::fault(
-            options,
-            &error,
-            "; if the topic is missing, run `seckill init`",
-        )
-    };
-    let own = [
-        ("group.id", "seckill-audit"),
-        ("auto.offset.reset", "error"),
-    ];
-    let consumer: BaseConsumer<log::ClientEvents> =
-        log::client(options, &own, &[("enable.auto.commit", "false")])
-            .create_with_context(log::ClientEvents::default())
-            .map_err(failed)?;
-    let parts = log::partitions(&consumer, &options.topic).map_err(failed)?;
-    if parts.is_empty() {
-        let detail = format!(
-            "Kafka at {} has no topic {}; run `seckill init`",
-            options.kafka, options.topic
-        );
-        return Err(Fault::without_effect(Cause::Store, detail));
-    }
-    let mut view = LogView::default();
-    for part in parts {
-        let (low, high) = consumer
-            .fetch_watermarks(&options.topic, part, LOG_WAIT)
-            .map_err(failed)?;
-        if low >= high {
-            continue;
-        }
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&options.topic, part, Offset::Offset(low))
-            .map_err(failed)?;
-        consumer.assign(&list).map_err(failed)?;
-        loop {
-            let Some(record) = consumer.poll(LOG_WAIT) else {
-                let detail =
-                    format!("the log's partition {part} returned no record within {LOG_WAIT:?}");
-                return Err(Fault::without_effect(Cause::Deadline, detail));
-            };
-            let record = record.map_err(failed)?;
-            view.records += 1;
-            if let Ok(claim) = ClaimMessage::read(record.payload().unwrap_or_default()) {
-                view.claims.push((part, record.offset(), claim));
-            }
-            if record.offset() + 1 >= high {
-                break;
-            }
-        }
-    }
-    Ok(view)
-}
-
 fn compare_log(
-    log: &LogView,
+    log: &LogContents,
     stored: &Orders,
     in_flight: &mut HashSet<String>,
     outside: &mut Vec<Violation>,

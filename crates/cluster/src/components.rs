@@ -1,27 +1,23 @@
 //! Starts the components that a process runs and reports their condition. Their own logic does not
 //! belong here.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use seckill_engine::{Component, Sample};
+use seckill_kafka_log::{LogCondition, LogConsumer, LogProducer};
+use seckill_mysql_store::Store;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
-use crate::gate::Gate;
-use crate::gate::link::Redis;
-use crate::log::LogCondition;
-use crate::log::consumer::LogConsumer;
-use crate::log::producer::LogProducer;
+use crate::options::{ClusterOptions, InvalidOptions};
 use crate::record::{Recorder, RecorderState, StoredOrders};
 use crate::relay::{Inputs, Relay, RelayState};
 use crate::serve::deciding::Waiting;
-use crate::serve::{Core, Outputs, confirming, deciding, refresh};
+use crate::serve::{confirming, deciding, refresh};
+use crate::shared::{Core, Outputs};
 use crate::stop::stopped;
-use crate::store::Store;
-use crate::{ClusterOptions, InvalidOptions, hints, rebuild};
+use crate::{hints, rebuild, servers};
 
 /// Attempts buffered between dispatch and the queues of the sales.
 const ATTEMPTS_MAX: usize = 4_096;
@@ -52,39 +48,6 @@ pub(crate) struct Started {
     pub(crate) tasks: Vec<JoinHandle<()>>,
 }
 
-/// Creates the store without connecting to it.
-pub(crate) fn store(options: &ClusterOptions) -> Result<Store, InvalidOptions> {
-    let wait = Duration::from_millis(options.store_wait_ms);
-    Ok(Store::new(
-        &options.mysql,
-        options.mysql_ca.clone(),
-        options.store_connections,
-        wait,
-        options.lease_ms,
-    )?)
-}
-
-/// Creates the gate without connecting to it.
-pub(crate) fn gate(options: &ClusterOptions) -> Result<Gate, InvalidOptions> {
-    let read = |path: &Path| {
-        std::fs::read(path).map_err(|error| InvalidOptions::File {
-            path: path.to_owned(),
-            error: error.to_string(),
-        })
-    };
-    let ca = options.redis_ca.as_deref().map(read).transpose()?;
-    let redis = Redis::new(
-        &options.redis,
-        ca,
-        Duration::from_millis(options.gate_wait_ms),
-    )?;
-    Ok(Gate::new(
-        redis,
-        options.gate,
-        Duration::from_millis(options.gate_retry_ms),
-    ))
-}
-
 pub(crate) fn start(
     options: ClusterOptions,
     role: Role,
@@ -97,7 +60,10 @@ pub(crate) fn start(
         });
     }
     let options = Arc::new(options);
-    let (store, gate) = (Arc::new(store(&options)?), Arc::new(gate(&options)?));
+    let (store, gate) = (
+        Arc::new(servers::store(&options)?),
+        Arc::new(servers::gate(&options)?),
+    );
     let (stored, hear_stored) = mpsc::unbounded_channel();
     let (waiters, waiting) = mpsc::unbounded_channel();
     let (rebuilds, to_rebuild) = mpsc::unbounded_channel();
@@ -148,8 +114,8 @@ pub(crate) fn start(
         tasks: Vec::new(),
     };
     if is_relay {
-        let (producer, deliveries) =
-            LogProducer::new(&options).map_err(|fault| InvalidOptions::Kafka(fault.detail))?;
+        let (producer, deliveries) = LogProducer::new(&servers::log(&options))
+            .map_err(|fault| InvalidOptions::Kafka(fault.detail))?;
         let state = Arc::new(RelayState::new(producer.condition.clone()));
         let relay = Relay {
             core: Arc::clone(&core),
@@ -200,7 +166,8 @@ pub(crate) fn record(
     stored: Option<mpsc::UnboundedSender<StoredOrders>>,
     stop: &watch::Receiver<bool>,
 ) -> Result<Recording, InvalidOptions> {
-    let log = LogConsumer::start(options).map_err(|fault| InvalidOptions::Kafka(fault.detail))?;
+    let log = LogConsumer::start(&servers::log(options))
+        .map_err(|fault| InvalidOptions::Kafka(fault.detail))?;
     let (state, condition) = (Arc::new(RecorderState::default()), log.condition.clone());
     let recorder = Recorder {
         options: Arc::clone(options),

@@ -9,6 +9,7 @@ use seckill_engine::{
     BoxFuture, Cause, Component, DECIDE_MAX, Engine, Fault, OrderRefused, Outcome, SALES_PAGE_MAX,
     SaleRefused, SaleStock, Sample,
 };
+use seckill_mysql_store::{orders, sales};
 use seckill_sale::{
     Attempt, AuditReport, Buyer, HistoryEntry, IdempotencyKey, Invalid, NewSale, Order,
     OrderChange, OrderId, Rejection, Sale, SaleChange, SaleId, Verdict,
@@ -16,12 +17,14 @@ use seckill_sale::{
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::clock::now_ms;
 use crate::components::{Components, Role, start};
-use crate::serve::deciding::{Waiting, now_ms};
+use crate::options::{ClusterOptions, InvalidOptions};
+use crate::serve::deciding::Waiting;
 use crate::serve::refresh::give_back;
-use crate::serve::{Core, addresses, terms};
-use crate::store::{orders, sales};
-use crate::{ClusterOptions, InvalidOptions, audit};
+use crate::serve::{addresses, terms};
+use crate::shared::Core;
+use crate::{audit, servers};
 
 /// How long `close` waits for each task.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
@@ -72,9 +75,10 @@ impl ClusterEngine {
 
     /// Describes the server settings that are too weak for the product's guarantees.
     pub async fn weaker_settings(&self) -> Result<Vec<String>, Fault> {
-        let mut weaker = crate::log::weaker_settings(&self.core.options).await?;
+        let mut weaker =
+            seckill_kafka_log::weaker_settings(&servers::log(&self.core.options)).await?;
         let mut session = self.core.store.ready().await?;
-        weaker.extend(crate::store::weaker_settings(&mut session).await?);
+        weaker.extend(seckill_mysql_store::weaker_settings(&mut session).await?);
         Ok(weaker)
     }
 
@@ -207,12 +211,7 @@ impl ClusterEngine {
 
     async fn stock(&self, row: sales::SaleRow) -> Result<SaleStock, Fault> {
         let cached = self.core.sale_cache.take(row);
-        if let Ok(Ok(head)) = self
-            .core
-            .gate
-            .peek(&cached.row.keys, cached.row.epoch)
-            .await
-        {
+        if let Ok(Ok(head)) = self.core.gate.peek(&cached.keys, cached.row.epoch).await {
             cached.heard(&head);
             return Ok(SaleStock {
                 sale: cached.row.sale.clone(),

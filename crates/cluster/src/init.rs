@@ -2,10 +2,12 @@
 //! processes run it at once. `reset` deletes all data and must run only on an explicit request.
 
 use seckill_engine::Fault;
+use seckill_mysql_store::{Store, meta, orders, sales, setup};
+use seckill_redis_gate::GateKeys;
 use seckill_sale::DEFAULT_SALE_ID;
 
-use crate::store::{Store, orders, sales, schema};
-use crate::{ClusterOptions, InvalidOptions, components, log};
+use crate::options::{ClusterOptions, InvalidOptions};
+use crate::servers;
 
 /// Marks a store whose sales were created by the demo, which may delete them.
 const DEMO_MARK: &str = "made_by_demo";
@@ -48,7 +50,7 @@ async fn on_store<T>(
     options: &ClusterOptions,
     run: impl AsyncFnOnce(&Store) -> Result<T, Fault>,
 ) -> Result<T, NotInitialised> {
-    let store = components::store(options)?;
+    let store = servers::store(options)?;
     let done = run(&store).await;
     store.close().await;
     Ok(done?)
@@ -57,9 +59,9 @@ async fn on_store<T>(
 /// Creates the database with its tables, and the topic.
 pub async fn init(options: &ClusterOptions) -> Result<Initialised, NotInitialised> {
     // Reach Redis first, so that nothing is created where no gate could open.
-    components::gate(options)?.redis.reach().await?;
-    on_store(options, async |store| schema::migrate(store).await).await?;
-    let topic_made = log::create_topic(options).await?;
+    servers::gate(options)?.reach().await?;
+    on_store(options, async |store| setup::migrate(store).await).await?;
+    let topic_made = seckill_kafka_log::create_topic(&servers::log(options)).await?;
     Ok(Initialised { topic_made })
 }
 
@@ -68,7 +70,7 @@ pub async fn init(options: &ClusterOptions) -> Result<Initialised, NotInitialise
 pub async fn set_lease(options: &ClusterOptions) -> Result<(), NotInitialised> {
     on_store(options, async |store| {
         let mut session = store.session().await?;
-        schema::set_lease(&mut session, options.lease_ms).await
+        meta::set_lease(&mut session, options.lease_ms).await
     })
     .await
 }
@@ -76,24 +78,24 @@ pub async fn set_lease(options: &ClusterOptions) -> Result<(), NotInitialised> {
 /// Deletes all sales, orders, the gates' keys and the topic's records, so that the cluster starts
 /// over. Must not run while anything is being sold.
 pub async fn reset(options: &ClusterOptions) -> Result<(), NotInitialised> {
-    let store = components::store(options)?;
+    let store = servers::store(options)?;
     let forgotten = forget(options, &store).await;
     store.close().await;
     forgotten
 }
 
 async fn forget(options: &ClusterOptions, store: &Store) -> Result<(), NotInitialised> {
-    let gate = components::gate(options)?;
+    let gate = servers::gate(options)?;
     let rows = {
         let mut session = store.ready().await?;
         sales::all(&mut session).await?
     };
     // The store first: without its sale, a claim still in flight cannot be stored.
-    schema::forget(store).await?;
+    setup::forget(store).await?;
     for row in rows {
-        gate.forget(&row.keys).await?;
+        gate.forget(&GateKeys::new(&row.stock_key)).await?;
     }
-    let ends = log::empty_topic(options).await?;
+    let ends = seckill_kafka_log::empty_topic(&servers::log(options)).await?;
     let mut session = store.ready().await?;
     Ok(orders::begin_at(&mut session, &options.topic, &ends).await?)
 }
@@ -101,7 +103,7 @@ async fn forget(options: &ClusterOptions, store: &Store) -> Result<(), NotInitia
 pub async fn owner(options: &ClusterOptions) -> Result<Owner, NotInitialised> {
     on_store(options, async |store| {
         let mut session = store.ready().await?;
-        let is_marked = schema::meta(&mut session, DEMO_MARK)
+        let is_marked = meta::get(&mut session, DEMO_MARK)
             .await?
             .is_some_and(|mark| mark == b"yes");
         // `init` leaves only the default sale, with nothing sold.
@@ -122,7 +124,7 @@ pub async fn mark_as_demo(options: &ClusterOptions, is_demo: bool) -> Result<(),
     let mark = if is_demo { b"yes".as_slice() } else { b"no" };
     on_store(options, async |store| {
         let mut session = store.ready().await?;
-        schema::set_meta(&mut session, DEMO_MARK, mark).await
+        meta::set(&mut session, DEMO_MARK, mark).await
     })
     .await
 }

@@ -3,14 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// How the gate decides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Strategy {
-    /// One Lua script per batch.
-    Script,
-    /// The tutorial's method: WATCH, read, MULTI, write, EXEC, retried on a conflict.
-    Watch,
-}
+use seckill_mysql_store::InvalidMysqlUrl;
+use seckill_redis_gate::{InvalidRedisUrl, Strategy};
 
 /// What the answer to a claim waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,4 +114,25 @@ impl ClusterOptions {
             records: true,
         }
     }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidOptions {
+    #[error(transparent)]
+    Redis(#[from] InvalidRedisUrl),
+    #[error(transparent)]
+    Mysql(#[from] InvalidMysqlUrl),
+    #[error("{0}")]
+    Kafka(String),
+    /// A rebuild waits for one lease, so its own lease must be longer.
+    #[error(
+        "cluster.rebuild_lease_ms = {rebuild_lease_ms} must be at least twice cluster.lease_ms = {lease_ms}"
+    )]
+    Lease {
+        rebuild_lease_ms: u64,
+        lease_ms: u64,
+    },
+    /// A certificate file that cannot be read.
+    #[error("{} cannot be read: {error}", path.display())]
+    File { path: PathBuf, error: String },
 }

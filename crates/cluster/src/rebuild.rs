@@ -6,18 +6,19 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use seckill_cluster_codec::message::fingerprint_text;
 use seckill_engine::{Cause, Fault};
+use seckill_mysql_store::Session;
+use seckill_mysql_store::orders::{self, Stored};
+use seckill_mysql_store::sales::{self, SaleRow};
+use seckill_redis_gate::{
+    GateKeys, GateReply, ITEMS_MAX, LoadKey, Refusal, slots_text, stored_claim,
+};
 use seckill_sale::{Buyer, IdempotencyKey, OrderState, SaleId, Slots, Unit};
 use tokio::sync::{mpsc, watch};
 
-use crate::codec::message::fingerprint_text;
-use crate::gate::reply::{GateReply, Refusal};
-use crate::gate::stored::{slots_text, stored_claim};
-use crate::gate::{ITEMS_MAX, Into};
-use crate::serve::Core;
+use crate::shared::{Core, Names};
 use crate::stop::stopped;
-use crate::store::orders::{self, Stored};
-use crate::store::sales::{self, SaleRow};
 
 /// Orders per page of the snapshot.
 const PAGE: usize = 5_000;
@@ -85,7 +86,8 @@ pub(crate) async fn rebuild(core: &Core, id: &SaleId) -> Result<(), Fault> {
         return Ok(());
     };
     if row.is_open && !row.is_suspect() {
-        match core.gate.peek(&row.keys, row.epoch).await? {
+        let keys = GateKeys::new(&row.stock_key);
+        match core.gate.peek(&keys, row.epoch).await? {
             Ok(head) => {
                 core.sale_cache.take(row).heard(&head);
                 return Ok(());
@@ -143,9 +145,10 @@ pub(crate) async fn rebuild(core: &Core, id: &SaleId) -> Result<(), Fault> {
 /// This way, a Redis that restarted intact loses nothing. A gate in a later epoch than the store's
 /// is a fault: continuing would sell again what was sold in that epoch.
 pub(crate) async fn drain(core: &Core, row: &SaleRow) -> Result<(), Fault> {
+    let keys = GateKeys::new(&row.stock_key);
     let until = Instant::now() + Duration::from_millis(core.options.drain_wait_ms);
     loop {
-        match core.gate.close(&row.keys, row.epoch).await {
+        match core.gate.close(&keys, row.epoch).await {
             Ok(Ok(waiting)) if waiting > 0 && Instant::now() < until => {}
             Ok(Err(Refusal::Epoch(epoch))) if epoch > row.epoch => {
                 return Err(ahead(core, row, epoch).await);
@@ -175,7 +178,7 @@ fn went_back(row: &SaleRow, epoch: u32) -> Fault {
         "the gate {} is in epoch {epoch}, but MySQL has its sale in epoch {}: MySQL's data is older than the gate's, or \
          the keys belong to another cluster. Bring MySQL's data up to date, or set cluster.key_prefix; delete the keys \
          with that name only if none of their data is needed",
-        row.keys.terms(),
+        GateKeys::new(&row.stock_key).terms(),
         row.epoch
     );
     Fault::without_effect(Cause::Rebuilding, detail)
@@ -199,11 +202,12 @@ async fn fill(core: &Core, id: &SaleId, epoch: u32, leader: &str) -> Result<Load
     if row.epoch != epoch {
         return Err(not_yet("another process is rebuilding it"));
     }
-    led(core.gate.reset(&row.keys, epoch, leader).await?)?;
+    let keys = GateKeys::new(&row.stock_key);
+    led(core.gate.reset(&keys, epoch, leader).await?)?;
     // Only after the reset: the snapshot then has every order stored so far, and the only changes
     // that can follow it are orders that end.
     orders::begin_snapshot(&mut session).await?;
-    let snapshot = load(core, &mut session, &row, leader).await;
+    let snapshot = load(core, &mut session, &row, &keys, leader).await;
     session.rollback().await?;
     let loaded = snapshot?;
     extend(core, &row, leader).await?;
@@ -227,9 +231,10 @@ async fn open(
         handed_out,
         returned,
     } = loaded;
+    let keys = GateKeys::new(&row.stock_key);
     led(core
         .gate
-        .open(&row.keys, epoch, leader, &row.sale, handed_out, returned)
+        .open(&keys, epoch, leader, &row.sale, handed_out, returned)
         .await?)?;
     if !sales::opened(&mut session, id, epoch, leader).await? {
         return Err(not_yet("another process is rebuilding it"));
@@ -251,8 +256,9 @@ async fn extend(core: &Core, row: &SaleRow, leader: &str) -> Result<(), Fault> {
 /// Loads a snapshot of the store into the gate.
 async fn load(
     core: &Core,
-    session: &mut crate::store::Session,
+    session: &mut Session,
     row: &SaleRow,
+    keys: &GateKeys,
     leader: &str,
 ) -> Result<Loaded, Fault> {
     let names = core
@@ -261,6 +267,7 @@ async fn load(
     let mut loading = Loading {
         core,
         row,
+        keys,
         leader,
         items: HashMap::new(),
     };
@@ -302,7 +309,7 @@ async fn load(
     }
     for (buyer, slots) in slots {
         loading
-            .add(Into::Buyers, [buyer, slots_text(slots)])
+            .add(LoadKey::Buyers, [buyer, slots_text(slots)])
             .await?;
     }
     loading.flush_all().await?;
@@ -314,7 +321,7 @@ async fn load(
 
 async fn claim(
     loading: &mut Loading<'_>,
-    names: &crate::serve::Names,
+    names: &Names,
     slots: &mut HashMap<String, Slots>,
     order: Stored,
     is_active: bool,
@@ -330,18 +337,19 @@ async fn claim(
     if let Some(Ok(key)) = order.key.as_deref().map(IdempotencyKey::new) {
         let key = names.digester.key(&buyer, &key);
         loading
-            .add(Into::Keys, [key, order.order_id.clone()])
+            .add(LoadKey::Keys, [key, order.order_id.clone()])
             .await?;
     }
-    loading.add(Into::Claims, [order.order_id, text]).await
+    loading.add(LoadKey::Claims, [order.order_id, text]).await
 }
 
 /// Collects items and loads them into the gate, at most `ITEMS_MAX` per call.
 struct Loading<'a> {
     core: &'a Core,
     row: &'a SaleRow,
+    keys: &'a GateKeys,
     leader: &'a str,
-    items: HashMap<Into, Vec<String>>,
+    items: HashMap<LoadKey, Vec<String>>,
 }
 
 impl Loading<'_> {
@@ -352,11 +360,11 @@ impl Loading<'_> {
             return Ok(0);
         }
         let free = format!("{}:{}", unit.number, unit.generation);
-        self.add(Into::Returned, [free]).await?;
+        self.add(LoadKey::Returned, [free]).await?;
         Ok(1)
     }
 
-    async fn add<const N: usize>(&mut self, into: Into, item: [String; N]) -> Result<(), Fault> {
+    async fn add<const N: usize>(&mut self, into: LoadKey, item: [String; N]) -> Result<(), Fault> {
         let items = self.items.entry(into).or_default();
         items.extend(item);
         if items.len() + N > ITEMS_MAX {
@@ -375,11 +383,11 @@ impl Loading<'_> {
         Ok(())
     }
 
-    async fn send(&self, into: Into, items: &[String]) -> Result<(), Fault> {
+    async fn send(&self, into: LoadKey, items: &[String]) -> Result<(), Fault> {
         led(self
             .core
             .gate
-            .load(&self.row.keys, self.row.epoch, self.leader, into, items)
+            .load(self.keys, self.row.epoch, self.leader, into, items)
             .await?)
     }
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use seckill_engine::Component;
+use seckill_kafka_log::LogCondition;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::log::LogCondition;
+use crate::options::{ClusterOptions, InvalidOptions};
 use crate::record::RecorderState;
-use crate::{ClusterOptions, InvalidOptions, components};
+use crate::{components, servers};
 
 pub struct RecorderProcess {
     state: Arc<RecorderState>,
@@ -21,7 +22,7 @@ impl RecorderProcess {
     /// Starts recording. Kafka and MySQL may be down: it connects once they are reachable.
     pub fn start(options: ClusterOptions) -> Result<Self, InvalidOptions> {
         let (stop, stopped) = watch::channel(false);
-        let store = Arc::new(components::store(&options)?);
+        let store = Arc::new(servers::store(&options)?);
         let (state, log, task) = components::record(&Arc::new(options), store, None, &stopped)?;
         Ok(Self {
             state,

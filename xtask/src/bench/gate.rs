@@ -12,7 +12,7 @@ use seckill_engine::Engine;
 use seckill_sale::{Attempt, DEFAULT_SALE_ID, SaleId, Verdict};
 use seckill_testkit::servers::Urls;
 
-const SCRIPT: &str = include_str!("../../../crates/cluster/src/gate/gate.lua");
+const SCRIPT: &str = include_str!("../../../crates/redis-gate/src/gate.lua");
 /// redis-benchmark replaces each occurrence with a random number.
 const RANDOM: &str = "__rand_int__";
 /// The largest bound that redis-benchmark accepts for its random numbers.

@@ -2,7 +2,7 @@
 //! offset row and the sales' rows serialize them. It never touches the gate.
 
 mod commit;
-pub(crate) mod plan;
+mod plan;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,16 +10,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use seckill_engine::{Cause, Fault};
+use seckill_kafka_log::{FromLog, LogCondition, LogConsumer, Record};
+use seckill_mysql_store::Store;
+use seckill_mysql_store::recording::{self, Place};
 use seckill_sale::{OrderId, Unit};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use self::commit::{Committed, Place};
-use crate::log::LogCondition;
-use crate::log::consumer::{FromLog, LogConsumer, Record};
+use self::commit::Committed;
 use crate::options::ClusterOptions;
 use crate::stop::stopped;
-use crate::store::Store;
 
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -162,7 +162,8 @@ impl Recorder {
     /// Finds where to resume a partition, and starts reading there. A log that does not contain
     /// that offset was replaced.
     async fn position(&self, log: &LogConsumer, part: i32) -> Result<ReadPosition, Fault> {
-        let (mut place, mut mark) = commit::place(&self.store, &self.options.topic, part).await?;
+        let (mut place, mut mark) =
+            recording::place(&self.store, &self.options.topic, part).await?;
         let (low, high) = log.ends(part).await.map_err(|why| {
             Fault::without_effect(Cause::Store, format!("the log's partition {part}: {why}"))
         })?;
@@ -174,7 +175,7 @@ impl Recorder {
                 next = place.next,
                 "the log does not contain the store's next offset"
             );
-            place = commit::begin_generation(&self.store, &self.options.topic, part, place, low)
+            place = recording::begin_generation(&self.store, &self.options.topic, part, place, low)
                 .await?;
             mark = None;
         }
@@ -204,7 +205,7 @@ impl Recorder {
             .ends(part)
             .await
             .map_err(|why| Fault::without_effect(Cause::Store, why))?;
-        commit::begin_generation(&self.store, &self.options.topic, part, place, low)
+        recording::begin_generation(&self.store, &self.options.topic, part, place, low)
             .await
             .map(|_| ())
     }

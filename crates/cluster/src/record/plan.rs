@@ -3,35 +3,12 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use seckill_cluster_codec::message::ClaimMessage;
+use seckill_cluster_codec::order_id::Mac;
+use seckill_kafka_log::Record;
+use seckill_mysql_store::recording::{Content, Dead};
+use seckill_mysql_store::sales::SaleRow;
 use seckill_sale::SaleId;
-
-use crate::codec::message::ClaimMessage;
-use crate::codec::order_id::Mac;
-use crate::log::consumer::Record;
-use crate::store::sales::SaleRow;
-
-/// The content of a stored order, which a claim that is sent again must match.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Content {
-    pub(crate) unit: u32,
-    pub(crate) generation: u32,
-    pub(crate) buyer: String,
-    pub(crate) key: Option<String>,
-    pub(crate) fingerprint: u64,
-}
-
-impl Content {
-    pub(crate) fn of(claim: &ClaimMessage) -> Self {
-        let line = claim.line;
-        Self {
-            unit: line.unit,
-            generation: line.generation,
-            buyer: claim.buyer.as_str().to_owned(),
-            key: claim.idem_key.as_ref().map(|key| key.as_str().to_owned()),
-            fingerprint: claim.fingerprint,
-        }
-    }
-}
 
 /// The store's contents, read under the sales' locks.
 #[derive(Debug, Default)]
@@ -39,14 +16,6 @@ pub(crate) struct Known {
     pub(crate) sales: HashMap<SaleId, SaleRow>,
     pub(crate) orders: HashMap<String, Content>,
     pub(crate) voids: HashSet<String>,
-}
-
-/// A record that is not a valid claim.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Dead {
-    pub(crate) offset: i64,
-    pub(crate) payload: Vec<u8>,
-    pub(crate) error: String,
 }
 
 /// What to write, all or nothing.
@@ -158,9 +127,8 @@ pub(crate) fn mark(record: &Record) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::message::{Line, OutboxClaim, attempt_part, whole};
-    use crate::codec::order_id::{Named, OrderIds, SECRET_BYTES};
-    use crate::gate::keys::GateKeys;
+    use seckill_cluster_codec::message::{Line, OutboxClaim, attempt_part, whole};
+    use seckill_cluster_codec::order_id::{Named, OrderIds, SECRET_BYTES};
     use seckill_sale::{Attempt, NewSale, OrderId};
 
     const SECRET: [u8; SECRET_BYTES] = [7; SECRET_BYTES];
@@ -196,7 +164,7 @@ mod tests {
         let row = SaleRow {
             num: SALE_NUM,
             sale: NewSale::units(id.clone(), 10).validate().unwrap(),
-            keys: GateKeys::new("s"),
+            stock_key: "s".into(),
             epoch: 3,
             is_open: true,
             suspect_epoch: None,

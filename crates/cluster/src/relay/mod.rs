@@ -8,19 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use seckill_cluster_codec::message::whole;
+use seckill_kafka_log::{Delivered, LogCondition, LogProducer};
+use seckill_mysql_store::orders;
+use seckill_redis_gate::{GateKeys, ITEMS_MAX, Offer};
 use seckill_sale::{OrderId, SaleId};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 use self::view::{Tracked, View};
-use crate::codec::message::whole;
-use crate::gate::keys::GateKeys;
-use crate::gate::{ITEMS_MAX, Offer};
-use crate::log::LogCondition;
-use crate::log::producer::{Delivered, LogProducer};
-use crate::serve::Core;
+use crate::shared::Core;
 use crate::stop::stopped;
-use crate::store::orders;
 
 const TICK: Duration = Duration::from_millis(50);
 /// Maximum number of claims in one query to the store.
@@ -259,7 +257,7 @@ impl Relay {
                 let entries = match self
                     .core
                     .gate
-                    .outbox(&cached.row.keys, after.as_deref(), SWEEP_PAGE)
+                    .outbox(&cached.keys, after.as_deref(), SWEEP_PAGE)
                     .await
                 {
                     Ok(entries) => entries,
@@ -288,7 +286,7 @@ impl Relay {
                             view,
                             Offer {
                                 sale,
-                                keys: cached.row.keys.clone(),
+                                keys: cached.keys.clone(),
                                 epoch,
                                 entry,
                             },

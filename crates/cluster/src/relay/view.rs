@@ -4,12 +4,11 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use seckill_cluster_codec::message::OutboxClaim;
+use seckill_cluster_codec::order_id::ByOrder;
+use seckill_kafka_log::Delivered;
+use seckill_redis_gate::Offer;
 use seckill_sale::{OrderId, SaleId};
-
-use crate::codec::message::OutboxClaim;
-use crate::codec::order_id::ByOrder;
-use crate::gate::Offer;
-use crate::log::producer::Delivered;
 
 /// Time after a claim was sent or last checked until the store is queried for it.
 const QUIET: Duration = Duration::from_millis(500);
@@ -214,9 +213,8 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::message::{Line, attempt_part};
-    use crate::gate::OutboxEntry;
-    use crate::gate::keys::GateKeys;
+    use seckill_cluster_codec::message::{Line, attempt_part};
+    use seckill_redis_gate::{GateKeys, OutboxEntry};
     use seckill_sale::Attempt;
 
     fn order_id(id: &str) -> OrderId {

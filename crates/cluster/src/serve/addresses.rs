@@ -2,12 +2,13 @@
 //! Absence alone is never a rejection.
 
 use seckill_engine::{Fault, Outcome};
+use seckill_mysql_store::orders::{self, Settled};
+use seckill_mysql_store::sales;
+use seckill_redis_gate::GateKeys;
 use seckill_sale::{Buyer, IdempotencyKey, OrderId, SaleId};
 
-use super::Core;
-use super::deciding::now_ms;
-use crate::store::orders::{self, Settled};
-use crate::store::sales;
+use crate::clock::now_ms;
+use crate::shared::Core;
 
 /// Returns the outcome of an order id.
 pub(crate) async fn outcome(core: &Core, id: &OrderId) -> Result<Outcome, Fault> {
@@ -39,7 +40,8 @@ pub(crate) async fn outcome(core: &Core, id: &OrderId) -> Result<Outcome, Fault>
         return Ok(Outcome::Pending);
     }
     drop(session);
-    match core.gate.knows(&row.keys, row.epoch, id).await? {
+    let keys = GateKeys::new(&row.stock_key);
+    match core.gate.knows(&keys, row.epoch, id).await? {
         Ok(false) => {}
         Ok(true) => return Ok(Outcome::Pending),
         Err(refusal) => {
@@ -79,9 +81,10 @@ pub(crate) async fn of_key(
     let Some(names) = core.names() else {
         return Ok(Outcome::Pending);
     };
+    let keys = GateKeys::new(&row.stock_key);
     match core
         .gate
-        .order_of_key(&row.keys, row.epoch, &names.digester.key(buyer, key))
+        .order_of_key(&keys, row.epoch, &names.digester.key(buyer, key))
         .await?
     {
         Ok(Some(id)) => outcome(core, &id).await,

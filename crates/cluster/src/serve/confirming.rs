@@ -3,19 +3,18 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use seckill_cluster_codec::order_id::ByOrder;
 use seckill_engine::{Cause, Fault};
+use seckill_mysql_store::orders::{self, Settled};
 use seckill_sale::{Claim, OrderId, Unit, Verdict};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::Core;
-use super::deciding::Reply;
-use crate::codec::order_id::ByOrder;
 use crate::record::StoredOrders;
-use crate::store::orders::{self, Settled};
+use crate::shared::{Core, Reply, Waiter, Waiters};
 
 /// Claims in one SELECT.
 const ASK_MAX: usize = 1_000;
@@ -26,23 +25,6 @@ const HINTED_TICK: Duration = Duration::from_millis(50);
 /// After this many queries, a claim moves to the end of the queue.
 const QUERIES_MAX: u32 = 16;
 const PAUSE_AFTER_FAULT: Duration = Duration::from_millis(100);
-
-/// A request that waits for a claim.
-#[derive(Debug)]
-pub(crate) struct Waiter {
-    pub(crate) claim: Claim,
-    pub(crate) is_repeat: bool,
-    pub(crate) since: Instant,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct ConfirmingCounts {
-    pub(crate) waiting: AtomicUsize,
-    pub(crate) queries: AtomicU64,
-    pub(crate) settled: AtomicU64,
-}
-
-pub(crate) type Waiters = Vec<(Waiter, Reply)>;
 
 /// The requests that wait for one claim: usually one, more if its key was repeated.
 struct Together {
@@ -194,7 +176,7 @@ impl WaitingClaims {
 }
 
 /// The answer for a void claim: the attempt had no effect, and may be repeated.
-pub(crate) fn voided(reason: &str) -> Fault {
+fn voided(reason: &str) -> Fault {
     let detail = format!("the claim was not stored ({reason}), so nothing was bought; try again");
     Fault::without_effect(Cause::Rebuilding, detail)
 }

@@ -3,25 +3,20 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use seckill_cluster_codec::message::{Line, OutboxClaim};
+use seckill_cluster_codec::order_id::Named;
 use seckill_engine::{Cause, Effect, Fault};
+use seckill_redis_gate::{Asked, CLAIM_MAX, Claims, Decided, Head, Offer, OutboxEntry, Refusal};
 use seckill_sale::{Attempt, Claim, Invalid, Rejection, SaleId, Verdict};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::Core;
-use super::confirming::Waiter;
-use super::sale_cache::CachedSale;
-use crate::codec::message::{Line, OutboxClaim};
-use crate::codec::order_id::Named;
-use crate::gate::Offer;
-use crate::gate::reply::{Claims, Decided, Head, Refusal};
-use crate::gate::{Asked, CLAIM_MAX, OutboxEntry};
+use crate::clock::now_ms;
 use crate::options::Confirm;
-
-pub(crate) type Reply = oneshot::Sender<Result<Verdict, Fault>>;
+use crate::shared::{CachedSale, Core, Reply, Waiter};
 
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
@@ -42,16 +37,6 @@ enum QueuedAttempt {
     /// With an order id for this number and epoch of its sale.
     WithId((u32, u32), Asked),
     WithoutId(Attempt),
-}
-
-/// Counts since the start of the process.
-#[derive(Debug, Default)]
-pub(crate) struct DecidingCounts {
-    pub(crate) waiting: AtomicUsize,
-    pub(crate) calls: AtomicU64,
-    pub(crate) attempts: AtomicU64,
-    pub(crate) call_us: AtomicU64,
-    pub(crate) failed_calls: AtomicU64,
 }
 
 /// Accepts attempts until their channel closes, then starts the calls for those still queued.
@@ -321,7 +306,7 @@ async fn call(core: &Core, cached: &CachedSale, asked: &[Asked]) -> Called {
     let mut is_unknown = false;
     loop {
         let began = Instant::now();
-        let called = core.gate.claim(&row.keys, row.epoch, asked).await;
+        let called = core.gate.claim(&cached.keys, row.epoch, asked).await;
         counts.calls.fetch_add(1, Ordering::Relaxed);
         counts
             .call_us
@@ -441,7 +426,7 @@ fn dispatch(
         };
         core.offer(Offer {
             sale: cached.row.sale.id.clone(),
-            keys: cached.row.keys.clone(),
+            keys: cached.keys.clone(),
             epoch: cached.row.epoch,
             entry,
         });
@@ -491,8 +476,4 @@ fn stale() -> Fault {
         "this server cannot confirm a rejection, because it has not reached the order store \
          recently; try again shortly",
     )
-}
-
-pub(crate) fn now_ms() -> i64 {
-    jiff::Timestamp::now().as_millisecond()
 }

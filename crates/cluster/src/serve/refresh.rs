@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use seckill_engine::Fault;
+use seckill_mysql_store::{meta, orders, sales};
 use seckill_sale::{OrderId, SaleId};
 use tokio::sync::watch;
 
-use super::Core;
-use super::sale_cache::CachedSale;
+use crate::shared::{CachedSale, Core};
 use crate::stop::stopped;
-use crate::store::{orders, sales, schema};
 
 const GIVE_BACKS_MAX: usize = 1_000;
 
@@ -27,9 +26,7 @@ pub(crate) async fn run(core: Arc<Core>, mut stop: watch::Receiver<bool>) {
                 core.store_condition.fails(fault.detail);
             }
         }
-        if core.gate_condition.trouble().is_some()
-            && core.gate.redis.call(&redis::cmd("PING")).await.is_ok()
-        {
+        if core.gate_condition.trouble().is_some() && core.gate.ping().await.is_ok() {
             core.gate_condition.is_well();
         }
         peek_used(&core).await;
@@ -65,7 +62,7 @@ fn refresh_period(core: &Core) -> Duration {
 pub(crate) async fn read(core: &Core) -> Result<(), Fault> {
     let began = Instant::now();
     let mut session = core.store.ready().await?;
-    schema::check_lease(&mut session, core.options.lease_ms).await?;
+    meta::check_lease(&mut session, core.options.lease_ms).await?;
     let mut known = HashSet::new();
     for row in sales::all(&mut session).await? {
         known.insert(row.sale.id.clone());
@@ -96,13 +93,13 @@ async fn peek(core: &Core, cached: &CachedSale) {
     if !row.is_open {
         return;
     }
-    match core.gate.peek(&row.keys, row.epoch).await {
+    match core.gate.peek(&cached.keys, row.epoch).await {
         Ok(Ok(head)) => {
             cached.heard(&head);
             core.gate_condition.is_well();
             if head.version < row.sale.version {
                 // The process that changed the terms died before it updated the gate.
-                let _ = core.gate.sync(&row.keys, row.epoch, &row.sale).await;
+                let _ = core.gate.sync(&cached.keys, row.epoch, &row.sale).await;
             }
         }
         Ok(Err(refusal)) => {
@@ -146,7 +143,11 @@ pub(crate) async fn give_back(core: &Core, order_id: &OrderId, sale: &SaleId) ->
     if !row.is_open {
         return Ok(());
     }
-    match core.gate.give_back(&row.keys, row.epoch, order_id).await? {
+    match core
+        .gate
+        .give_back(&cached.keys, row.epoch, order_id)
+        .await?
+    {
         Ok((head, true)) => {
             cached.heard(&head);
             let mut session = core.store.ready().await?;

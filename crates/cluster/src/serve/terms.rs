@@ -4,13 +4,12 @@
 use std::time::Duration;
 
 use seckill_engine::{Cause, Effect, Fault, SaleRefused};
+use seckill_mysql_store::{Inserted, Session, sales};
 use seckill_sale::{ChangeRefused, NewSale, Sale, SaleChange, SaleId};
 
-use super::Core;
 use super::deciding;
-use super::sale_cache::CachedSale;
 use crate::rebuild;
-use crate::store::{Inserted, Session, sales};
+use crate::shared::{CachedSale, Core};
 
 /// How often a new or changed sale is checked until its gate is open.
 const OPEN_POLL: Duration = Duration::from_millis(10);
@@ -193,7 +192,7 @@ async fn send_terms(core: &Core, id: &SaleId, sale: &Sale) -> Result<(), Fault> 
 /// Sends newer terms to the gate. Returns the reason if the gate does not apply them.
 async fn send_once(core: &Core, id: &SaleId, cached: &CachedSale, sale: &Sale) -> Option<String> {
     let row = &cached.row;
-    match core.gate.sync(&row.keys, row.epoch, sale).await {
+    match core.gate.sync(&cached.keys, row.epoch, sale).await {
         Ok(Ok(head)) if head.version >= sale.version => {
             cached.heard(&head);
             None
