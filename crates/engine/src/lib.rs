@@ -9,8 +9,8 @@ use std::future::Future;
 use std::pin::Pin;
 
 use seckill_sale::{
-    Attempt, AuditReport, Buyer, ChangeRefused, HistoryEntry, IdempotencyKey, InvalidSale, NewSale,
-    NotAllowed, Order, OrderChange, OrderId, Sale, SaleChange, SaleId, Verdict,
+    Attempt, AuditReport, Buyer, Event, HistoryEntry, IdempotencyKey, NewSale, NotAllowed, Order,
+    OrderChange, OrderId, Sale, SaleChange, SaleId, SaleRefused, Verdict,
 };
 
 pub use fault::{Cause, Effect, Fault};
@@ -19,6 +19,8 @@ pub use fault::{Cause, Effect, Fault};
 pub const DECIDE_MAX: usize = 256;
 /// The maximum number of sales that one call of [`Engine::sales`] returns.
 pub const SALES_PAGE_MAX: usize = 1_000;
+/// The maximum number of events that one call of [`Engine::events`] returns.
+pub const EVENTS_PAGE_MAX: usize = 1_000;
 
 /// A boxed future, so that [`Engine`] is dyn-compatible.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -44,25 +46,19 @@ pub enum OrderRefused {
     NotAllowed(NotAllowed),
 }
 
-/// Why a sale was not created or changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SaleRefused {
-    #[error("sale {} exists already, with {} units", .0.id, .0.total)]
-    Exists(Box<Sale>),
-    #[error("there is no sale {0}; `seckill sale list` shows the existing sales")]
-    NoSuchSale(SaleId),
-    #[error(transparent)]
-    InvalidSale(#[from] InvalidSale),
-    #[error(transparent)]
-    Change(#[from] ChangeRefused),
-}
-
 /// A sale and its remaining stock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SaleStock {
     pub sale: Sale,
-    /// Free units, according to the gate.
-    pub free: u32,
+    /// Free units of each item, according to the gate.
+    pub free: Vec<u32>,
+}
+
+impl SaleStock {
+    /// Free units of all items.
+    pub fn remaining(&self) -> u32 {
+        self.free.iter().sum()
+    }
 }
 
 /// A component of the engine, and whether it is ready.
@@ -143,6 +139,15 @@ pub trait Engine: Send + Sync {
 
     /// Up to [`SALES_PAGE_MAX`] sales in id order, starting after `after`.
     fn sales(&self, after: Option<SaleId>) -> BoxFuture<'_, Result<Vec<SaleStock>, Fault>>;
+
+    /// Up to [`EVENTS_PAGE_MAX`] events of a sale by ascending number, starting after number
+    /// `after`; `None` if there is no such sale. Only durable events are returned, and none is
+    /// missing between two of them.
+    fn events<'a>(
+        &'a self,
+        sale: &'a SaleId,
+        after: u64,
+    ) -> BoxFuture<'a, Result<Option<Vec<Event>>, Fault>>;
 
     /// Checks the invariants on one consistent view of gate and store, and against the
     /// confirmations that clients recorded.

@@ -6,17 +6,78 @@ use std::hash::Hasher;
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
-use crate::{Buyer, IdempotencyKey, OrderId, OrderState, SaleId, Unit};
+use crate::{Buyer, IdempotencyKey, ItemId, OrderId, OrderState, OrderUnits, SaleId};
 
-/// One request to buy.
+/// One request to buy, all or nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
     pub sale: SaleId,
     pub buyer: Buyer,
     /// The client's identifier for this attempt. A repeat with the same key returns the same claim.
     pub key: Option<IdempotencyKey>,
-    /// Only 1 is supported for now. It is part of the content that a repeated key must match.
+    pub lines: Lines,
+}
+
+/// What an attempt wants. It is the content that a repeated key must match.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Lines {
+    /// Units of the sale's only item.
+    Quantity(u32),
+    Named(NamedLines),
+}
+
+/// Lines by item id, at most one for each item, so that the order in which a client lists them
+/// makes no difference.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct NamedLines(Box<[Line]>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Line {
+    pub item: ItemId,
     pub quantity: u32,
+}
+
+impl Lines {
+    /// Adds up the quantities of lines of the same item.
+    pub fn named(lines: impl IntoIterator<Item = Line>) -> Self {
+        let mut sorted: Vec<Line> = lines.into_iter().collect();
+        sorted.sort_by(|a, b| a.item.cmp(&b.item));
+        sorted.dedup_by(|later, earlier| {
+            let is_same = later.item == earlier.item;
+            if is_same {
+                earlier.quantity = earlier.quantity.saturating_add(later.quantity);
+            }
+            is_same
+        });
+        Self::Named(NamedLines(sorted.into()))
+    }
+
+    /// The number of units in all lines.
+    pub fn quantity(&self) -> u32 {
+        match self {
+            Self::Quantity(quantity) => *quantity,
+            Self::Named(lines) => {
+                let add = |sum: u32, line: &Line| sum.saturating_add(line.quantity);
+                lines.0.iter().fold(0, add)
+            }
+        }
+    }
+}
+
+impl NamedLines {
+    /// By ascending item id.
+    pub fn iter(&self) -> std::slice::Iter<'_, Line> {
+        self.0.iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a NamedLines {
+    type Item = &'a Line;
+    type IntoIter = std::slice::Iter<'a, Line>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
 }
 
 impl Attempt {
@@ -26,7 +87,7 @@ impl Attempt {
             sale,
             buyer: Buyer::anonymous(),
             key: None,
-            quantity: 1,
+            lines: Lines::Quantity(1),
         }
     }
 
@@ -35,30 +96,46 @@ impl Attempt {
     /// algorithm must never change.
     pub fn fingerprint(&self) -> u64 {
         let mut hasher = SipHasher13::new();
-        hasher.write(b"v1 quantity ");
-        hasher.write(&self.quantity.to_le_bytes());
+        match &self.lines {
+            Lines::Quantity(quantity) => {
+                hasher.write(b"v1 quantity ");
+                hasher.write(&quantity.to_le_bytes());
+            }
+            Lines::Named(lines) => {
+                hasher.write(b"v2 lines ");
+                for Line { item, quantity } in lines {
+                    hasher.write(&(item.as_str().len() as u32).to_le_bytes());
+                    hasher.write(item.as_str().as_bytes());
+                    hasher.write(&quantity.to_le_bytes());
+                }
+            }
+        }
         hasher.finish()
     }
 }
 
-/// The result of an attempt that received a unit.
+/// The result of an attempt that received its units.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
     pub order_id: OrderId,
-    pub unit: Unit,
-    /// Free units right after the claim; for a repeat, at the time of the repeat.
+    /// In the order of the attempt's lines.
+    pub units: OrderUnits,
+    /// Free units of the sale right after the claim; for a repeat, at the time of the repeat.
     pub remaining: u32,
 }
 
 /// A definite negative answer. It is not stored, so the same key can be tried again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Rejection {
+    /// No unit is free of any item that the attempt names.
     SoldOut,
-    /// The buyer already holds as many units as the sale allows.
-    LimitReached {
-        limit: u32,
+    /// Some units are free, but not all that the attempt wants.
+    NotEnoughLeft {
+        /// Of each item that the attempt names, in the order of its lines.
+        remaining: Box<[ItemRemaining]>,
     },
+    /// The buyer would hold more units than the sale allows.
+    LimitReached { limit: u32 },
     NotOpen {
         /// Unix milliseconds.
         opens_at_ms: i64,
@@ -69,14 +146,26 @@ pub enum Rejection {
     },
 }
 
+/// Free units of an item.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ItemRemaining {
+    pub item: ItemId,
+    pub remaining: u32,
+}
+
 /// Why an attempt cannot be decided, regardless of the stock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Invalid {
     NoSuchSale,
+    /// The sale does not have this item.
+    NoSuchItem(ItemId),
+    /// The sale has several items, and the attempt names none.
+    ItemRequired {
+        items: Box<[ItemId]>,
+    },
     /// The sale has a limit per buyer, but the attempt names no buyer.
     BuyerRequired,
-    /// One order cannot have this quantity.
+    /// One order cannot have this quantity, or a line has none.
     Quantity {
         max: u32,
     },
@@ -108,15 +197,39 @@ pub enum Verdict {
 mod tests {
     use super::*;
 
+    fn line(item: &str, quantity: u32) -> Line {
+        Line {
+            item: ItemId::new(item).unwrap(),
+            quantity,
+        }
+    }
+
+    fn attempt(lines: Lines) -> Attempt {
+        Attempt {
+            lines,
+            ..Attempt::anonymous(SaleId::new("counter").unwrap())
+        }
+    }
+
     #[test]
     fn the_fingerprint_depends_on_the_content_and_is_stable() {
         let one = Attempt::anonymous(SaleId::new("counter").unwrap());
-        let two = Attempt {
-            quantity: 2,
-            ..one.clone()
-        };
+        let two = attempt(Lines::Quantity(2));
         assert_ne!(one.fingerprint(), two.fingerprint());
+        let named = attempt(Lines::named([line("S", 1), line("M", 2)]));
+        let other = attempt(Lines::named([line("S", 2), line("M", 1)]));
+        assert_ne!(named.fingerprint(), other.fingerprint());
         // Fingerprints are stored in files: if they changed, repeats would become mismatches.
         assert_eq!(one.fingerprint(), 12_353_984_810_082_321_686);
+        assert_eq!(named.fingerprint(), 9_184_245_963_008_005_521);
+    }
+
+    #[test]
+    fn lines_are_the_same_in_any_order_and_split() {
+        let lines = Lines::named([line("S", 1), line("M", 1), line("S", 2)]);
+        assert_eq!(lines, Lines::named([line("M", 1), line("S", 3)]));
+        assert_eq!(lines.quantity(), 4);
+        let many = Lines::named([line("S", u32::MAX), line("S", 1), line("T", 1)]);
+        assert_eq!(many.quantity(), u32::MAX);
     }
 }

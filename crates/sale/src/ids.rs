@@ -1,4 +1,4 @@
-//! The names of sales, buyers, keys and orders. Each is checked once, when it is parsed.
+//! The names of sales, items, buyers, keys and orders. Each is checked once, when it is parsed.
 //! They must never be normalised: `ann`, `Ann` and `ann ` are three buyers.
 
 use std::fmt;
@@ -38,9 +38,7 @@ impl SaleId {
     pub fn new(id: &str) -> Result<Self, InvalidName> {
         let rule =
             "a sale id has 1 to 64 characters (A-Z a-z 0-9 _ . -), the first a letter or digit";
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-        let starts_well = id.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
-        if id.len() > Self::MAX_BYTES || !starts_well || !id.bytes().all(allowed) {
+        if !is_plain_id(id, Self::MAX_BYTES) {
             return Err(InvalidName::new("sale id", id, rule));
         }
         Ok(Self(id.into()))
@@ -55,6 +53,42 @@ impl std::borrow::Borrow<str> for SaleId {
     fn borrow(&self) -> &str {
         &self.0
     }
+}
+
+/// 1 to 64 bytes of `A-Z a-z 0-9 _ . -`, starting with a letter or digit; unique within its sale.
+/// Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ItemId(Arc<str>);
+
+impl ItemId {
+    pub const MAX_BYTES: usize = 64;
+    /// The only item of a sale that was created without naming any.
+    pub const DEFAULT: &str = "default";
+
+    pub fn new(id: &str) -> Result<Self, InvalidName> {
+        if !is_plain_id(id, Self::MAX_BYTES) {
+            let rule = "an item id has 1 to 64 characters (A-Z a-z 0-9 _ . -), the first a letter or digit";
+            return Err(InvalidName::new("item id", id, rule));
+        }
+        Ok(Self(id.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for ItemId {
+    /// [`ItemId::DEFAULT`].
+    fn default() -> Self {
+        Self(Self::DEFAULT.into())
+    }
+}
+
+fn is_plain_id(id: &str, max_bytes: usize) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    let starts_well = id.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+    id.len() <= max_bytes && starts_well && id.bytes().all(allowed)
 }
 
 /// Up to 128 bytes of UTF-8 without control characters. The empty name is the anonymous buyer.
@@ -175,8 +209,8 @@ macro_rules! serialized_as_text {
         }
     )*};
 }
-shown_as_text!(SaleId, Buyer, IdempotencyKey, OrderId);
-serialized_as_text!(SaleId, IdempotencyKey, OrderId);
+shown_as_text!(SaleId, ItemId, Buyer, IdempotencyKey, OrderId);
+serialized_as_text!(SaleId, ItemId, IdempotencyKey, OrderId);
 
 impl serde::Serialize for Buyer {
     /// The anonymous buyer is `null`.
@@ -199,7 +233,7 @@ macro_rules! checked_when_read {
         }
     )*};
 }
-checked_when_read!(SaleId, IdempotencyKey, OrderId);
+checked_when_read!(SaleId, ItemId, IdempotencyKey, OrderId);
 
 impl<'de> serde::Deserialize<'de> for Buyer {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -2,24 +2,24 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Buyer, IdempotencyKey, OrderId, SaleId, Unit};
+use crate::{Buyer, IdempotencyKey, OrderId, OrderUnits, SaleId};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OrderState {
-    /// The buyer has the unit and has not paid yet.
+    /// The buyer has the units and has not paid yet.
     Reserved,
     Paid,
-    /// Not paid in time. The unit was released.
+    /// Not paid in time. The units were released.
     Expired,
-    /// Cancelled on request. The unit was released.
+    /// Cancelled on request. The units were released.
     Cancelled,
 }
 
 impl OrderState {
     pub const ALL: [Self; 4] = [Self::Reserved, Self::Paid, Self::Expired, Self::Cancelled];
 
-    /// Whether the order holds its unit.
+    /// Whether the order holds its units.
     pub fn is_active(self) -> bool {
         matches!(self, Self::Reserved | Self::Paid)
     }
@@ -43,8 +43,10 @@ impl OrderState {
 /// A requested change of an order's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OrderChange {
-    /// Releases the unit.
+    /// Releases the units.
     Cancel,
+    /// The time to pay has passed. Releases the units.
+    Expire,
 }
 
 /// The order's state does not allow the change.
@@ -59,8 +61,10 @@ impl OrderChange {
     pub fn apply(self, state: OrderState) -> Result<Option<OrderState>, NotAllowed> {
         match (self, state) {
             (Self::Cancel, OrderState::Reserved) => Ok(Some(OrderState::Cancelled)),
-            (Self::Cancel, OrderState::Cancelled) => Ok(None),
-            (Self::Cancel, OrderState::Paid | OrderState::Expired) => Err(NotAllowed { state }),
+            (Self::Expire, OrderState::Reserved) => Ok(Some(OrderState::Expired)),
+            (Self::Cancel, OrderState::Cancelled) | (Self::Expire, OrderState::Expired) => Ok(None),
+            (Self::Cancel, OrderState::Paid | OrderState::Expired)
+            | (Self::Expire, OrderState::Paid | OrderState::Cancelled) => Err(NotAllowed { state }),
         }
     }
 }
@@ -70,9 +74,8 @@ impl OrderChange {
 pub struct Order {
     pub order_id: OrderId,
     pub sale: SaleId,
-    /// The unit that the order holds, or held until it ended.
-    #[serde(flatten)]
-    pub unit: Unit,
+    /// The units that the order holds, or held until it ended.
+    pub units: OrderUnits,
     pub buyer: Buyer,
     pub idempotency_key: Option<IdempotencyKey>,
     pub state: OrderState,
@@ -89,10 +92,15 @@ mod tests {
     #[test]
     fn each_order_ends_at_most_once() {
         for state in OrderState::ALL {
-            match OrderChange::Cancel.apply(state) {
-                Ok(Some(next)) => assert!(state.is_active() && !next.is_active()),
-                Ok(None) => assert_eq!(state, OrderState::Cancelled),
-                Err(refused) => assert_eq!(refused.state, state),
+            for change in [OrderChange::Cancel, OrderChange::Expire] {
+                match change.apply(state) {
+                    Ok(Some(next)) => {
+                        assert!(state.is_active() && !next.is_active());
+                        assert_eq!(change.apply(next), Ok(None));
+                    }
+                    Ok(None) => assert!(!state.is_active()),
+                    Err(refused) => assert_eq!(refused.state, state),
+                }
             }
             assert_eq!(OrderState::from_name(state.as_str()), Some(state));
         }

@@ -1,14 +1,16 @@
-//! A sale: its terms, their validation, and how they may change while the sale runs.
-//! The stock is in `stock`.
+//! A sale: its terms and their validation. How they may change is in `change`; the stock is in
+//! `stock`.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::SaleId;
+use crate::{ITEM_TITLE_MAX_BYTES, Item, ItemId, ItemNo, NewItem, Price, SALE_ITEMS_MAX, SaleId};
 
+/// The maximum number of units in a sale, over all its items.
 pub const SALE_TOTAL_MAX: u32 = 1_000_000_000;
-/// The bits of [`crate::Slots`], one per order.
+/// The bits of [`crate::Slots`], one for each unit.
 pub const BUYER_LIMIT_MAX: u32 = 64;
 pub const SALE_TITLE_MAX_BYTES: usize = 200;
 
@@ -17,9 +19,10 @@ pub const SALE_TITLE_MAX_BYTES: usize = 200;
 pub struct Sale {
     pub id: SaleId,
     pub title: String,
-    /// Units, sold ones included.
-    pub total: u32,
-    /// Active orders that one buyer may hold. `None` means no limit, and allows anonymous buyers.
+    /// At least one. Items are never added, removed or reordered.
+    pub items: Vec<Item>,
+    /// Units that one buyer may hold, over all items. `None` means no limit, and allows anonymous
+    /// buyers.
     pub buyer_limit: Option<u32>,
     /// Unix milliseconds; `None` means that the sale is open from the start.
     pub opens_at_ms: Option<i64>,
@@ -54,6 +57,22 @@ impl Sale {
             _ => WindowState::Open,
         }
     }
+
+    /// Units of all items, sold ones included.
+    pub fn total(&self) -> u32 {
+        self.items.iter().map(|item| item.total).sum()
+    }
+
+    pub fn item_no(&self, id: &ItemId) -> Option<ItemNo> {
+        let index = self.items.iter().position(|item| item.id == *id)?;
+        ItemNo::of_index(index)
+    }
+
+    /// The items with their numbers.
+    pub fn numbered_items(&self) -> impl Iterator<Item = (ItemNo, &Item)> {
+        let numbered = |(index, item)| Some((ItemNo::of_index(index)?, item));
+        self.items.iter().enumerate().filter_map(numbered)
+    }
 }
 
 /// The terms of a sale to create.
@@ -64,9 +83,9 @@ pub struct NewSale {
     /// Defaults to the id if empty.
     #[serde(default)]
     pub title: String,
-    /// 0 makes a sale that is sold out from the start.
-    pub total: u32,
-    /// Active orders that one buyer may hold, 1..=64; `None` means no limit.
+    /// 1..=[`SALE_ITEMS_MAX`].
+    pub items: Vec<NewItem>,
+    /// Units that one buyer may hold, 1..=64; `None` means no limit.
     #[serde(default)]
     pub buyer_limit: Option<u32>,
     /// Unix milliseconds.
@@ -78,12 +97,18 @@ pub struct NewSale {
 }
 
 impl NewSale {
-    /// A sale with this many units, without a limit, and always open.
+    /// A sale of one item with this many units, without a limit, and always open.
     pub fn units(id: SaleId, total: u32) -> Self {
+        let item = NewItem {
+            id: ItemId::default(),
+            title: String::new(),
+            total,
+            price: None,
+        };
         Self {
             id,
             title: String::new(),
-            total,
+            items: vec![item],
             buyer_limit: None,
             opens_at_ms: None,
             closes_at_ms: None,
@@ -97,10 +122,22 @@ impl NewSale {
         } else {
             self.title
         };
+        let is_only_item = self.items.len() == 1;
+        let item = |new: NewItem| Item {
+            title: match new.title {
+                given if !given.is_empty() => given,
+                _ if is_only_item => title.clone(),
+                _ => new.id.to_string(),
+            },
+            id: new.id,
+            total: new.total,
+            price: new.price,
+        };
+        let items = self.items.into_iter().map(item).collect();
         let sale = Sale {
             id: self.id,
             title,
-            total: self.total,
+            items,
             buyer_limit: self.buyer_limit,
             opens_at_ms: self.opens_at_ms,
             closes_at_ms: self.closes_at_ms,
@@ -111,112 +148,20 @@ impl NewSale {
     }
 }
 
-/// A change of a sale's terms. `None` leaves a term unchanged. All values are absolute, so that a
-/// change that is sent twice has the same effect as one.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SaleChange {
-    /// The version that the sale is expected to have. If it has another, the change is refused.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub if_version: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub title: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub total: Option<u32>,
-    /// `Some(None)` removes the limit.
-    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    pub buyer_limit: Option<Option<u32>>,
-    /// Unix milliseconds; `Some(None)` removes the opening time.
-    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    pub opens_at_ms: Option<Option<i64>>,
-    /// Unix milliseconds; `Some(None)` removes the closing time.
-    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    pub closes_at_ms: Option<Option<i64>>,
-}
-
-/// Distinguishes `null` (remove the term) from an absent field (keep it). By default, serde reads
-/// both as `None`.
-fn present<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Option<T>>, D::Error> {
-    Option::<T>::deserialize(deserializer).map(Some)
-}
-
-/// What the terms of a sale must respect because of its active orders.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SaleUsage {
-    /// The most active orders that one named buyer holds.
-    pub most_held: u32,
-    /// The highest unit number that an active order holds.
-    pub highest_sold: u32,
-}
-
-impl SaleChange {
-    /// Whether it changes no term.
-    pub fn is_empty(&self) -> bool {
-        let Self {
-            if_version: _,
-            title,
-            total,
-            buyer_limit,
-            opens_at_ms,
-            closes_at_ms,
-        } = self;
-        title.is_none()
-            && total.is_none()
-            && buyer_limit.is_none()
-            && opens_at_ms.is_none()
-            && closes_at_ms.is_none()
-    }
-
-    /// Returns the changed terms. Refuses a change that would invalidate an active order.
-    pub fn apply(&self, sale: &Sale, usage: SaleUsage) -> Result<Sale, ChangeRefused> {
-        if let Some(wanted) = self.if_version
-            && wanted != sale.version
-        {
-            return Err(ChangeRefused::VersionDiffers {
-                wanted,
-                found: sale.version,
-            });
-        }
-        if self.is_empty() {
-            return Err(ChangeRefused::NothingToChange);
-        }
-        let changed = Sale {
-            id: sale.id.clone(),
-            title: self.title.clone().unwrap_or_else(|| sale.title.clone()),
-            total: self.total.unwrap_or(sale.total),
-            buyer_limit: self.buyer_limit.unwrap_or(sale.buyer_limit),
-            opens_at_ms: self.opens_at_ms.unwrap_or(sale.opens_at_ms),
-            closes_at_ms: self.closes_at_ms.unwrap_or(sale.closes_at_ms),
-            version: sale.version + 1,
-        };
-        check(&changed)?;
-        let SaleUsage {
-            most_held,
-            highest_sold,
-        } = usage;
-        if changed.total < highest_sold {
-            let total = changed.total;
-            return Err(ChangeRefused::TotalBelowSold {
-                total,
-                highest_sold,
-            });
-        }
-        match self.buyer_limit.flatten() {
-            Some(limit) if limit < most_held => {
-                Err(ChangeRefused::LimitBelowHeld { limit, most_held })
-            }
-            _ => Ok(changed),
-        }
-    }
-}
-
 /// Why terms are invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSale {
     #[error("total {total}: a sale can have 0 to {SALE_TOTAL_MAX} units")]
     Total { total: u64 },
+    #[error("{items} items: a sale has 1 to {SALE_ITEMS_MAX} items")]
+    Items { items: usize },
+    #[error("item {item} is named twice: the items of a sale have different ids")]
+    ItemTwice { item: ItemId },
+    #[error(
+        "price {amount} of item {item}: a price is 0 to {} minor units of its currency",
+        Price::AMOUNT_MAX
+    )]
+    Price { item: ItemId, amount: u64 },
     #[error("buyer limit {limit}: a limit must be 1 to {BUYER_LIMIT_MAX}, or none")]
     BuyerLimit { limit: u32 },
     #[error(
@@ -236,9 +181,9 @@ pub enum InvalidSale {
         at_ms: i64,
     },
     #[error(
-        "title of {bytes} bytes: a title can have at most {SALE_TITLE_MAX_BYTES} bytes and no control characters"
+        "title of {bytes} bytes: a title can have at most {max} bytes and no control characters"
     )]
-    Title { bytes: usize },
+    Title { bytes: usize, max: usize },
 }
 
 /// Unix milliseconds as RFC 3339 in UTC.
@@ -253,36 +198,12 @@ impl fmt::Display for Time {
     }
 }
 
-/// Why a change was refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ChangeRefused {
-    #[error(transparent)]
-    InvalidSale(#[from] InvalidSale),
-    #[error(
-        "the sale has version {found}, and the change was for version {wanted}: read the sale again, then repeat the change if you still want it"
-    )]
-    VersionDiffers { wanted: u64, found: u64 },
-    #[error(
-        "buyer limit {limit}: a buyer already holds {most_held} units; orders are never revoked, so the limit must be at least {most_held}"
-    )]
-    LimitBelowHeld { limit: u32, most_held: u32 },
-    #[error(
-        "total {total}: unit {highest_sold} is sold; orders are never revoked, so the total must be at least {highest_sold}"
-    )]
-    TotalBelowSold { total: u32, highest_sold: u32 },
-    #[error("nothing to change: give a title, a total, a limit, or an opening or closing time")]
-    NothingToChange,
-}
-
-fn check(sale: &Sale) -> Result<(), InvalidSale> {
+/// Checks the terms of a new or changed sale.
+pub(crate) fn check(sale: &Sale) -> Result<(), InvalidSale> {
     // 9998-12-31T23:59:59.999Z: years in RFC 3339 have four digits, and some parsers do not accept
     // all of 9999.
     const LAST_MS: i64 = 253_370_764_799_999;
-    if sale.total > SALE_TOTAL_MAX {
-        return Err(InvalidSale::Total {
-            total: sale.total.into(),
-        });
-    }
+    check_items(&sale.items)?;
     if let Some(limit) = sale.buyer_limit
         && !(1..=BUYER_LIMIT_MAX).contains(&limit)
     {
@@ -301,10 +222,39 @@ fn check(sale: &Sale) -> Result<(), InvalidSale> {
             closes_at_ms,
         });
     }
-    if sale.title.len() > SALE_TITLE_MAX_BYTES || sale.title.chars().any(char::is_control) {
-        return Err(InvalidSale::Title {
-            bytes: sale.title.len(),
-        });
+    check_title(&sale.title, SALE_TITLE_MAX_BYTES)
+}
+
+fn check_items(items: &[Item]) -> Result<(), InvalidSale> {
+    if items.is_empty() || items.len() > SALE_ITEMS_MAX {
+        let items = items.len();
+        return Err(InvalidSale::Items { items });
+    }
+    let mut ids = HashSet::new();
+    for item in items {
+        if !ids.insert(&item.id) {
+            let item = item.id.clone();
+            return Err(InvalidSale::ItemTwice { item });
+        }
+        if let Some(Price { amount, .. }) = item.price
+            && amount > Price::AMOUNT_MAX
+        {
+            let item = item.id.clone();
+            return Err(InvalidSale::Price { item, amount });
+        }
+        check_title(&item.title, ITEM_TITLE_MAX_BYTES)?;
+    }
+    let total: u64 = items.iter().map(|item| u64::from(item.total)).sum();
+    if total > u64::from(SALE_TOTAL_MAX) {
+        return Err(InvalidSale::Total { total });
+    }
+    Ok(())
+}
+
+fn check_title(title: &str, max: usize) -> Result<(), InvalidSale> {
+    if title.len() > max || title.chars().any(char::is_control) {
+        let bytes = title.len();
+        return Err(InvalidSale::Title { bytes, max });
     }
     Ok(())
 }
@@ -317,9 +267,19 @@ mod tests {
         NewSale::units(SaleId::new("phone").unwrap(), 10)
     }
 
+    fn item(id: &str, total: u32) -> NewItem {
+        NewItem {
+            id: ItemId::new(id).unwrap(),
+            title: String::new(),
+            total,
+            price: None,
+        }
+    }
+
     #[test]
     fn terms_are_checked() {
-        assert_eq!(new_sale().validate().unwrap().title, "phone");
+        let sale = new_sale().validate().unwrap();
+        assert_eq!((&*sale.title, &*sale.items[0].title), ("phone", "phone"));
         let error_after = |edit: fn(&mut NewSale)| {
             let mut sale = new_sale();
             edit(&mut sale);
@@ -333,88 +293,72 @@ mod tests {
             error_after(|s| s.buyer_limit = Some(65)),
             InvalidSale::BuyerLimit { limit: 65 }
         );
+        let total = u64::from(u32::MAX);
+        assert_eq!(
+            error_after(|s| s.items[0].total = u32::MAX),
+            InvalidSale::Total { total }
+        );
         assert!(matches!(
-            error_after(|s| s.total = u32::MAX),
-            InvalidSale::Total { .. }
-        ));
-        assert!(matches!(
-            error_after(|s| s.title = "x".repeat(201)),
+            error_after(|s| s.title = "a\nb".into()),
             InvalidSale::Title { .. }
         ));
         assert!(matches!(
             error_after(|s| s.opens_at_ms = Some(-1)),
             InvalidSale::Time { .. }
         ));
-        let empty_window = error_after(|s| {
+        let window = error_after(|s| {
             s.opens_at_ms = Some(5);
             s.closes_at_ms = Some(5);
         });
-        assert!(matches!(empty_window, InvalidSale::Window { .. }));
+        assert!(matches!(window, InvalidSale::Window { .. }));
     }
 
     #[test]
-    fn the_window_opens_inclusively_and_closes_exclusively() {
-        let sale = Sale {
-            opens_at_ms: Some(10),
-            closes_at_ms: Some(20),
-            ..new_sale().validate().unwrap()
+    fn items_are_checked() {
+        let validate = |items: Vec<NewItem>| {
+            let new = NewSale {
+                items,
+                ..new_sale()
+            };
+            new.validate()
         };
-        assert_eq!(sale.window(9), WindowState::NotOpen { opens_at_ms: 10 });
+        let sale = validate(vec![item("S", 40), item("M", 60)]).unwrap();
+        assert_eq!(sale.total(), 100);
+        assert_eq!(sale.items[1].title, "M");
+        assert_eq!(sale.item_no(&ItemId::new("M").unwrap()), ItemNo::new(2));
+        assert_eq!(sale.item_no(&ItemId::new("L").unwrap()), None);
+        let none = validate(Vec::new()).unwrap_err();
+        assert_eq!(none, InvalidSale::Items { items: 0 });
+        let many = (0..65).map(|i| item(&i.to_string(), 1)).collect();
+        assert_eq!(
+            validate(many).unwrap_err(),
+            InvalidSale::Items { items: 65 }
+        );
+        let twice = validate(vec![item("S", 1), item("S", 1)]).unwrap_err();
+        assert!(matches!(twice, InvalidSale::ItemTwice { .. }));
+        let sum = validate(vec![item("S", SALE_TOTAL_MAX), item("M", 1)]).unwrap_err();
+        assert!(matches!(sum, InvalidSale::Total { .. }));
+        let mut dear = item("S", 1);
+        dear.price = Some(Price {
+            amount: Price::AMOUNT_MAX + 1,
+            currency: crate::Currency::new("CNY").unwrap(),
+        });
+        let dear = validate(vec![dear]).unwrap_err();
+        assert!(matches!(dear, InvalidSale::Price { .. }));
+    }
+
+    #[test]
+    fn the_window_includes_the_opening_and_excludes_the_closing() {
+        let mut new = new_sale();
+        new.opens_at_ms = Some(10);
+        new.closes_at_ms = Some(20);
+        let sale = new.validate().unwrap();
+        let opens = WindowState::NotOpen { opens_at_ms: 10 };
+        assert_eq!(sale.window(9), opens);
         assert_eq!(sale.window(10), WindowState::Open);
         assert_eq!(sale.window(19), WindowState::Open);
-        assert_eq!(sale.window(20), WindowState::Closed { closed_at_ms: 20 });
-    }
-
-    fn usage(most_held: u32, highest_sold: u32) -> SaleUsage {
-        SaleUsage {
-            most_held,
-            highest_sold,
-        }
-    }
-
-    #[test]
-    fn a_change_never_invalidates_an_order() {
-        let sale = new_sale().validate().unwrap();
-        let units = |total| SaleChange {
-            total: Some(total),
-            ..SaleChange::default()
-        };
-        let changed = units(15).apply(&sale, usage(0, 10)).unwrap();
-        assert_eq!((changed.total, changed.version), (15, 2));
-        assert_eq!(units(7).apply(&sale, usage(0, 7)).unwrap().total, 7);
-        let refused = units(7).apply(&sale, usage(0, 8)).unwrap_err();
-        assert!(matches!(refused, ChangeRefused::TotalBelowSold { .. }));
-        let limit = SaleChange {
-            buyer_limit: Some(Some(2)),
-            ..SaleChange::default()
-        };
-        assert!(limit.apply(&sale, usage(2, 2)).is_ok());
-        let refused = limit.apply(&sale, usage(3, 3)).unwrap_err();
-        assert!(matches!(refused, ChangeRefused::LimitBelowHeld { .. }));
-        let empty = SaleChange {
-            if_version: Some(1),
-            ..SaleChange::default()
-        };
-        let refused = empty.apply(&sale, SaleUsage::default()).unwrap_err();
-        assert_eq!(refused, ChangeRefused::NothingToChange);
-        assert!(units(u32::MAX).apply(&sale, SaleUsage::default()).is_err());
-    }
-
-    #[test]
-    fn a_change_for_another_version_is_refused() {
-        let sale = new_sale().validate().unwrap();
-        let change = |if_version| SaleChange {
-            if_version: Some(if_version),
-            total: Some(11),
-            ..SaleChange::default()
-        };
-        let changed = change(1).apply(&sale, SaleUsage::default()).unwrap();
-        let again = change(1).apply(&changed, SaleUsage::default()).unwrap_err();
-        let expected = ChangeRefused::VersionDiffers {
-            wanted: 1,
-            found: 2,
-        };
-        assert_eq!(again, expected);
+        let closed = WindowState::Closed { closed_at_ms: 20 };
+        assert_eq!(sale.window(20), closed);
     }
 
     #[test]

@@ -1,16 +1,16 @@
-//! The stock of one sale: which unit is sold next, which units were released, and how the stock is
+//! The stock of one item: which unit is sold next, which units were released, and how the stock is
 //! rebuilt from orders. It does not know buyers' names, keys or the time.
 
 use std::collections::{HashSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BUYER_LIMIT_MAX, SALE_TOTAL_MAX};
+use crate::SALE_TOTAL_MAX;
 
-/// One numbered piece of a sale's stock.
+/// One numbered piece of an item's stock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Unit {
-    /// 1 to the sale's total.
+    /// 1 to the item's total.
     #[serde(rename = "unit")]
     pub number: u32,
     /// 1 when first sold. Increases by one each time the unit is released.
@@ -35,7 +35,7 @@ pub struct Taken {
     fresh: bool,
 }
 
-/// The free units of a sale: those never sold, as one counter, and those that were released.
+/// The free units of an item: those never sold, as one counter, and those that were released.
 /// A released unit whose number is above a lowered total is withheld: it is not for sale, and keeps
 /// its generation until the total is raised again.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -154,60 +154,7 @@ impl Stock {
     }
 }
 
-/// What one buyer holds in a sale: the number of active orders, and the slots of those that were
-/// made while the sale had a limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Holding {
-    pub held: u32,
-    pub slots: Slots,
-}
-
-impl Holding {
-    /// The holding of a buyer whose active orders all have slots.
-    pub fn of_slots(slots: Slots) -> Self {
-        Self {
-            held: slots.count(),
-            slots,
-        }
-    }
-}
-
-/// The slots 1..=64 that one buyer's active orders in a sale occupy, one bit each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Slots(u64);
-
-impl Slots {
-    pub fn count(self) -> u32 {
-        self.0.count_ones()
-    }
-
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// 1..=64, or `None` if every slot is taken.
-    pub fn lowest_free(self) -> Option<u8> {
-        let slot = self.0.trailing_ones();
-        (slot < BUYER_LIMIT_MAX).then_some(slot as u8 + 1)
-    }
-
-    /// With this slot taken, or `None` if it is already taken or not in 1..=64.
-    pub fn with(self, slot: u8) -> Option<Self> {
-        let bit = Self::bit(slot)?;
-        (self.0 & bit == 0).then_some(Self(self.0 | bit))
-    }
-
-    #[must_use]
-    pub fn without(self, slot: u8) -> Self {
-        Self(self.0 & !Self::bit(slot).unwrap_or(0))
-    }
-
-    fn bit(slot: u8) -> Option<u64> {
-        (1..=64).contains(&slot).then(|| 1 << (slot - 1))
-    }
-}
-
-/// Why an order does not fit the sale's stock.
+/// Why the unit of an order does not fit the stock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UnitFault {
     #[error("unit {} is not in 1..={total}", unit.number)]
@@ -227,7 +174,7 @@ struct Seen {
     active: u32,
 }
 
-/// Rebuilds a stock from the orders of a sale. The rows may come in any order.
+/// Rebuilds a stock from the units of orders. They may come in any order.
 #[derive(Debug, Clone)]
 pub struct StockRebuild {
     total: u32,
@@ -242,7 +189,7 @@ impl StockRebuild {
         }
     }
 
-    /// Adds one order. Only the unit of an active order must be within the total: the total may
+    /// Adds the unit of an order. Only the unit of an active order must be within the total: the total may
     /// have been lowered below a released unit.
     pub fn see(&mut self, unit: Unit, active: bool) -> Result<(), UnitFault> {
         let highest = if active { self.total } else { SALE_TOTAL_MAX };
@@ -392,16 +339,5 @@ mod tests {
             .map(|t| t.unit)
             .collect();
         assert!(free.contains(&unit(4, 2)), "{free:?}");
-    }
-
-    #[test]
-    fn slots_fill_from_the_lowest() {
-        let slots = Slots::default().with(1).unwrap().with(3).unwrap();
-        assert_eq!(slots.lowest_free(), Some(2));
-        assert_eq!(slots.with(3), None);
-        assert_eq!(slots.without(1).count(), 1);
-        let full = (1..=64).fold(Slots::default(), |s, slot| s.with(slot).unwrap());
-        assert_eq!(full.lowest_free(), None);
-        assert_eq!(full.with(65), None);
     }
 }

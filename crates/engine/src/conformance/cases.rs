@@ -4,20 +4,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use seckill_sale::{
-    Attempt, ChangeRefused, Claim, Invalid, NewSale, OrderChange, OrderId, OrderState, Rejection,
-    SaleChange, Verdict,
+    Attempt, ChangeRefused, Claim, Invalid, ItemId, Lines, NewSale, OrderChange, OrderId,
+    OrderState, Rejection, SaleChange, SaleRefused, Verdict,
 };
 
 use super::{
-    EngineFactory, TestContext, anyone, ask, audited, buy, by, change, create, distinct_units, key,
-    keyed, limited, named, sale, sale_id, stored,
+    EngineFactory, TestContext, anyone, ask, audited, buy, by, cancel, change, create,
+    distinct_units, key, keyed, limited, named, sale, sale_id, stored, unit,
 };
-use crate::{DECIDE_MAX, Engine, OrderRefused, Outcome, SaleRefused};
+use crate::{DECIDE_MAX, Engine, OrderRefused, Outcome};
 
 /// Far in the future: the year 2100, in Unix milliseconds.
 const FAR_MS: i64 = 4_102_444_800_000;
 
-async fn all_at_once(engine: &Arc<dyn Engine>, attempts: Vec<Attempt>) -> Vec<Verdict> {
+pub(super) async fn all_at_once(engine: &Arc<dyn Engine>, attempts: Vec<Attempt>) -> Vec<Verdict> {
     let tasks: Vec<_> = attempts
         .into_iter()
         .map(|attempt| {
@@ -35,7 +35,7 @@ async fn all_at_once(engine: &Arc<dyn Engine>, attempts: Vec<Attempt>) -> Vec<Ve
     verdicts
 }
 
-fn claims(verdicts: &[Verdict]) -> Vec<Claim> {
+pub(super) fn claims(verdicts: &[Verdict]) -> Vec<Claim> {
     let claim = |verdict: &Verdict| match verdict {
         Verdict::Claimed(claim) => Some(claim.clone()),
         _ => None,
@@ -43,7 +43,7 @@ fn claims(verdicts: &[Verdict]) -> Vec<Claim> {
     verdicts.iter().filter_map(claim).collect()
 }
 
-fn count(verdicts: &[Verdict], wanted: &Verdict) -> usize {
+pub(super) fn count(verdicts: &[Verdict], wanted: &Verdict) -> usize {
     verdicts.iter().filter(|verdict| *verdict == wanted).count()
 }
 
@@ -101,20 +101,19 @@ pub async fn repeats_the_claim_of_a_key_for_ever<F: EngineFactory>(context: Test
         Verdict::Repeat {
             claim: again,
             state,
-        } => (&again.order_id, again.unit) == (&claim.order_id, claim.unit) && *state == expected,
+        } => {
+            (&again.order_id, &again.units) == (&claim.order_id, &claim.units) && *state == expected
+        }
         _ => false,
     };
     let other_content = Attempt {
-        quantity: 2,
+        lines: Lines::Quantity(2),
         ..keyed("ann", "k")
     };
     let again = ask(&engine, keyed("ann", "k")).await;
     assert!(repeats(&again, OrderState::Reserved), "{again:?}");
     assert_eq!(ask(&engine, other_content.clone()).await, Verdict::Mismatch);
-    let cancelled = engine
-        .change_order(&claim.order_id, OrderChange::Cancel)
-        .await;
-    assert!(matches!(cancelled, Ok(Ok(_))), "{cancelled:?}");
+    cancel(&engine, &claim.order_id).await;
     let again = ask(&engine, keyed("ann", "k")).await;
     assert!(repeats(&again, OrderState::Cancelled), "{again:?}");
     // Another buyer has the unit now; the key still returns the state of its own order.
@@ -241,16 +240,11 @@ pub async fn gives_a_cancelled_unit_back_at_its_next_generation<F: EngineFactory
     create(&engine, sale(1)).await;
     let first = buy(&engine, anyone()).await;
     for _ in 0..2 {
-        match engine
-            .change_order(&first.order_id, OrderChange::Cancel)
-            .await
-        {
-            Ok(Ok(order)) => assert_eq!(order.state, OrderState::Cancelled),
-            other => panic!("{other:?}"),
-        }
+        let order = cancel(&engine, &first.order_id).await;
+        assert_eq!(order.state, OrderState::Cancelled);
     }
     let second = buy(&engine, anyone()).await;
-    assert_eq!(second.unit, first.unit.next_generation());
+    assert_eq!(unit(&second), unit(&first).next_generation());
     assert_eq!(
         ask(&engine, anyone()).await,
         Verdict::Rejected(Rejection::SoldOut)
@@ -265,7 +259,7 @@ pub async fn gives_a_cancelled_unit_back_at_its_next_generation<F: EngineFactory
         assert!(matches!(task.await, Ok(Ok(Ok(_)))));
     }
     let third = buy(&engine, anyone()).await;
-    assert_eq!(third.unit, second.unit.next_generation());
+    assert_eq!(unit(&third), unit(&second).next_generation());
     assert_eq!(
         ask(&engine, anyone()).await,
         Verdict::Rejected(Rejection::SoldOut)
@@ -284,10 +278,7 @@ pub async fn frees_the_limit_when_an_order_is_cancelled<F: EngineFactory>(contex
     let first = buy(&engine, by("ann")).await;
     let limit_reached = Verdict::Rejected(Rejection::LimitReached { limit: 1 });
     assert_eq!(ask(&engine, by("ann")).await, limit_reached);
-    let cancelled = engine
-        .change_order(&first.order_id, OrderChange::Cancel)
-        .await;
-    assert!(matches!(cancelled, Ok(Ok(_))), "{cancelled:?}");
+    cancel(&engine, &first.order_id).await;
     let second = buy(&engine, by("ann")).await;
     assert_eq!(ask(&engine, by("ann")).await, limit_reached);
     let engine = context.reopen(engine).await;
@@ -318,10 +309,7 @@ pub async fn sells_again_after_units_are_added<F: EngineFactory>(context: TestCo
 }
 
 fn units(total: u32) -> SaleChange {
-    SaleChange {
-        total: Some(total),
-        ..SaleChange::default()
-    }
+    SaleChange::of_total(total)
 }
 
 /// The total can be lowered as long as no removed unit is sold. A released unit above a lowered
@@ -335,6 +323,7 @@ pub async fn takes_unsold_units_off_sale<F: EngineFactory>(context: TestContext<
     }
     let refused = engine.change_sale(&sale_id("s"), units(3)).await;
     let below = ChangeRefused::TotalBelowSold {
+        item: ItemId::default(),
         total: 3,
         highest_sold: 4,
     };
@@ -342,10 +331,7 @@ pub async fn takes_unsold_units_off_sale<F: EngineFactory>(context: TestContext<
     change(&engine, units(4)).await;
     let sold_out = Verdict::Rejected(Rejection::SoldOut);
     assert_eq!(ask(&engine, anyone()).await, sold_out);
-    let cancelled = engine
-        .change_order(&claims[3].order_id, OrderChange::Cancel)
-        .await;
-    assert!(matches!(cancelled, Ok(Ok(_))), "{cancelled:?}");
+    cancel(&engine, &claims[3].order_id).await;
     change(&engine, units(3)).await;
     assert_eq!(ask(&engine, anyone()).await, sold_out);
     let engine = context.reopen(engine).await;
@@ -353,9 +339,10 @@ pub async fn takes_unsold_units_off_sale<F: EngineFactory>(context: TestContext<
     audited(&engine, &claims).await;
     change(&engine, units(5)).await;
     let mut again = vec![buy(&engine, anyone()).await, buy(&engine, anyone()).await];
-    again.sort_unstable_by_key(|claim| claim.unit);
-    assert_eq!(again[0].unit, claims[3].unit.next_generation());
-    assert_eq!((again[1].unit.number, again[1].unit.generation), (5, 1));
+    again.sort_unstable_by_key(unit);
+    assert_eq!(unit(&again[0]), unit(&claims[3]).next_generation());
+    let fresh = unit(&again[1]);
+    assert_eq!((fresh.number, fresh.generation), (5, 1));
     assert_eq!(ask(&engine, anyone()).await, sold_out);
     claims.extend(again);
     audited(&engine, &claims).await;
@@ -372,7 +359,7 @@ pub async fn changes_a_sale_only_in_the_version_that_was_read<F: EngineFactory>(
         ..units(6)
     };
     let changed = change(&engine, more.clone()).await;
-    assert_eq!((changed.total, changed.version), (6, made.version + 1));
+    assert_eq!((changed.total(), changed.version), (6, made.version + 1));
     let again = engine.change_sale(&sale_id("s"), more).await;
     let expected = ChangeRefused::VersionDiffers {
         wanted: made.version,
@@ -381,7 +368,7 @@ pub async fn changes_a_sale_only_in_the_version_that_was_read<F: EngineFactory>(
     assert_eq!(again, Ok(Err(SaleRefused::Change(expected))));
     let engine = context.reopen(engine).await;
     match engine.sale(&sale_id("s")).await {
-        Ok(Some(stock)) => assert_eq!((stock.sale, stock.free), (changed, 6)),
+        Ok(Some(stock)) => assert_eq!((stock.sale, stock.free), (changed, vec![6])),
         other => panic!("{other:?}"),
     }
     audited(&engine, &[]).await;
@@ -456,19 +443,19 @@ pub async fn changes_the_limit_of_a_running_sale<F: EngineFactory>(context: Test
     audited(&engine, &claims).await;
 }
 
-/// A missing sale, no buyer where a limit requires one, and a quantity that is not supported.
+/// A missing sale, no buyer where a limit requires one, and a quantity that no order can have.
 pub async fn answers_what_cannot_be_decided<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     create(&engine, limited(1, 1)).await;
     let missing = Attempt::anonymous(sale_id("missing"));
     let many = Attempt {
-        quantity: 7,
+        lines: Lines::Quantity(17),
         ..by("ann")
     };
     let expected = [
         (missing, Invalid::NoSuchSale),
         (anyone(), Invalid::BuyerRequired),
-        (many, Invalid::Quantity { max: 1 }),
+        (many, Invalid::Quantity { max: 16 }),
     ];
     for (attempt, invalid) in expected {
         assert_eq!(ask(&engine, attempt).await, Verdict::Invalid(invalid));
@@ -483,7 +470,7 @@ pub async fn tells_what_became_of_an_order<F: EngineFactory>(context: TestContex
     create(&engine, sale(2)).await;
     let claim = buy(&engine, keyed("ann", "k")).await;
     let order = stored(&engine, &claim.order_id).await;
-    assert_eq!((order.unit, &order.buyer), (claim.unit, &named("ann")));
+    assert_eq!((&order.units, &order.buyer), (&claim.units, &named("ann")));
     assert_eq!(
         (order.state, order.idempotency_key.clone()),
         (OrderState::Reserved, Some(key("k")))
@@ -513,10 +500,7 @@ pub async fn survives_a_restart_with_everything<F: EngineFactory>(context: TestC
     for i in 0..6 {
         claims.push(buy(&engine, keyed(&format!("b{}", i % 2), &format!("k{i}"))).await);
     }
-    let cancelled = engine
-        .change_order(&claims[0].order_id, OrderChange::Cancel)
-        .await;
-    assert!(matches!(cancelled, Ok(Ok(_))), "{cancelled:?}");
+    cancel(&engine, &claims[0].order_id).await;
     let before = engine.sale(&sale_id("s")).await;
     for _ in 0..3 {
         engine = context.reopen(engine).await;

@@ -7,40 +7,46 @@ use proptest::prelude::{Just, Strategy, any, prop};
 use proptest::prop_oneof;
 use proptest::test_runner::{Config, TestRunner};
 use seckill_sale::{
-    Attempt, Buyer, Claim, Invalid, OrderChange, OrderId, Rejection, SaleChange, Verdict,
+    Attempt, Buyer, Claim, Invalid, ItemChange, ItemRemaining, Line, Lines, NewSale, OrderChange,
+    OrderId, OrderUnits, Rejection, SaleChange, SaleRefused, Verdict,
 };
 
+use super::feed::feed_gives_the_state;
 use super::{
-    EngineFactory, TestContext, anyone, audited, change, create, key, limited, named, sale_id,
+    EngineFactory, TestContext, anyone, audited, change, create, item_id, items, key, named,
+    sale_id,
 };
-use crate::{Engine, SaleRefused};
+use crate::Engine;
 
 const HISTORIES: u32 = 48;
 const STEPS_MAX: usize = 40;
+const ITEMS: [&str; 2] = ["S", "M"];
 
 #[derive(Debug, Clone)]
 struct Try {
     buyer: u8,
     key: Option<u8>,
-    quantity: u32,
+    /// By item; the items without a quantity have no line.
+    quantities: [u32; 2],
 }
 
 #[derive(Debug, Clone)]
 enum Step {
     Tries(Vec<Try>),
     Cancel(prop::sample::Index),
-    Units(i32),
+    Units(usize, i32),
     Limit(Option<u32>),
     Close(bool),
     Restart,
 }
 
 fn tries() -> impl Strategy<Value = Try> {
-    let quantity = prop_oneof![9 => Just(1), 1 => Just(2)];
-    (0..4_u8, prop::option::of(0..3_u8), quantity).prop_map(|(buyer, key, quantity)| Try {
+    let quantity = || prop_oneof![4 => Just(0), 8 => Just(1), 3 => Just(2), 1 => Just(15)];
+    let quantities = [quantity(), quantity()];
+    (0..4_u8, prop::option::of(0..3_u8), quantities).prop_map(|(buyer, key, quantities)| Try {
         buyer,
         key,
-        quantity,
+        quantities,
     })
 }
 
@@ -48,102 +54,138 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         8 => prop::collection::vec(tries(), 1..8).prop_map(Step::Tries),
         3 => any::<prop::sample::Index>().prop_map(Step::Cancel),
-        1 => (-3..4_i32).prop_map(Step::Units),
-        1 => prop::option::of(1..4_u32).prop_map(Step::Limit),
+        1 => (0..2_usize, -3..4_i32).prop_map(|(item, more)| Step::Units(item, more)),
+        1 => prop::option::of(1..6_u32).prop_map(Step::Limit),
         1 => any::<bool>().prop_map(Step::Close),
         1 => Just(Step::Restart),
     ];
     prop::collection::vec(step, 1..STEPS_MAX)
 }
 
+struct Placed {
+    order_id: OrderId,
+    buyer: Buyer,
+    units: OrderUnits,
+    is_active: bool,
+}
+
 #[derive(Default)]
 struct Model {
-    total: usize,
+    totals: [usize; 2],
     limit: Option<u32>,
     closed: bool,
-    /// All claims in order: id, buyer, unit, and whether the order is active.
-    orders: Vec<(OrderId, Buyer, u32, bool)>,
-    /// The claim of each key, and the quantity of its attempt.
-    keys: HashMap<(Buyer, u8), (OrderId, u32)>,
+    /// All claims in order.
+    orders: Vec<Placed>,
+    /// The claim of each key, and the quantities of its attempt.
+    keys: HashMap<(Buyer, u8), (OrderId, [u32; 2])>,
     claims: Vec<Claim>,
 }
 
 impl Model {
-    fn active(&self) -> usize {
-        self.orders
-            .iter()
-            .filter(|(_, _, _, active)| *active)
-            .count()
+    fn active_units(&self) -> impl Iterator<Item = (usize, u32)> {
+        let active = self.orders.iter().filter(|order| order.is_active);
+        active.flat_map(|order| &order.units).map(|unit| {
+            let item = ITEMS.iter().position(|id| *id == unit.item.as_str());
+            (item.unwrap_or(usize::MAX), unit.unit.number)
+        })
+    }
+
+    fn free(&self, item: usize) -> usize {
+        self.totals[item] - self.active_units().filter(|(of, _)| *of == item).count()
+    }
+
+    fn remaining(&self) -> usize {
+        self.free(0) + self.free(1)
     }
 
     fn held(&self, buyer: &Buyer) -> u32 {
-        let holds =
-            |(_, owner, _, active): &&(OrderId, Buyer, u32, bool)| *active && owner == buyer;
-        self.orders.iter().filter(holds).count() as u32
+        let active = self.orders.iter().filter(|order| order.is_active);
+        let own = active.filter(|order| order.buyer == *buyer);
+        own.map(|order| order.units.len() as u32).sum()
     }
 
     fn most_held(&self) -> u32 {
-        let named = self
-            .orders
-            .iter()
-            .filter(|(_, buyer, _, _)| !buyer.is_anonymous());
-        named
-            .map(|(_, buyer, _, _)| self.held(buyer))
-            .max()
-            .unwrap_or(0)
+        let named = self.orders.iter().filter(|o| !o.buyer.is_anonymous());
+        named.map(|o| self.held(&o.buyer)).max().unwrap_or(0)
+    }
+
+    /// The rejection that an attempt must get, if any.
+    fn refusal(&self, tried: &Try, buyer: &Buyer) -> Option<Verdict> {
+        let wanted = |item: usize| tried.quantities[item] as usize;
+        let quantity = tried.quantities[0] + tried.quantities[1];
+        // The lines of an attempt are in the order of their ids: M before S.
+        let lines = || [1, 0].into_iter().filter(|&item| wanted(item) > 0);
+        if quantity == 0 || quantity > 16 {
+            return Some(Verdict::Invalid(Invalid::Quantity { max: 16 }));
+        }
+        if self.limit.is_some() && buyer.is_anonymous() {
+            return Some(Verdict::Invalid(Invalid::BuyerRequired));
+        }
+        if self.closed {
+            return Some(Verdict::Rejected(Rejection::Closed { closed_at_ms: 1 }));
+        }
+        if let Some(limit) = self
+            .limit
+            .filter(|limit| self.held(buyer) + quantity > *limit)
+        {
+            return Some(Verdict::Rejected(Rejection::LimitReached { limit }));
+        }
+        if lines().all(|item| self.free(item) == 0) {
+            return Some(Verdict::Rejected(Rejection::SoldOut));
+        }
+        if lines().any(|item| self.free(item) < wanted(item)) {
+            let remaining = lines().map(|item| ItemRemaining {
+                item: item_id(ITEMS[item]),
+                remaining: self.free(item) as u32,
+            });
+            return Some(Verdict::Rejected(Rejection::NotEnoughLeft {
+                remaining: remaining.collect(),
+            }));
+        }
+        None
     }
 
     /// Checks one verdict, and applies it to the model.
     fn expect(&mut self, tried: &Try, attempt: &Attempt, verdict: &Verdict) {
         let keyed = tried.key.map(|key| (attempt.buyer.clone(), key));
-        if let Some((order_id, quantity)) = keyed.as_ref().and_then(|key| self.keys.get(key)) {
+        if let Some((order_id, quantities)) = keyed.as_ref().and_then(|key| self.keys.get(key)) {
             match verdict {
-                Verdict::Repeat { claim, state } if *quantity == tried.quantity => {
+                Verdict::Repeat { claim, state } if *quantities == tried.quantities => {
                     assert_eq!(claim.order_id, *order_id);
-                    let order = self.orders.iter().find(|(id, _, _, _)| id == order_id);
-                    assert_eq!(
-                        order.map(|(_, _, _, active)| *active),
-                        Some(state.is_active())
-                    );
+                    let order = self.orders.iter().find(|o| o.order_id == *order_id);
+                    let expected = order.map(|order| (&order.units, order.is_active));
+                    assert_eq!(Some((&claim.units, state.is_active())), expected);
                 }
                 other => {
-                    assert_ne!(*quantity, tried.quantity, "not a repeat: {other:?}");
+                    assert_ne!(*quantities, tried.quantities, "not a repeat: {other:?}");
                     assert_eq!(*other, Verdict::Mismatch);
                 }
             }
             return;
         }
-        let buyer = &attempt.buyer;
-        let limit = self.limit.filter(|limit| self.held(buyer) >= *limit);
-        let expected = if tried.quantity != 1 {
-            Verdict::Invalid(Invalid::Quantity { max: 1 })
-        } else if self.limit.is_some() && buyer.is_anonymous() {
-            Verdict::Invalid(Invalid::BuyerRequired)
-        } else if self.closed {
-            Verdict::Rejected(Rejection::Closed { closed_at_ms: 1 })
-        } else if let Some(limit) = limit {
-            Verdict::Rejected(Rejection::LimitReached { limit })
-        } else if self.active() == self.total {
-            Verdict::Rejected(Rejection::SoldOut)
-        } else {
-            let Verdict::Claimed(claim) = verdict else {
-                panic!("not a claim: {verdict:?}");
-            };
-            self.orders.push((
-                claim.order_id.clone(),
-                buyer.clone(),
-                claim.unit.number,
-                true,
-            ));
-            if let Some(key) = keyed {
-                self.keys
-                    .insert(key, (claim.order_id.clone(), tried.quantity));
-            }
-            assert_eq!(claim.remaining as usize, self.total - self.active());
-            self.claims.push(claim.clone());
+        if let Some(expected) = self.refusal(tried, &attempt.buyer) {
+            assert_eq!(*verdict, expected);
             return;
+        }
+        let Verdict::Claimed(claim) = verdict else {
+            panic!("not a claim: {verdict:?}");
         };
-        assert_eq!(*verdict, expected);
+        for (item, id) in ITEMS.iter().enumerate() {
+            let got = claim.units.iter().filter(|unit| unit.item.as_str() == *id);
+            assert_eq!(got.count(), tried.quantities[item] as usize, "{claim:?}");
+        }
+        self.orders.push(Placed {
+            order_id: claim.order_id.clone(),
+            buyer: attempt.buyer.clone(),
+            units: claim.units.clone(),
+            is_active: true,
+        });
+        if let Some(key) = keyed {
+            let order_id = claim.order_id.clone();
+            self.keys.insert(key, (order_id, tried.quantities));
+        }
+        assert_eq!(claim.remaining as usize, self.remaining());
+        self.claims.push(claim.clone());
     }
 }
 
@@ -152,10 +194,15 @@ fn attempt(tried: &Try) -> Attempt {
         0 => Buyer::anonymous(),
         n => named(&format!("b{n}")),
     };
+    let lines = ITEMS.iter().zip(tried.quantities);
+    let lines = lines.filter(|(_, quantity)| *quantity > 0);
     Attempt {
         buyer,
         key: tried.key.map(|k| key(&format!("k{k}"))),
-        quantity: tried.quantity,
+        lines: Lines::named(lines.map(|(id, quantity)| Line {
+            item: item_id(id),
+            quantity,
+        })),
         ..anyone()
     }
 }
@@ -183,10 +230,14 @@ pub async fn random_histories_match_the_model<F: EngineFactory>(context: TestCon
 async fn run_history<F: EngineFactory>(context: &TestContext<F>, steps: Vec<Step>) {
     context.factory.clear();
     let mut engine = context.open().await;
-    create(&engine, limited(4, 2)).await;
+    let new = NewSale {
+        buyer_limit: Some(3),
+        ..items(&[("S", 4), ("M", 3)])
+    };
+    create(&engine, new).await;
     let mut model = Model {
-        total: 4,
-        limit: Some(2),
+        totals: [4, 3],
+        limit: Some(3),
         ..Model::default()
     };
     for step in steps {
@@ -203,17 +254,15 @@ async fn run_history<F: EngineFactory>(context: &TestContext<F>, steps: Vec<Step
                 }
             }
             Step::Cancel(index) if !model.orders.is_empty() => {
-                let (order_id, _, _, active) = index.get(&model.orders).clone();
-                let cancelled = engine.change_order(&order_id, OrderChange::Cancel).await;
-                assert!(matches!(cancelled, Ok(Ok(_))), "{cancelled:?} ({active})");
-                let order = model
-                    .orders
-                    .iter_mut()
-                    .find(|(id, _, _, _)| *id == order_id);
-                order.into_iter().for_each(|order| order.3 = false);
+                let at = index.index(model.orders.len());
+                let order = &mut model.orders[at];
+                let cancelled = engine.change_order(&order.order_id, OrderChange::Cancel);
+                let cancelled = cancelled.await;
+                assert!(matches!(cancelled, Ok(Ok(_))), "{cancelled:?}");
+                order.is_active = false;
             }
             Step::Cancel(_) => {}
-            Step::Units(more) => set_total(engine.as_ref(), &mut model, more).await,
+            Step::Units(item, more) => set_total(engine.as_ref(), &mut model, item, more).await,
             Step::Limit(limit) => set_limit(engine.as_ref(), &mut model, limit).await,
             Step::Close(closed) => {
                 model.closed = closed;
@@ -227,19 +276,27 @@ async fn run_history<F: EngineFactory>(context: &TestContext<F>, steps: Vec<Step
         }
     }
     let report = audited(&engine, &model.claims).await;
-    assert_eq!(report.gate_left as usize, model.total - model.active());
-    assert_eq!(report.store_rows as usize, model.orders.len());
+    assert_eq!(report.gate_left as usize, model.remaining());
+    let units = model.orders.iter().map(|order| order.units.len());
+    assert_eq!(report.store_rows as usize, units.sum::<usize>());
+    let replay = feed_gives_the_state(&engine).await;
+    assert_eq!(replay.orders().len(), model.orders.len());
 }
 
-async fn set_total(engine: &dyn Engine, model: &mut Model, more: i32) {
-    let total = (model.total as i32 + more).max(0) as u32;
+async fn set_total(engine: &dyn Engine, model: &mut Model, item: usize, more: i32) {
+    let total = (model.totals[item] as i32 + more).max(0) as u32;
     let wanted = SaleChange {
-        total: Some(total),
+        items: vec![ItemChange {
+            id: item_id(ITEMS[item]),
+            title: None,
+            total: Some(total),
+            price: None,
+        }],
         ..SaleChange::default()
     };
     let changed = engine.change_sale(&sale_id("s"), wanted).await;
-    let active = model.orders.iter().filter(|(_, _, _, active)| *active);
-    let highest_sold = active.map(|(_, _, unit, _)| *unit).max().unwrap_or(0);
+    let of_item = model.active_units().filter(|(of, _)| *of == item);
+    let highest_sold = of_item.map(|(_, number)| number).max().unwrap_or(0);
     if total < highest_sold {
         assert!(
             matches!(changed, Ok(Err(SaleRefused::Change(_)))),
@@ -247,7 +304,7 @@ async fn set_total(engine: &dyn Engine, model: &mut Model, more: i32) {
         );
     } else {
         assert!(matches!(changed, Ok(Ok(_))), "{changed:?}");
-        model.total = total as usize;
+        model.totals[item] = total as usize;
     }
 }
 

@@ -2,21 +2,26 @@
 //! It uses only the port: users cannot rely on anything that the port does not show.
 
 mod cases;
+mod feed;
 mod history;
+mod lines;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use seckill_sale::{
-    Attempt, AuditReport, Buyer, Claim, HistoryEntry, IdempotencyKey, NewSale, Order, OrderId,
-    Rejection, Sale, SaleChange, SaleId, Verdict,
+    Attempt, AuditReport, Buyer, Claim, HistoryEntry, HistoryUnit, IdempotencyKey, ItemId, Lines,
+    NewItem, NewSale, Order, OrderChange, OrderId, Rejection, Sale, SaleChange, SaleId, Unit,
+    Verdict,
 };
 
 use crate::{BoxFuture, Engine, Outcome};
 
 pub use cases::*;
+pub use feed::*;
 pub use history::random_histories_match_the_model;
+pub use lines::*;
 
 /// Opens one engine, any number of times on the same stored data.
 pub trait EngineFactory: Send + Sync {
@@ -57,6 +62,13 @@ macro_rules! conformance_suite {
             tells_what_became_of_an_order,
             survives_a_restart_with_everything,
             keeps_sales_apart,
+            sells_all_lines_or_none,
+            sells_lines_all_or_nothing_to_parallel_buyers,
+            counts_units_towards_the_limit,
+            releases_all_units_of_a_cancelled_order,
+            changes_the_total_of_one_item,
+            tells_everything_in_the_feed,
+            pages_through_the_feed,
             random_histories_match_the_model,
         );
     };
@@ -125,6 +137,24 @@ fn limited(total: u32, limit: u32) -> NewSale {
     }
 }
 
+/// A sale of several items.
+fn items(totals: &[(&str, u32)]) -> NewSale {
+    let item = |&(id, total): &(&str, u32)| NewItem {
+        id: item_id(id),
+        title: String::new(),
+        total,
+        price: None,
+    };
+    NewSale {
+        items: totals.iter().map(item).collect(),
+        ..sale(0)
+    }
+}
+
+fn item_id(id: &str) -> ItemId {
+    ItemId::new(id).unwrap_or_else(|error| panic!("{error}"))
+}
+
 fn key(name: &str) -> IdempotencyKey {
     IdempotencyKey::new(name).unwrap_or_else(|error| panic!("{error}"))
 }
@@ -148,6 +178,29 @@ fn keyed(buyer: &str, name: &str) -> Attempt {
     Attempt {
         key: Some(key(name)),
         ..by(buyer)
+    }
+}
+
+/// An attempt for several units of the sale's only item.
+fn several(quantity: u32) -> Attempt {
+    Attempt {
+        lines: Lines::Quantity(quantity),
+        ..anyone()
+    }
+}
+
+/// The unit of a claim that has only one.
+fn unit(claim: &Claim) -> Unit {
+    match &claim.units[..] {
+        [unit] => unit.unit,
+        units => panic!("not one unit: {units:?}"),
+    }
+}
+
+async fn cancel(engine: &Arc<dyn Engine>, order_id: &OrderId) -> Order {
+    match engine.change_order(order_id, OrderChange::Cancel).await {
+        Ok(Ok(order)) => order,
+        other => panic!("not cancelled: {other:?}"),
     }
 }
 
@@ -186,7 +239,7 @@ async fn final_verdict(engine: &Arc<dyn Engine>, order_id: OrderId) -> Verdict {
             Ok(Outcome::Order(order)) => {
                 return Verdict::Claimed(Claim {
                     order_id: order.order_id,
-                    unit: order.unit,
+                    units: order.units,
                     remaining: 0,
                 });
             }
@@ -215,7 +268,15 @@ fn history_entry(claim: &Claim) -> HistoryEntry {
     HistoryEntry {
         order_id: claim.order_id.clone(),
         sale: Some("s".into()),
-        unit: claim.unit.number,
+        units: claim
+            .units
+            .iter()
+            .map(|unit| HistoryUnit {
+                item: Some(unit.item.to_string()),
+                number: unit.unit.number,
+                generation: Some(unit.unit.generation),
+            })
+            .collect(),
     }
 }
 
@@ -235,7 +296,7 @@ async fn audited(engine: &Arc<dyn Engine>, claims: &[Claim]) -> AuditReport {
 fn distinct_units(claims: &[Claim]) -> usize {
     claims
         .iter()
-        .map(|claim| claim.unit)
+        .flat_map(|claim| &claim.units)
         .collect::<HashSet<_>>()
         .len()
 }
