@@ -1,15 +1,17 @@
 //! Audits a file: its pages with SQLite's integrity check, its rows with the invariants.
 //! It only reads and needs no engine, so it can audit the file of a stopped or a running service.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use rusqlite::Connection;
 use seckill_sale::{AuditReport, Auditor, HistoryEntry, Invariant, SaleId, Violation};
 
 use crate::file::schema::{self, Tuning};
-use crate::file::{DATABASE_FILE, FileError, meta, rows, sales};
+use crate::file::{DATABASE_FILE, FileError, events, meta, rows, sales};
 use crate::load::{self, RowIds};
 use crate::memory::Digester;
+use crate::order_id;
 
 /// For processes that only read a file.
 pub(crate) fn tuning() -> Tuning {
@@ -25,6 +27,7 @@ pub(crate) fn tuning() -> Tuning {
 pub fn audit_file(dir: &Path, history: &[HistoryEntry]) -> Result<AuditReport, FileError> {
     let path = dir.join(DATABASE_FILE);
     let conn = schema::open_reader(&path, &tuning())?;
+    schema::check_version(&conn, &path)?;
     audit_connection(&conn, &path, history)
 }
 
@@ -41,9 +44,9 @@ pub(crate) fn audit_connection(
         .ok()
         .and_then(|digester| load::load(conn, path, digester, 0).ok());
     let free: Vec<_> = free.map_or_else(Vec::new, |loaded| {
-        let ledgers = loaded.ledgers.into_values();
-        ledgers
-            .map(|ledger| (ledger.sale.id, ledger.stock.free()))
+        let sales = loaded.ledger.sales().iter();
+        sales
+            .map(|sale| (sale.sale.id.clone(), sale.free().to_vec()))
             .collect()
     });
     let report = audit_view(conn, &free, history).map_err(sqlite)?;
@@ -54,33 +57,38 @@ pub(crate) fn audit_connection(
 /// Audits what a read transaction sees, against what the gate offered at the same time.
 pub(crate) fn audit_view(
     conn: &Connection,
-    free: &[(SaleId, u32)],
+    free: &[(SaleId, Vec<u32>)],
     history: &[HistoryEntry],
 ) -> rusqlite::Result<AuditReport> {
     let mut violations = Vec::new();
     let mut terms = Vec::new();
-    for sale in sales::all(conn)? {
+    let mut names = HashMap::new();
+    for (number, sale) in sales::all(conn)? {
         match sale {
-            Ok(sale) => terms.push(sale),
+            Ok(sale) => {
+                names.insert(number, sale.id.to_string());
+                terms.push(sale);
+            }
             Err(detail) => violations.push(damage(detail)),
         }
     }
     let mut auditor = Auditor::new(terms);
     for (sale, units) in free {
-        auditor.gate_left(sale.as_str(), *units);
+        auditor.gate_left(sale.as_str(), units);
     }
-    for entry in history {
-        auditor.confirmed(entry.order_id.as_str(), entry.sale.as_deref(), entry.unit);
-    }
+    history.iter().for_each(|entry| auditor.confirmed(entry));
     let mut ids = RowIds::default();
-    let read = rows::each_order(conn, |stored| {
-        ids.see(stored.id);
-        auditor.order(&stored.facts());
+    let read = rows::each_line(conn, |line| {
+        ids.see(line.id);
+        let order_id = order_id::to_text(line.row.order_id);
+        let sale = names.get(&line.row.sale).map_or("", String::as_str);
+        auditor.row(&line.facts(order_id.as_str(), sale));
         Ok::<(), rusqlite::Error>(())
     });
+    let counts = meta::row_count(conn)?;
     match read {
         Ok(()) => {
-            let deleted = ids.damage(&meta::read(conn)?);
+            let deleted = ids.damage(&counts);
             violations.extend(deleted.map(|detail| Violation {
                 invariant: Invariant::ConfirmationKept,
                 ..damage(detail)
@@ -88,8 +96,13 @@ pub(crate) fn audit_view(
         }
         Err(error) => violations.push(damage(format!("not all orders could be read: {error}"))),
     }
+    let name = |number| names.get(&number).cloned();
+    events::each_event(conn, &name, |event| match event {
+        Ok(event) => auditor.event(event),
+        Err(detail) => violations.push(damage(detail)),
+    })?;
     violations.extend(damaged_pages(conn)?.into_iter().map(damage));
-    let mut report = auditor.finish();
+    let mut report = auditor.finish(counts.deleted);
     violations
         .into_iter()
         .for_each(|violation| report.add(violation));
@@ -115,6 +128,7 @@ fn damage(detail: String) -> Violation {
     Violation {
         invariant: Invariant::NoPhantoms,
         sale: String::new(),
+        item: None,
         unit: None,
         order_ids: Vec::new(),
         detail,

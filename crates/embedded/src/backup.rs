@@ -8,6 +8,7 @@ use rusqlite::{Connection, OpenFlags};
 use seckill_sale::{AuditReport, HistoryEntry};
 
 use crate::audit::{audit_connection, tuning};
+use crate::clock;
 use crate::file::lock::FolderLock;
 use crate::file::{DATABASE_FILE, FileError, LockOwner, folder, meta, schema, sibling};
 
@@ -61,9 +62,9 @@ pub fn restore(
     owner: &LockOwner,
     accept_live_copy: bool,
 ) -> Result<CopySummary, BackupError> {
-    let source = schema::open_copy(from, &tuning())?;
+    let source = schema::open_any_version(from, &tuning())?;
     let sqlite = |error| FileError::from_sqlite(from, error);
-    if meta::read(&source).map_err(sqlite)?.opened_in.is_some() && !accept_live_copy {
+    if meta::opened_in(&source).map_err(sqlite)?.is_some() && !accept_live_copy {
         return Err(BackupError::LiveCopy {
             path: from.to_owned(),
         });
@@ -149,6 +150,7 @@ fn copy_and_audit(source: &Connection, from: &Path, path: &Path) -> Result<Audit
     copy.pragma_update(None, "journal_mode", "DELETE")
         .map_err(sqlite)?;
     meta::set_opened_in(&copy, None).map_err(sqlite)?;
+    schema::migrate(&mut copy, path)?;
     audit_connection(&copy, path, &[] as &[HistoryEntry])
 }
 
@@ -157,7 +159,7 @@ fn latest_order(path: &Path) -> Result<Option<String>, FileError> {
     let query = "SELECT date FROM seckill ORDER BY id DESC LIMIT 1";
     let found = conn.query_row(query, (), |row| row.get(0));
     match found {
-        Ok(date) => Ok(Some(date)),
+        Ok(date_ms) => Ok(Some(clock::to_text(date_ms))),
         Err(rusqlite::Error::QueryReturnedNoRows) => Ok(None),
         Err(error) => Err(FileError::from_sqlite(path, error)),
     }

@@ -1,25 +1,25 @@
-//! A batch that is being decided: an overlay over memory, and the steps to undo it.
-//! Nothing in it is visible to requests until it has been committed.
+//! A batch that is being decided and stored: the ledger decides, and its writes go into one
+//! transaction. Nothing of it is visible to requests until it has been committed.
 
-use std::collections::HashMap;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use fail_parallel::FailPointRegistry;
 use rusqlite::Connection;
-use seckill_engine::{OrderRefused, SaleRefused};
+use seckill_engine::OrderRefused;
 use seckill_sale::{
-    Attempt, Claim, Context, Holding, IdempotencyKey, Invalid, NewSale, Order, OrderChange,
-    OrderId, OrderState, Rejection, Sale, SaleChange, SaleId, Stock, Taken, Verdict, decide,
+    Attempt, Attempted, Claim, HeldOrder, IdempotencyKey, Ledger, Names, NewClaim, NewSale, Order,
+    OrderChange, OrderId, OrderState, Sale, SaleChange, SaleId, SaleNo, SaleRefused, SaleWrite,
+    Verdict,
 };
 
 use crate::clock;
 use crate::failpoints;
 use crate::file::FileError;
-use crate::file::rows::{self, InsertOrder, OrderRow, StoredOrder};
+use crate::file::events::{self, EventRow, Kind, POINTER_ROWS};
+use crate::file::rows::{self, InsertLine, LineRow, StoredOrder};
 use crate::file::{meta, sales};
-use crate::ledger::{Holdings, SaleLedger, SaleLedgers};
-use crate::memory::{ByDigest, Digest, Memory, StoredClaim, verdict_or_slot};
+use crate::load::FileCounts;
+use crate::memory::Memory;
 use crate::order_id;
 
 /// Why a step of a batch could not be stored.
@@ -37,18 +37,6 @@ pub(crate) enum StepError {
     File(#[from] FileError),
 }
 
-enum Undo {
-    Taken(SaleId, Taken),
-    Released(SaleId),
-    Held {
-        sale: SaleId,
-        buyer: Digest,
-        before: Holding,
-    },
-    Created(SaleId),
-    Changed(Box<(Sale, Stock)>),
-}
-
 /// When the file is checked. System calls are expensive beside a small batch, so each check asks only
 /// for what the others do not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,25 +48,28 @@ pub(crate) enum CheckAt {
     Unwritten,
 }
 
-/// What a batch needs from the writer, in addition to the ledgers.
+/// What a batch needs from the writer, in addition to the ledger.
 pub(crate) struct Store<'a> {
     pub(crate) conn: &'a Connection,
     pub(crate) failpoints: &'a Arc<FailPointRegistry>,
     /// Checks that the file is the opened one and that no other program wrote to it.
     pub(crate) check: &'a mut dyn FnMut(&Connection, CheckAt) -> Result<(), StepError>,
+    /// The file's counts before the batch.
+    pub(crate) counts: FileCounts,
+    /// The row that the latest entry of each sale's feed points to, by sale.
+    pub(crate) pointers: &'a mut Vec<i64>,
 }
 
-/// Decides from memory and the ledgers. Its decisions stay out of memory until they are durable.
+/// Decides with the ledger, and stores what it decides. Its decisions stay out of memory until they
+/// are durable.
 pub(crate) struct Batch<'a> {
     store: Store<'a>,
     memory: &'a Memory,
-    ledgers: &'a mut SaleLedgers,
-    insert: InsertOrder<'a>,
+    ledger: &'a mut Ledger<u128>,
+    insert: InsertLine<'a>,
     now_ms: i64,
-    date: String,
-    claims: HashMap<Digest, StoredClaim, ByDigest>,
-    undo: Vec<Undo>,
-    inserted: u64,
+    /// The pointers that this batch has moved, with their earlier values.
+    moved_pointers: Vec<(SaleNo, i64)>,
     in_transaction: bool,
 }
 
@@ -86,19 +77,16 @@ impl<'a> Batch<'a> {
     pub(crate) fn new(
         store: Store<'a>,
         memory: &'a Memory,
-        ledgers: &'a mut SaleLedgers,
+        ledger: &'a mut Ledger<u128>,
         now_ms: i64,
     ) -> rusqlite::Result<Self> {
         Ok(Self {
-            insert: InsertOrder::prepare(store.conn)?,
+            insert: InsertLine::prepare(store.conn)?,
             store,
             memory,
-            ledgers,
+            ledger,
             now_ms,
-            date: clock::to_text(now_ms),
-            claims: HashMap::default(),
-            undo: Vec::new(),
-            inserted: 0,
+            moved_pointers: Vec::new(),
             in_transaction: false,
         })
     }
@@ -108,9 +96,9 @@ impl<'a> Batch<'a> {
         self.in_transaction
     }
 
-    /// The number of orders that the batch has inserted.
-    pub(crate) fn inserted(&self) -> u64 {
-        self.inserted
+    /// The file's counts once the batch is committed.
+    pub(crate) fn counts(&self) -> FileCounts {
+        self.store.counts
     }
 
     /// Begins the batch's only transaction, at its first write: a batch of rejections needs none.
@@ -133,103 +121,116 @@ impl<'a> Batch<'a> {
         (self.store.check)(self.store.conn, at)
     }
 
-    /// The last step before the commit. `orders` is the number of orders to record, if any.
-    pub(crate) fn finish(&mut self, orders: Option<u64>) -> Result<(), StepError> {
+    /// The last step before the commit. `rows` is the number of rows to record, if any.
+    pub(crate) fn finish(&mut self, rows: Option<u64>) -> Result<(), StepError> {
         if !self.in_transaction {
             // The decisions rest on memory alone, which must still match the file.
             return self.check(CheckAt::Unwritten);
         }
-        if let Some(orders) = orders {
-            failpoints::check(self.store.failpoints, failpoints::COUNT_ORDERS)?;
-            meta::set_orders(self.store.conn, orders)?;
+        if let Some(rows) = rows {
+            failpoints::check(self.store.failpoints, failpoints::COUNT_ROWS)?;
+            meta::set_row_count(self.store.conn, rows)?;
         }
         Ok(())
     }
 
     pub(crate) fn attempt(&mut self, order: u128, attempt: &Attempt) -> Result<Verdict, StepError> {
-        let Some(ledger) = self.ledgers.get(&attempt.sale) else {
-            return Ok(Verdict::Invalid(Invalid::NoSuchSale));
-        };
-        let buyer = attempt.buyer.as_str();
-        let digester = &self.memory.digester;
-        let key = attempt.key.as_ref();
-        let key_digest = key.map(|key| digester.key(&attempt.sale, buyer, key.as_str()));
-        let keyed = key_digest.and_then(|digest| {
-            let in_batch = self.claims.get(&digest).copied();
-            in_batch.or_else(|| self.memory.claim(digest))
-        });
-        let buyer_digest =
-            (!attempt.buyer.is_anonymous()).then(|| digester.buyer(&attempt.sale, buyer));
-        let holding = buyer_digest.map_or_else(Holding::default, |digest| ledger.holding(digest));
-        let free = ledger.stock.free();
-        let context = Context {
-            keyed: keyed.map(StoredClaim::keyed),
-            holding,
-            free,
-        };
-        let decision = decide(&ledger.sale, attempt, &context, self.now_ms);
-        let slot = match verdict_or_slot(decision, free) {
-            ControlFlow::Break(verdict) => return Ok(verdict),
-            ControlFlow::Continue(slot) => slot,
-        };
+        let names = self.memory.names(attempt);
+        let decided = self
+            .ledger
+            .attempt(&order, attempt, names, self.memory, self.now_ms);
+        Ok(match decided {
+            Attempted::Claimed(claim) => {
+                self.store_claim(order, attempt, &claim)?;
+                Verdict::Claimed(Claim {
+                    order_id: order_id::to_text(order),
+                    units: claim.order_units,
+                    remaining: claim.remaining,
+                })
+            }
+            Attempted::Repeat {
+                claim,
+                units,
+                remaining,
+            } => Verdict::Repeat {
+                claim: Claim {
+                    order_id: order_id::to_text(claim.order_id),
+                    units,
+                    remaining,
+                },
+                state: claim.state,
+            },
+            Attempted::Mismatch => Verdict::Mismatch,
+            Attempted::Rejected(rejection) => Verdict::Rejected(rejection),
+            Attempted::Invalid(invalid) => Verdict::Invalid(invalid),
+        })
+    }
+
+    fn store_claim(
+        &mut self,
+        order: u128,
+        attempt: &Attempt,
+        claim: &NewClaim,
+    ) -> Result<(), StepError> {
         self.begin()?;
-        let Some((taken, remaining)) = self.take(&attempt.sale) else {
-            return Ok(Verdict::Rejected(Rejection::SoldOut));
-        };
-        let (unit, order_id) = (taken.unit, order_id::to_text(order));
-        let fingerprint = key.map(|_| attempt.fingerprint());
         failpoints::check(self.store.failpoints, failpoints::INSERT)?;
-        self.insert.insert(&OrderRow {
-            date: &self.date,
-            order_id: order_id.as_str(),
-            sale: attempt.sale.as_str(),
-            unit,
-            buyer,
-            slot,
-            key: key.map(IdempotencyKey::as_str),
-            fingerprint,
-        })?;
-        self.inserted += 1;
-        if let (Some(digest), Some(fingerprint)) = (key_digest, fingerprint) {
-            let claim = StoredClaim {
-                order,
-                unit,
-                fingerprint,
-                state: OrderState::Reserved,
-            };
-            self.claims.insert(digest, claim);
+        let lines = claim.units.len() as u32;
+        for (&claimed, line) in claim.units.iter().zip(1..) {
+            let is_first = line == 1;
+            self.insert.insert(&LineRow {
+                date_ms: self.now_ms,
+                order_id: order,
+                line,
+                lines,
+                sale: claim.sale.get(),
+                claimed,
+                sequence: is_first.then_some(claim.sequence),
+                buyer: attempt.buyer.as_str(),
+                key: attempt
+                    .key
+                    .as_ref()
+                    .filter(|_| is_first)
+                    .map(IdempotencyKey::as_str),
+                fingerprint: claim.fingerprint.filter(|_| is_first),
+            })?;
         }
-        if let Some(digest) = buyer_digest {
-            let slots = slot.and_then(|slot| holding.slots.with(slot));
-            let next = Holding {
-                held: holding.held + 1,
-                slots: slots.unwrap_or(holding.slots),
-            };
-            self.hold(&attempt.sale, digest, next);
+        let counts = &mut self.store.counts;
+        // Rows get consecutive ids.
+        let first_row = counts.latest_row + 1;
+        counts.latest_row += i64::from(lines);
+        counts.rows += u64::from(lines);
+        counts.orders += 1;
+        let pointer = self.store.pointers.get(claim.sale.index());
+        if pointer.is_some_and(|pointer| first_row - pointer > POINTER_ROWS) {
+            let kind = Kind::Pointer;
+            self.store_event(claim.sale, claim.sequence, first_row, kind)?;
         }
-        Ok(Verdict::Claimed(Claim {
-            order_id,
-            unit,
-            remaining,
-        }))
+        Ok(())
     }
 
-    fn take(&mut self, sale: &SaleId) -> Option<(Taken, u32)> {
-        let stock = &mut self.ledgers.get_mut(sale)?.stock;
-        let taken = stock.take()?;
-        self.undo.push(Undo::Taken(sale.clone(), taken));
-        Some((taken, stock.free()))
-    }
-
-    fn hold(&mut self, sale: &SaleId, buyer: Digest, next: Holding) {
-        if let Some(ledger) = self.ledgers.get_mut(sale) {
-            let before = ledger.set_holding(buyer, next);
-            self.undo.push(Undo::Held {
-                sale: sale.clone(),
-                buyer,
-                before,
-            });
+    fn store_event(
+        &mut self,
+        sale: SaleNo,
+        sequence: u64,
+        row_id: i64,
+        kind: Kind<'_>,
+    ) -> Result<(), StepError> {
+        failpoints::check(self.store.failpoints, failpoints::INSERT_EVENT)?;
+        let event = EventRow {
+            sale: sale.get(),
+            sequence,
+            row_id,
+            date_ms: self.now_ms,
+            kind,
+        };
+        events::insert(self.store.conn, &event)?;
+        let pointers = &mut *self.store.pointers;
+        if sale.index() >= pointers.len() {
+            pointers.resize(sale.index() + 1, 0);
         }
+        let before = std::mem::replace(&mut pointers[sale.index()], row_id);
+        self.moved_pointers.push((sale, before));
+        Ok(())
     }
 
     pub(crate) fn change_order(
@@ -237,96 +238,53 @@ impl<'a> Batch<'a> {
         order_id: &OrderId,
         change: OrderChange,
     ) -> Result<Result<Order, OrderRefused>, StepError> {
-        // Before reading the row, so that no other program can change it before it is written.
+        let Some(number) = order_id::from_text(order_id.as_str()) else {
+            return Ok(Err(OrderRefused::NoSuchOrder));
+        };
+        // Before reading the rows, so that no other program can change them before they are written.
         self.begin()?;
-        let Some(found) = rows::order_by_id(self.store.conn, order_id.as_str())? else {
+        let Some(found) = rows::order_by_id(self.store.conn, number)? else {
             return Ok(Err(OrderRefused::NoSuchOrder));
         };
         let stored = found.map_err(StepError::Damaged)?;
-        let next = match change.apply(stored.order.state) {
-            Ok(Some(next)) => next,
-            Ok(None) => return Ok(Ok(stored.order)),
-            Err(refused) => return Ok(Err(OrderRefused::NotAllowed(refused))),
+        let damaged = |detail: &dyn std::fmt::Display| {
+            StepError::Damaged(format!("order {order_id}: {detail}"))
+        };
+        let held = held_order(&stored, self.memory);
+        let write = match self.ledger.change_order(&held, change) {
+            Ok(Ok(Some(write))) => write,
+            Ok(Ok(None)) => return Ok(Ok(stored.order)),
+            Ok(Err(refused)) => return Ok(Err(OrderRefused::NotAllowed(refused))),
+            Err(inconsistent) => return Err(damaged(&inconsistent)),
         };
         failpoints::check(self.store.failpoints, failpoints::SET_STATE)?;
-        if !rows::set_state(self.store.conn, &stored, next, &self.date)? {
-            let detail = format!("order {order_id}: its row changed within the transaction");
-            return Err(StepError::Damaged(detail));
+        if !rows::set_state(self.store.conn, &stored, write.state, self.now_ms)? {
+            return Err(damaged(&"its rows changed within the transaction"));
         }
-        if stored.order.state.is_active() && !next.is_active() {
-            self.release(&stored)?;
-        }
-        self.set_claim_state(&stored, next);
-        let cancelled_at = (next == OrderState::Cancelled).then(|| self.date.clone());
+        let (row_id, kind) = (
+            self.store.counts.latest_row,
+            Kind::Order(number, write.state),
+        );
+        self.store_event(write.sale, write.sequence, row_id, kind)?;
+        let is_cancelled = write.state == OrderState::Cancelled;
         Ok(Ok(Order {
-            state: next,
-            cancelled_at,
+            state: write.state,
+            cancelled_at: is_cancelled.then(|| clock::to_text(self.now_ms)),
             ..stored.order
         }))
-    }
-
-    /// Records the state with the claim, so that a repeat of the order's key returns it.
-    fn set_claim_state(&mut self, stored: &StoredOrder, state: OrderState) {
-        let order = &stored.order;
-        if let (Some(key), Some(number)) = (
-            &order.idempotency_key,
-            order_id::from_text(order.order_id.as_str()),
-        ) {
-            let digester = &self.memory.digester;
-            let digest = digester.key(&order.sale, order.buyer.as_str(), key.as_str());
-            let claim = StoredClaim {
-                order: number,
-                unit: order.unit,
-                fingerprint: stored.fingerprint,
-                state,
-            };
-            self.claims.insert(digest, claim);
-        }
-    }
-
-    fn release(&mut self, stored: &StoredOrder) -> Result<(), StepError> {
-        let order = &stored.order;
-        let missing =
-            || StepError::Damaged(format!("order {}: its sale is missing", order.order_id));
-        let ledger = self.ledgers.get_mut(&order.sale).ok_or_else(missing)?;
-        ledger.stock.release(order.unit);
-        self.undo.push(Undo::Released(order.sale.clone()));
-        if order.buyer.is_anonymous() {
-            return Ok(());
-        }
-        let digester = &self.memory.digester;
-        let digest = digester.buyer(&order.sale, order.buyer.as_str());
-        let holding = ledger.holding(digest);
-        let Some(held) = holding.held.checked_sub(1) else {
-            let detail = format!("order {}: its buyer holds no order", order.order_id);
-            return Err(StepError::Damaged(detail));
-        };
-        let slots = stored
-            .slot
-            .map_or(holding.slots, |slot| holding.slots.without(slot));
-        self.hold(&order.sale, digest, Holding { held, slots });
-        Ok(())
     }
 
     pub(crate) fn create_sale(
         &mut self,
         new: NewSale,
     ) -> Result<Result<Sale, SaleRefused>, StepError> {
-        if let Some(ledger) = self.ledgers.get(&new.id) {
-            return Ok(Err(SaleRefused::Exists(Box::new(ledger.sale.clone()))));
+        match self.ledger.create_sale(new) {
+            Ok(write) => {
+                self.store_sale(&write, Kind::Created(&write.sale))?;
+                Ok(Ok(write.sale))
+            }
+            Err(refused) => Ok(Err(refused)),
         }
-        let sale = match new.validate() {
-            Ok(sale) => sale,
-            Err(invalid) => return Ok(Err(invalid.into())),
-        };
-        self.put_sale(&sale)?;
-        let stock = Stock::new(sale.total);
-        self.undo.push(Undo::Created(sale.id.clone()));
-        self.ledgers.insert(
-            sale.id.clone(),
-            SaleLedger::new(sale.clone(), stock, Holdings::default()),
-        );
-        Ok(Ok(sale))
     }
 
     pub(crate) fn change_sale(
@@ -334,103 +292,51 @@ impl<'a> Batch<'a> {
         id: &SaleId,
         change: &SaleChange,
     ) -> Result<Result<Sale, SaleRefused>, StepError> {
-        let Some(ledger) = self.ledgers.get(id) else {
-            return Ok(Err(SaleRefused::NoSuchSale(id.clone())));
-        };
-        let changed = match change.apply(&ledger.sale, ledger.usage(change)) {
-            Ok(changed) => changed,
-            Err(refused) => return Ok(Err(refused.into())),
-        };
-        self.put_sale(&changed)?;
-        if let Some(ledger) = self.ledgers.get_mut(id) {
-            let before = std::mem::replace(&mut ledger.sale, changed.clone());
-            let stock = ledger.stock.clone();
-            self.undo.push(Undo::Changed(Box::new((before, stock))));
-            ledger.stock.set_total(changed.total);
+        match self.ledger.change_sale(id, change) {
+            Ok(write) => {
+                self.store_sale(&write, Kind::Changed(&write.sale))?;
+                Ok(Ok(write.sale))
+            }
+            Err(refused) => Ok(Err(refused)),
         }
-        Ok(Ok(changed))
     }
 
-    fn put_sale(&mut self, sale: &Sale) -> Result<(), StepError> {
+    fn store_sale(&mut self, write: &SaleWrite, kind: Kind<'_>) -> Result<(), StepError> {
         self.begin()?;
         failpoints::check(self.store.failpoints, failpoints::PUT_SALE)?;
-        Ok(sales::put(self.store.conn, sale)?)
+        sales::put(self.store.conn, write.number.get(), &write.sale)?;
+        let row_id = self.store.counts.latest_row;
+        self.store_event(write.number, write.sequence, row_id, kind)
     }
 
-    /// Restores the ledgers to their state before the batch.
+    /// Restores the state before the batch.
     pub(crate) fn undo(self) {
-        for step in self.undo.into_iter().rev() {
-            match step {
-                Undo::Taken(sale, taken) => {
-                    if let Some(ledger) = self.ledgers.get_mut(&sale) {
-                        ledger.stock.undo_take(taken);
-                    }
-                }
-                Undo::Released(sale) => {
-                    if let Some(ledger) = self.ledgers.get_mut(&sale) {
-                        ledger.stock.undo_release();
-                    }
-                }
-                Undo::Held {
-                    sale,
-                    buyer,
-                    before,
-                } => {
-                    if let Some(ledger) = self.ledgers.get_mut(&sale) {
-                        ledger.set_holding(buyer, before);
-                    }
-                }
-                Undo::Created(sale) => {
-                    self.ledgers.remove(&sale);
-                }
-                Undo::Changed(before) => {
-                    if let Some(ledger) = self.ledgers.get_mut(&before.0.id) {
-                        (ledger.sale, ledger.stock) = *before;
-                    }
-                }
-            }
+        self.ledger.undo();
+        for (sale, before) in self.moved_pointers.into_iter().rev() {
+            self.store.pointers[sale.index()] = before;
         }
     }
 
-    /// Makes a committed batch visible: claims and holdings first, free units last, so that a
-    /// request that sees a sold-out sale also sees the claims that sold it out.
+    /// Makes a committed batch visible.
     pub(crate) fn publish(self) {
-        let claims = self.memory.claims.pin();
-        for (digest, claim) in self.claims {
-            claims.insert(digest, claim);
-        }
-        let held = self.undo.iter().filter_map(|step| match step {
-            Undo::Held { sale, buyer, .. } => {
-                let ledger = self.ledgers.get(sale)?;
-                let is_limited = ledger.sale.buyer_limit.is_some();
-                Some((*buyer, ledger.holding(*buyer), is_limited))
-            }
-            _ => None,
-        });
-        self.memory.publish_holdings(held);
-        let mut published: Option<SaleId> = None;
-        for step in self.undo {
-            let (id, has_new_terms) = match step {
-                Undo::Held { .. } => continue,
-                Undo::Taken(sale, _) | Undo::Released(sale) => (sale, false),
-                Undo::Created(sale) => (sale, true),
-                Undo::Changed(before) => (before.0.id, true),
-            };
-            // A batch mostly touches one sale; publishing its latest state once is enough.
-            if !has_new_terms && published.as_ref() == Some(&id) {
-                continue;
-            }
-            if let Some(ledger) = self.ledgers.get(&id) {
-                if has_new_terms {
-                    ledger.memory.terms.store(Arc::new(ledger.sale.clone()));
-                    self.memory
-                        .sales
-                        .pin()
-                        .insert(id.clone(), Arc::clone(&ledger.memory));
-                }
-                ledger.memory.set_free(ledger.stock.free());
-            }
-            published = Some(id);
-        }
+        self.ledger.commit(|change| self.memory.publish(&change));
+    }
+}
+
+/// A stored order as the ledger takes it.
+fn held_order<'a>(stored: &'a StoredOrder, memory: &Memory) -> HeldOrder<'a, u128> {
+    let order = &stored.order;
+    let (digester, buyer) = (&memory.digester, order.buyer.as_str());
+    let key = order.idempotency_key.as_ref();
+    HeldOrder {
+        order_id: &stored.number,
+        sale: &order.sale,
+        units: &stored.units,
+        names: Names {
+            buyer: (!buyer.is_empty()).then(|| digester.buyer(&order.sale, buyer)),
+            key: key.map(|key| digester.key(&order.sale, buyer, key.as_str())),
+        },
+        fingerprint: stored.fingerprint,
+        state: order.state,
     }
 }

@@ -1,28 +1,29 @@
 //! The embedded engine's implementation of the port: it answers rejections from memory, and sends
 //! everything else to the writer's queue. No decision is made here.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use fail_parallel::FailPointRegistry;
 use seckill_engine::{
-    BoxFuture, Cause, Component, DECIDE_MAX, Engine, Fault, OrderRefused, Outcome, SALES_PAGE_MAX,
-    SaleRefused, SaleStock, Sample,
+    BoxFuture, Cause, Component, DECIDE_MAX, EVENTS_PAGE_MAX, Engine, Fault, OrderRefused, Outcome,
+    SALES_PAGE_MAX, SaleStock, Sample,
 };
 use seckill_sale::{
-    Attempt, AuditReport, Buyer, HistoryEntry, IdempotencyKey, NewSale, Order, OrderChange,
-    OrderId, Sale, SaleChange, SaleId, Verdict,
+    Attempt, AuditReport, Buyer, Event, HistoryEntry, IdempotencyKey, NewSale, Order, OrderChange,
+    OrderId, Sale, SaleChange, SaleId, SaleRefused, Verdict,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use crate::audit::audit_view;
 use crate::file::lock::FolderLock;
 use crate::file::schema::Tuning;
-use crate::file::{DATABASE_FILE, FileError, LockOwner, rows};
-use crate::memory::Digester;
+use crate::file::{DATABASE_FILE, FileError, LockOwner, events, rows};
+use crate::memory::{Digester, SaleMemory};
 use crate::opened::Opened;
 use crate::order_id::{self, OrderIds};
 use crate::readers::Readers;
@@ -82,6 +83,8 @@ pub struct EmbeddedEngine {
     ids: OrderIds,
     started_ms: i64,
     readers: Readers,
+    /// Where the latest page of each sale's feed ended, by the number of the sale.
+    feed_ends: Mutex<HashMap<u32, events::Position>>,
     answer_wait: Duration,
     queue: Mutex<Option<mpsc::Sender<Op>>>,
     /// The same queue without the lock, for the path of every call.
@@ -112,7 +115,8 @@ impl EmbeddedEngine {
         let (opened, memory) = Opened::open(&path, &tuning, digester)?;
         let answer_wait = Duration::from_millis(options.answer_wait_ms);
         let shared = Arc::new(Shared::new(memory));
-        shared.counts.orders.store(opened.orders, Ordering::Relaxed);
+        let orders = opened.counts.orders;
+        shared.counts.orders.store(orders, Ordering::Relaxed);
         let readers = Readers::new(
             path.clone(),
             opened.files.clone(),
@@ -151,6 +155,7 @@ impl EmbeddedEngine {
             shared,
             ids: OrderIds::new(),
             readers,
+            feed_ends: Mutex::default(),
             answer_wait,
             weak_queue: queue.downgrade(),
             queue: Mutex::new(Some(queue)),
@@ -222,11 +227,10 @@ impl EmbeddedEngine {
     }
 
     /// Reads an order from the file, without the writer.
-    async fn read_order(&self, text: &str) -> Result<Option<Order>, Fault> {
-        let text = text.to_owned();
+    async fn read_order(&self, order_id: u128) -> Result<Option<Order>, Fault> {
         let found = self
             .readers
-            .query(move |conn| rows::order_by_id(conn, &text))
+            .query(move |conn| rows::order_by_id(conn, order_id))
             .await?;
         let damaged = |detail| Fault::without_effect(Cause::Store, detail);
         Ok(found
@@ -235,11 +239,35 @@ impl EmbeddedEngine {
             .map(|stored| stored.order))
     }
 
+    async fn read_events(&self, sale: &SaleId, after: u64) -> Result<Option<Vec<Event>>, Fault> {
+        if !self.shared.is_ready() {
+            return Err(self.unavailable());
+        }
+        let Some(memory) = self.shared.memory.load().sale(sale) else {
+            return Ok(None);
+        };
+        let state = memory.state.load_full();
+        // Readers that follow the feed mostly ask for what does not exist yet.
+        if after >= state.sequence {
+            return Ok(Some(Vec::new()));
+        }
+        let number = memory.number;
+        let known = lock(&self.feed_ends).get(&number).copied();
+        let query = move |conn: &rusqlite::Connection| {
+            let sale = (number, &*state.terms);
+            events::page(conn, sale, after, known, EVENTS_PAGE_MAX)
+        };
+        let damaged = |detail| Fault::without_effect(Cause::Store, detail);
+        let page = self.readers.query(query).await?.map_err(damaged)?;
+        lock(&self.feed_ends).insert(number, page.end);
+        Ok(Some(page.events))
+    }
+
     async fn outcome(&self, order_id: &OrderId) -> Result<Outcome, Fault> {
         let Some(id) = order_id::from_text(order_id.as_str()) else {
             return Ok(Outcome::None);
         };
-        if let Some(order) = self.read_order(order_id.as_str()).await? {
+        if let Some(order) = self.read_order(id).await? {
             return Ok(Outcome::Order(order));
         }
         let made_at_ms = order_id::made_at_ms(id);
@@ -261,7 +289,7 @@ impl EmbeddedEngine {
         if self.ask(Op::Barrier, Err).await?.is_err() {
             return Ok(Outcome::Pending);
         }
-        match self.read_order(order_id.as_str()).await? {
+        match self.read_order(id).await? {
             Some(order) => Ok(Outcome::Order(order)),
             None => Ok(Outcome::None),
         }
@@ -313,6 +341,18 @@ impl Drop for EmbeddedEngine {
     fn drop(&mut self) {
         self.stop();
         self.join();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn stock(memory: &SaleMemory) -> SaleStock {
+    let state = memory.state.load();
+    SaleStock {
+        sale: Sale::clone(&state.terms),
+        free: state.free.to_vec(),
     }
 }
 
@@ -424,7 +464,7 @@ impl Engine for EmbeddedEngine {
             self.ask(Op::Barrier, Err).await??;
             let claim = self.shared.memory.load().claim_of_key(sale, buyer, key);
             match claim {
-                Some(claim) => self.outcome(&order_id::to_text(claim.order)).await,
+                Some(claim) => self.outcome(&order_id::to_text(claim.order_id)).await,
                 None => Ok(Outcome::None),
             }
         })
@@ -459,10 +499,7 @@ impl Engine for EmbeddedEngine {
                 return Err(self.unavailable());
             }
             let found = self.shared.memory.load().sale(id);
-            Ok(found.map(|memory| SaleStock {
-                sale: Sale::clone(&memory.terms.load()),
-                free: memory.free(),
-            }))
+            Ok(found.map(|memory| stock(&memory)))
         })
     }
 
@@ -477,15 +514,20 @@ impl Engine for EmbeddedEngine {
             let mut page: Vec<SaleStock> = sales
                 .iter()
                 .filter(|(id, _)| is_after(id))
-                .map(|(_, memory)| SaleStock {
-                    sale: Sale::clone(&memory.terms.load()),
-                    free: memory.free(),
-                })
+                .map(|(_, memory)| stock(memory))
                 .collect();
             page.sort_unstable_by(|a, b| a.sale.id.cmp(&b.sale.id));
             page.truncate(SALES_PAGE_MAX);
             Ok(page)
         })
+    }
+
+    fn events<'a>(
+        &'a self,
+        sale: &'a SaleId,
+        after: u64,
+    ) -> BoxFuture<'a, Result<Option<Vec<Event>>, Fault>> {
+        Box::pin(self.read_events(sale, after))
     }
 
     fn audit(&self, history: Vec<HistoryEntry>) -> BoxFuture<'_, Result<AuditReport, Fault>> {

@@ -13,8 +13,10 @@ pub(crate) const INSERT: &str = "insert";
 pub(crate) const SET_STATE: &str = "set-state";
 /// Before the terms of a sale are written.
 pub(crate) const PUT_SALE: &str = "put-sale";
-/// Before the number of orders is updated.
-pub(crate) const COUNT_ORDERS: &str = "count-orders";
+/// Before the number of rows is updated.
+pub(crate) const COUNT_ROWS: &str = "count-rows";
+/// Before an event is inserted.
+pub(crate) const INSERT_EVENT: &str = "insert-event";
 /// Before and after the commit of a batch.
 pub(crate) const BEFORE_COMMIT: &str = "before-commit";
 pub(crate) const AFTER_COMMIT: &str = "after-commit";

@@ -8,7 +8,6 @@ mod clock;
 mod engine;
 mod failpoints;
 mod file;
-mod ledger;
 mod load;
 mod memory;
 mod opened;

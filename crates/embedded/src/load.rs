@@ -1,20 +1,15 @@
 //! Rebuilds memory from the file: at startup, and whenever memory and file may differ.
 //! It must not guess: it refuses an inconsistent file.
 
-use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use rusqlite::Connection;
-use seckill_sale::{Sale, StockRebuild};
+use seckill_sale::{Digest, KeyedClaim, Ledger, ORDER_UNITS_MAX, OrderState, SaleRebuild};
 
-use crate::file::FileError;
-use crate::file::meta::{self, Meta};
-use crate::file::rows::{self, StoredRow};
-use crate::file::sales;
-use crate::ledger::{Holdings, SaleLedger, SaleLedgers};
-use crate::memory::{Digester, Memory, StoredClaim};
-use crate::order_id;
+use crate::file::meta::{self, RowCount};
+use crate::file::rows::{self, StoredLine};
+use crate::file::{FileError, events, sales};
+use crate::memory::{Digester, Memory};
 
 /// The maximum number of missing rows that an error lists.
 const MISSING_LISTED_MAX: usize = 20;
@@ -22,17 +17,22 @@ const MISSING_LISTED_MAX: usize = 20;
 /// The content of a file.
 pub(crate) struct Loaded {
     pub(crate) memory: Memory,
-    pub(crate) ledgers: SaleLedgers,
-    pub(crate) orders: u64,
-    /// The number of orders that the file itself records.
-    pub(crate) recorded: u64,
+    pub(crate) ledger: Ledger<u128>,
+    pub(crate) counts: FileCounts,
+    /// The number of rows that the file itself records.
+    pub(crate) recorded_rows: u64,
+    /// The row that the latest entry of each sale's feed points to, by sale.
+    pub(crate) pointers: Vec<i64>,
+    /// Orders whose state an operator has edited.
+    pub(crate) edited: Vec<u128>,
 }
 
-struct Rebuilding {
-    sale: Sale,
-    stock: StockRebuild,
-    /// Active orders of each named buyer, by digest.
-    held: Holdings,
+/// How many rows and orders the file has, and the id of the latest row.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct FileCounts {
+    pub(crate) rows: u64,
+    pub(crate) orders: u64,
+    pub(crate) latest_row: i64,
 }
 
 enum LoadError {
@@ -47,82 +47,202 @@ impl From<rusqlite::Error> for LoadError {
     }
 }
 
-/// Reads the whole file in one pass over its orders. There must be at least `orders_min`, the
-/// number that this process has stored.
+/// Reads the whole file in one pass over its rows. There must be at least `rows_min`, the number
+/// that this process has stored.
 pub(crate) fn load(
     conn: &Connection,
     path: &Path,
     digester: Digester,
-    orders_min: u64,
+    rows_min: u64,
 ) -> Result<Loaded, FileError> {
     let path = path.to_owned();
-    read(conn, digester, orders_min).map_err(|error| match error {
+    read(conn, digester, rows_min).map_err(|error| match error {
         LoadError::Sqlite(error) => FileError::from_sqlite(&path, error),
         LoadError::Damaged(detail) => FileError::Damaged { path, detail },
         LoadError::OrdersLost(detail) => FileError::OrdersLost { path, detail },
     })
 }
 
-fn read(conn: &Connection, digester: Digester, orders_min: u64) -> Result<Loaded, LoadError> {
-    let memory = Memory::new(digester);
-    let mut sales: Vec<Rebuilding> = Vec::new();
-    let mut index: HashMap<String, usize> = HashMap::new();
-    for sale in sales::all(conn)? {
+fn read(conn: &Connection, digester: Digester, rows_min: u64) -> Result<Loaded, LoadError> {
+    let mut loading = Loading {
+        memory: Memory::new(digester),
+        sales: Vec::new(),
+        order: None,
+        key: None,
+        orders: 0,
+        edited: Vec::new(),
+    };
+    for (number, sale) in sales::all(conn)? {
         let sale = sale.map_err(LoadError::Damaged)?;
-        index.insert(sale.id.to_string(), sales.len());
-        sales.push(Rebuilding {
-            stock: StockRebuild::new(sale.total),
-            held: Holdings::default(),
-            sale,
-        });
-    }
-    // Consecutive rows mostly belong to the same sale.
-    let mut latest = 0;
-    let mut ids = RowIds::default();
-    rows::each_order(conn, |stored| {
-        ids.see(stored.id);
-        let name = stored.row.sale;
-        if sales
-            .get(latest)
-            .is_none_or(|rebuilding| rebuilding.sale.id.as_str() != name)
-        {
-            latest = *index.get(name).ok_or_else(|| {
-                LoadError::Damaged(format!(
-                    "row {}: its sale {name:?} does not exist",
-                    stored.id
-                ))
-            })?;
+        loading.sales.push(SaleRebuild::new(sale));
+        if number as usize != loading.sales.len() {
+            let detail = format!("sale {} is missing", loading.sales.len());
+            return Err(LoadError::Damaged(detail));
         }
-        take_row(&memory, &mut sales[latest], stored)
+    }
+    let mut ids = RowIds::default();
+    rows::each_line(conn, |line| {
+        ids.see(line.id);
+        loading.line(line)
     })?;
-    let mut stored = meta::read(conn)?;
-    let recorded_orders = stored.orders;
-    stored.orders = stored.orders.max(orders_min);
-    if let Some(detail) = ids.damage(&stored) {
+    loading.finish_order()?;
+    let mut counts = meta::row_count(conn)?;
+    let recorded_rows = counts.rows;
+    counts.rows = counts.rows.max(rows_min);
+    if let Some(detail) = ids.damage(&counts) {
         return Err(LoadError::OrdersLost(detail));
     }
-    let mut ledgers = SaleLedgers::with_capacity(sales.len());
-    let published = memory.sales.pin();
-    for Rebuilding { sale, stock, held } in sales {
-        let damaged = |fault| LoadError::Damaged(format!("sale {}: {fault}", sale.id));
-        let stock = stock.finish().map_err(damaged)?;
-        if sale.buyer_limit.is_some() {
-            let holdings = memory.holdings.pin();
-            for (digest, holding) in &held {
-                holdings.insert(*digest, *holding);
-            }
-        }
-        let ledger = SaleLedger::new(sale, stock, held);
-        published.insert(ledger.sale.id.clone(), Arc::clone(&ledger.memory));
-        ledgers.insert(ledger.sale.id.clone(), ledger);
+    let mut pointers = vec![0; loading.sales.len()];
+    for (number, sequence, row_id) in events::latest(conn)? {
+        let index = number.wrapping_sub(1) as usize;
+        let (Some(sale), Some(pointer)) = (loading.sales.get_mut(index), pointers.get_mut(index))
+        else {
+            let detail = format!("an event belongs to sale {number}, which does not exist");
+            return Err(LoadError::Damaged(detail));
+        };
+        sale.event(sequence);
+        *pointer = row_id;
     }
-    drop(published);
+    let mut ledgers = Vec::with_capacity(loading.sales.len());
+    for sale in loading.sales {
+        let id = sale.sale().id.clone();
+        let damaged = |fault| LoadError::Damaged(format!("sale {id}: {fault}"));
+        ledgers.push(sale.finish().map_err(damaged)?);
+    }
+    let ledger = Ledger::new(ledgers);
+    loading.memory.fill(&ledger);
     Ok(Loaded {
-        memory,
-        ledgers,
-        orders: ids.rows(),
-        recorded: recorded_orders,
+        memory: loading.memory,
+        ledger,
+        counts: FileCounts {
+            rows: ids.rows(),
+            orders: loading.orders,
+            latest_row: ids.latest,
+        },
+        recorded_rows,
+        pointers,
+        edited: loading.edited,
     })
+}
+
+/// The order whose lines are being read: they are consecutive rows.
+struct OpenOrder {
+    order_id: u128,
+    row_id: i64,
+    line: u32,
+    lines: u32,
+    state: OrderState,
+}
+
+struct Loading {
+    memory: Memory,
+    sales: Vec<SaleRebuild>,
+    order: Option<OpenOrder>,
+    /// The digest of its key, if it has several lines.
+    key: Option<Digest>,
+    orders: u64,
+    edited: Vec<u128>,
+}
+
+impl Loading {
+    fn line(&mut self, line: &StoredLine<'_>) -> Result<(), LoadError> {
+        let damaged = |detail: &dyn std::fmt::Display| LoadError::Damaged(line.damaged(detail));
+        let row = &line.row;
+        if let Some(damage) = line.integrity.damage() {
+            return Err(damaged(&damage));
+        }
+        let state = line
+            .state
+            .ok_or_else(|| damaged(&"its state is not a valid order state"))?;
+        self.check_lines(line, state)?;
+        let missing = || damaged(&format!("its sale {} does not exist", row.sale));
+        let index = row.sale.wrapping_sub(1) as usize;
+        let sale = self.sales.get_mut(index).ok_or_else(missing)?;
+        let digester = &self.memory.digester;
+        let buyer = (!row.buyer.is_empty() && state.is_active())
+            .then(|| digester.buyer(&sale.sale().id, row.buyer));
+        let seen = sale.unit(row.claimed, state.is_active(), buyer);
+        seen.map_err(|fault| damaged(&fault))?;
+        if row.line > 1 {
+            return self.add_to_key(line);
+        }
+        self.orders += 1;
+        let sequence = row.sequence.ok_or_else(|| damaged(&"it has no event"))?;
+        sale.event(sequence);
+        if line.is_edited {
+            self.edited.push(row.order_id);
+        }
+        if let Some(key) = row.key {
+            let claim = KeyedClaim {
+                order_id: row.order_id,
+                units: [row.claimed.item_unit()].into_iter().collect(),
+                fingerprint: row.fingerprint.unwrap_or(0),
+                state,
+            };
+            let digest = digester.key(&sale.sale().id, row.buyer, key);
+            if self.memory.claims.pin().insert(digest, claim).is_some() {
+                return Err(damaged(&"its buyer has another claim with the same key"));
+            }
+            self.key = (row.lines > 1).then_some(digest);
+        }
+        Ok(())
+    }
+
+    /// Adds a further unit to the claim of the order's key.
+    fn add_to_key(&self, line: &StoredLine<'_>) -> Result<(), LoadError> {
+        if let Some(digest) = self.key {
+            let unit = line.row.claimed.item_unit();
+            self.memory.claims.pin().update(digest, |claim| {
+                let mut claim = claim.clone();
+                claim.units.push(unit);
+                claim
+            });
+        }
+        Ok(())
+    }
+
+    /// The rows of an order are consecutive and complete, and have the same state.
+    fn check_lines(&mut self, line: &StoredLine<'_>, state: OrderState) -> Result<(), LoadError> {
+        let damaged = |detail: &dyn std::fmt::Display| LoadError::Damaged(line.damaged(detail));
+        let row = &line.row;
+        if row.lines == 0 || row.lines > ORDER_UNITS_MAX || row.line > row.lines {
+            let detail = format!("it is line {} of {}", row.line, row.lines);
+            return Err(damaged(&detail));
+        }
+        if row.line == 1 {
+            self.finish_order()?;
+            self.key = None;
+            self.order = (row.lines > 1).then_some(OpenOrder {
+                order_id: row.order_id,
+                row_id: line.id,
+                line: 1,
+                lines: row.lines,
+                state,
+            });
+            return Ok(());
+        }
+        let is_next = |order: &&mut OpenOrder| {
+            (order.order_id, order.line + 1, order.lines) == (row.order_id, row.line, row.lines)
+        };
+        let Some(order) = self.order.as_mut().filter(is_next) else {
+            return Err(damaged(&"the lines before it are missing"));
+        };
+        if order.state != state {
+            return Err(damaged(&"the lines of its order are in different states"));
+        }
+        order.line = row.line;
+        Ok(())
+    }
+
+    fn finish_order(&mut self) -> Result<(), LoadError> {
+        match self.order.take() {
+            Some(order) if order.line < order.lines => Err(LoadError::Damaged(format!(
+                "row {}: its order has {} of its {} lines",
+                order.row_id, order.line, order.lines
+            ))),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The ids of the rows, which increase by one from 1 on, unless rows were deleted.
@@ -144,10 +264,10 @@ impl RowIds {
     }
 
     /// Describes the loss if rows were deleted.
-    pub(crate) fn damage(&self, stored: &Meta) -> Option<String> {
+    pub(crate) fn damage(&self, stored: &RowCount) -> Option<String> {
         let gaps = (self.latest.max(0) as u64).saturating_sub(self.rows);
         let from_middle = gaps.saturating_sub(stored.deleted);
-        let lost = from_middle.max(stored.orders.saturating_sub(self.rows));
+        let lost = from_middle.max(stored.rows.saturating_sub(self.rows));
         if lost == 0 {
             return None;
         }
@@ -176,62 +296,14 @@ impl RowIds {
     }
 }
 
-fn take_row(
-    memory: &Memory,
-    rebuilding: &mut Rebuilding,
-    stored: &StoredRow<'_>,
-) -> Result<(), LoadError> {
-    let damaged = |detail: &str| LoadError::Damaged(format!("row {}: {detail}", stored.id));
-    let row = &stored.row;
-    if let Some(damage) = stored.integrity.damage() {
-        return Err(damaged(damage));
-    }
-    let state = stored
-        .state
-        .ok_or_else(|| damaged("its state is not a valid order state"))?;
-    let order =
-        order_id::from_text(row.order_id).ok_or_else(|| damaged("its order_id is not valid"))?;
-    let seen = rebuilding.stock.see(row.unit, state.is_active());
-    seen.map_err(|fault| damaged(&fault.to_string()))?;
-    if let Some(key) = row.key {
-        let claim = StoredClaim {
-            order,
-            unit: row.unit,
-            fingerprint: row.fingerprint.unwrap_or(0),
-            state,
-        };
-        let digest = memory.digester.key(&rebuilding.sale.id, row.buyer, key);
-        if memory.claims.pin().insert(digest, claim).is_some() {
-            return Err(damaged("its buyer has another claim with the same key"));
-        }
-    }
-    if !state.is_active() || row.buyer.is_empty() {
-        return Ok(());
-    }
-    let digest = memory.digester.buyer(&rebuilding.sale.id, row.buyer);
-    let holding = rebuilding.held.entry(digest).or_default();
-    holding.held += 1;
-    if let Some(slot) = row.slot {
-        holding.slots = holding
-            .slots
-            .with(slot)
-            .ok_or_else(|| damaged("its buyer has another order in the same slot"))?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn damage(ids: &[i64], orders: u64, deleted: u64) -> Option<String> {
+    fn damage(ids: &[i64], rows: u64, deleted: u64) -> Option<String> {
         let mut seen = RowIds::default();
         ids.iter().for_each(|&id| seen.see(id));
-        seen.damage(&Meta {
-            orders,
-            deleted,
-            opened_in: None,
-        })
+        seen.damage(&RowCount { rows, deleted })
     }
 
     #[test]

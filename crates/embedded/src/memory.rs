@@ -1,43 +1,18 @@
 //! The state that requests read: terms, free units, and the claims and holdings that are durable.
 //! Only the writer changes it, and only after a commit. Readers never wait for the writer.
 
-use std::hash::{BuildHasherDefault, Hasher};
-use std::ops::ControlFlow;
+use std::hash::Hasher;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use arc_swap::ArcSwap;
 use seckill_sale::{
-    Attempt, Buyer, Claim, Context, Decision, Holding, IdempotencyKey, Invalid, KeyedClaim,
-    OrderState, Sale, SaleId, Unit, Verdict, decide,
+    Attempt, Buyer, ByDigest, Change, Claim, ClaimIndex, Context, Decision, Digest, Holding,
+    IdempotencyKey, Invalid, KeyedClaim, Ledger, Names, Sale, SaleId, SaleLedger, Verdict, decide,
 };
 use siphasher::sip128::{Hasher128, SipHasher13};
+use smallvec::SmallVec;
 
 use crate::order_id;
-
-/// A digest of (sale, buyer) or (sale, buyer, key).
-pub(crate) type Digest = u128;
-
-/// Uses a digest as its own hash: digests are already uniformly distributed.
-#[derive(Default)]
-pub(crate) struct DigestHasher(u64);
-
-impl Hasher for DigestHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        // Only u128 is ever hashed; this satisfies the trait for anything else.
-        for &byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
-        }
-    }
-    fn write_u128(&mut self, digest: u128) {
-        self.0 = digest as u64;
-    }
-}
-
-pub(crate) type ByDigest = BuildHasherDefault<DigestHasher>;
 
 /// Computes digests with a random key of this process, so that clients cannot cause collisions.
 #[derive(Debug, Clone, Copy)]
@@ -70,60 +45,55 @@ impl Digester {
     }
 }
 
-/// A claim that was made with a key. Memory contains all of them, so it is small.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct StoredClaim {
-    pub(crate) order: u128,
-    pub(crate) unit: Unit,
-    pub(crate) fingerprint: u64,
-    pub(crate) state: OrderState,
+/// A sale at one point in time, as requests see it.
+#[derive(Debug)]
+pub(crate) struct SaleState {
+    pub(crate) terms: Arc<Sale>,
+    /// The free units of each item.
+    pub(crate) free: SmallVec<[u32; 1]>,
+    /// The number of the latest event.
+    pub(crate) sequence: u64,
 }
 
-impl StoredClaim {
-    pub(crate) fn keyed(self) -> KeyedClaim {
-        KeyedClaim {
-            order_id: order_id::to_text(self.order),
-            unit: self.unit,
-            fingerprint: self.fingerprint,
-            state: self.state,
-        }
+impl SaleState {
+    pub(crate) fn remaining(&self) -> u32 {
+        self.free.iter().sum()
     }
 }
 
-/// A sale, as requests see it.
+/// A sale, as requests see it. A reader that sees a state also sees the claims that led to it.
 #[derive(Debug)]
 pub(crate) struct SaleMemory {
-    pub(crate) terms: ArcSwap<Sale>,
-    free: AtomicU32,
+    pub(crate) number: u32,
+    pub(crate) state: ArcSwap<SaleState>,
 }
 
 impl SaleMemory {
-    pub(crate) fn new(sale: Sale, free: u32) -> Self {
+    fn new(number: u32, ledger: &SaleLedger) -> Self {
+        let state = SaleState {
+            terms: Arc::new(ledger.sale.clone()),
+            free: ledger.free().into(),
+            sequence: ledger.sequence(),
+        };
         Self {
-            terms: ArcSwap::from_pointee(sale),
-            free: AtomicU32::new(free),
+            number,
+            state: ArcSwap::from_pointee(state),
         }
-    }
-
-    /// A reader that sees a value here also sees the claims that led to it.
-    pub(crate) fn free(&self) -> u32 {
-        self.free.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn set_free(&self, free: u32) {
-        self.free.store(free, Ordering::Release);
     }
 }
 
 /// All durable state that a decision needs, for all sales.
-/// Whether a sale has a limit per buyer.
-pub(crate) type IsLimited = bool;
-
 pub(crate) struct Memory {
     pub(crate) digester: Digester,
     pub(crate) sales: papaya::HashMap<SaleId, Arc<SaleMemory>>,
-    pub(crate) claims: papaya::HashMap<Digest, StoredClaim, ByDigest>,
-    pub(crate) holdings: papaya::HashMap<Digest, Holding, ByDigest>,
+    pub(crate) claims: papaya::HashMap<Digest, KeyedClaim<u128>, ByDigest>,
+    holdings: papaya::HashMap<Digest, Holding, ByDigest>,
+}
+
+impl ClaimIndex<u128> for Memory {
+    fn find(&self, key: Digest) -> Option<KeyedClaim<u128>> {
+        self.claims.pin().get(&key).cloned()
+    }
 }
 
 impl Memory {
@@ -136,35 +106,78 @@ impl Memory {
         }
     }
 
+    /// Publishes everything that a rebuilt ledger has. The claims with keys are already here.
+    pub(crate) fn fill(&self, ledger: &Ledger<u128>) {
+        let (sales, holdings) = (self.sales.pin(), self.holdings.pin());
+        for (sale, number) in ledger.sales().iter().zip(1..) {
+            if sale.sale.buyer_limit.is_some() {
+                for (buyer, holding) in sale.holdings() {
+                    holdings.insert(*buyer, *holding);
+                }
+            }
+            let memory = Arc::new(SaleMemory::new(number, sale));
+            sales.insert(sale.sale.id.clone(), memory);
+        }
+    }
+
     pub(crate) fn sale(&self, id: &SaleId) -> Option<Arc<SaleMemory>> {
         self.sales.pin().get(id).cloned()
     }
 
-    pub(crate) fn claim(&self, digest: Digest) -> Option<StoredClaim> {
-        self.claims.pin().get(&digest).copied()
+    fn holding(&self, digest: Digest) -> Holding {
+        let found = self.holdings.pin().get(&digest).copied();
+        found.unwrap_or_default()
     }
 
-    pub(crate) fn holding(&self, digest: Digest) -> Holding {
-        self.holdings
-            .pin()
-            .get(&digest)
-            .copied()
-            .unwrap_or_default()
+    /// Makes a change visible that is durable now.
+    pub(crate) fn publish(&self, change: &Change<'_, u128>) {
+        match change {
+            Change::Claim(key, claim) => {
+                self.claims.pin().insert(*key, (*claim).clone());
+            }
+            Change::Holding {
+                sale,
+                buyer,
+                holding,
+            } => self.publish_holding(sale, *buyer, *holding),
+            Change::Sale {
+                number,
+                ledger,
+                has_new_terms,
+            } => self.publish_sale(number.get(), ledger, *has_new_terms),
+        }
     }
 
-    /// Makes holdings visible. Only sales with a limit need it here; an entry of an earlier limit
-    /// must not become stale, since a later limit would reject by it. A buyer without an entry is
-    /// left to the writer.
-    pub(crate) fn publish_holdings(
-        &self,
-        changed: impl IntoIterator<Item = (Digest, Holding, IsLimited)>,
-    ) {
+    /// Only sales with a limit need holdings here. An entry of an earlier limit must not become
+    /// stale, since a later limit would reject by it. A buyer without an entry is left to the
+    /// writer.
+    fn publish_holding(&self, sale: &SaleLedger, buyer: Digest, holding: Holding) {
         let holdings = self.holdings.pin();
-        for (buyer, holding, is_limited) in changed {
-            if holding.held == 0 {
-                holdings.remove(&buyer);
-            } else if is_limited || holdings.contains_key(&buyer) {
-                holdings.insert(buyer, holding);
+        if holding.held == 0 {
+            holdings.remove(&buyer);
+        } else if sale.sale.buyer_limit.is_some() || holdings.contains_key(&buyer) {
+            holdings.insert(buyer, holding);
+        }
+    }
+
+    fn publish_sale(&self, number: u32, ledger: &SaleLedger, has_new_terms: bool) {
+        let sales = self.sales.pin();
+        match sales.get(&ledger.sale.id) {
+            Some(memory) => {
+                let terms = if has_new_terms {
+                    Arc::new(ledger.sale.clone())
+                } else {
+                    Arc::clone(&memory.state.load().terms)
+                };
+                memory.state.store(Arc::new(SaleState {
+                    terms,
+                    free: ledger.free().into(),
+                    sequence: ledger.sequence(),
+                }));
+            }
+            None => {
+                let memory = Arc::new(SaleMemory::new(number, ledger));
+                sales.insert(ledger.sale.id.clone(), memory);
             }
         }
     }
@@ -174,11 +187,23 @@ impl Memory {
         sale: &SaleId,
         buyer: &Buyer,
         key: &IdempotencyKey,
-    ) -> Option<StoredClaim> {
-        self.claim(self.digester.key(sale, buyer.as_str(), key.as_str()))
+    ) -> Option<KeyedClaim<u128>> {
+        self.find(self.digester.key(sale, buyer.as_str(), key.as_str()))
     }
 
-    /// The verdict on an attempt, or `None` if it may take a unit.
+    pub(crate) fn names(&self, attempt: &Attempt) -> Names {
+        let (sale, buyer) = (&attempt.sale, attempt.buyer.as_str());
+        let digester = &self.digester;
+        Names {
+            buyer: (!buyer.is_empty()).then(|| digester.buyer(sale, buyer)),
+            key: attempt
+                .key
+                .as_ref()
+                .map(|key| digester.key(sale, buyer, key.as_str())),
+        }
+    }
+
+    /// The verdict on an attempt, or `None` if it may take units.
     pub(crate) fn answer(&self, attempt: &Attempt, now_ms: i64) -> Option<Verdict> {
         let sales = self.sales.pin();
         let Some(sale) = sales.get(&attempt.sale) else {
@@ -186,8 +211,8 @@ impl Memory {
         };
         // The free units are read before the key: if this key got the last unit of a sold-out sale,
         // its claim must be visible.
-        let free = sale.free();
-        let terms = sale.terms.load();
+        let state = sale.state.load();
+        let terms = &*state.terms;
         let buyer = &attempt.buyer;
         let keyed = attempt
             .key
@@ -199,29 +224,29 @@ impl Memory {
             Holding::default()
         };
         let context = Context {
-            keyed: keyed.map(StoredClaim::keyed),
+            keyed,
             holding,
-            free,
+            free: &state.free,
         };
-        verdict_or_slot(decide(&terms, attempt, &context, now_ms), free).break_value()
+        match decide(terms, attempt, context, now_ms) {
+            Decision::Take { .. } => None,
+            Decision::Repeat(claim) => repeat(terms, &claim, state.remaining()),
+            Decision::Mismatch => Some(Verdict::Mismatch),
+            Decision::Rejected(rejection) => Some(Verdict::Rejected(rejection)),
+            Decision::Invalid(invalid) => Some(Verdict::Invalid(invalid)),
+        }
     }
 }
 
-/// The verdict of a decision, or the slot for the unit to take.
-pub(crate) fn verdict_or_slot(decision: Decision, free: u32) -> ControlFlow<Verdict, Option<u8>> {
-    ControlFlow::Break(match decision {
-        Decision::Take { slot } => return ControlFlow::Continue(slot),
-        Decision::Repeat(keyed) => Verdict::Repeat {
-            claim: Claim {
-                order_id: keyed.order_id,
-                unit: keyed.unit,
-                remaining: free,
-            },
-            state: keyed.state,
+fn repeat(terms: &Sale, claim: &KeyedClaim<u128>, remaining: u32) -> Option<Verdict> {
+    let units = terms.order_units(claim.units.iter().copied())?;
+    Some(Verdict::Repeat {
+        claim: Claim {
+            order_id: order_id::to_text(claim.order_id),
+            units,
+            remaining,
         },
-        Decision::Mismatch => Verdict::Mismatch,
-        Decision::Rejected(rejection) => Verdict::Rejected(rejection),
-        Decision::Invalid(invalid) => Verdict::Invalid(invalid),
+        state: claim.state,
     })
 }
 

@@ -7,45 +7,46 @@ use std::time::{Duration, Instant};
 
 use fail_parallel::FailPointRegistry;
 use rusqlite::Connection;
+use seckill_sale::{Ledger, OrderState};
 
 use crate::batch::StepError;
 use crate::failpoints;
 use crate::file::folder::{self, FolderId};
 use crate::file::identity::OpenedFiles;
 use crate::file::schema::{self, Tuning};
-use crate::file::{FileError, meta};
-use crate::ledger::SaleLedgers;
-use crate::load;
+use crate::file::{FileError, events, meta, rows};
+use crate::load::{self, FileCounts, Loaded};
 use crate::memory::{Digester, Memory};
 
-/// How often the number of orders is recorded while it grows.
+/// How often the number of rows is recorded while it grows.
 const RECORD_EVERY: Duration = Duration::from_secs(1);
 
-/// The number of orders that the file itself records. It is not recorded with each batch, since it is
+/// The number of rows that the file itself records. It is not recorded with each batch, since it is
 /// another page to write.
-pub(crate) struct RecordedOrders {
-    orders: u64,
+pub(crate) struct RecordedRows {
+    rows: u64,
     at: Option<Instant>,
 }
 
-impl RecordedOrders {
-    pub(crate) fn is_due(&self, orders: u64) -> bool {
+impl RecordedRows {
+    pub(crate) fn is_due(&self, rows: u64) -> bool {
         let is_old = self.at.is_none_or(|at| at.elapsed() >= RECORD_EVERY);
-        orders != self.orders && is_old
+        rows != self.rows && is_old
     }
 
-    pub(crate) fn set(&mut self, orders: u64) {
-        self.orders = orders;
+    pub(crate) fn set(&mut self, rows: u64) {
+        self.rows = rows;
         self.at = Some(Instant::now());
     }
 }
 
 pub(crate) struct Opened {
     pub(crate) conn: Connection,
-    pub(crate) ledgers: SaleLedgers,
-    /// The number of orders in the file.
-    pub(crate) orders: u64,
-    pub(crate) recorded: RecordedOrders,
+    pub(crate) ledger: Ledger<u128>,
+    pub(crate) counts: FileCounts,
+    /// The row that the latest entry of each sale's feed points to, by sale.
+    pub(crate) pointers: Vec<i64>,
+    pub(crate) recorded: RecordedRows,
     /// SQLite's counter, which changes when another connection writes to the file.
     pub(crate) data_version: i64,
     pub(crate) files: OpenedFiles,
@@ -66,10 +67,11 @@ impl Opened {
         };
         let sqlite = |error| FileError::from_sqlite(path, error);
         let known = folder::id(dir).map_err(folder_error)?;
-        let conn = schema::open_writer(path, tuning, known.is_some())?;
-        let opened_in = meta::read(&conn).map_err(sqlite)?.opened_in;
+        let mut conn = schema::open_writer(path, tuning, known.is_some())?;
+        let opened_in = meta::opened_in(&conn).map_err(sqlite)?;
         let mark = known.as_ref().and_then(FolderId::mark);
         schema::refuse_live_copy(path, opened_in.as_deref(), mark.as_deref())?;
+        schema::migrate(&mut conn, path)?;
         let folder = match (known, &opened_in) {
             (Some(folder), Some(_)) => {
                 tracing::info!("the file was not closed cleanly; recovering it");
@@ -119,17 +121,23 @@ impl Opened {
         files: OpenedFiles,
         folder: (PathBuf, FolderId),
         digester: Digester,
-        orders_min: u64,
+        rows_min: u64,
     ) -> Result<(Self, Memory), FileError> {
+        let sqlite = |error| FileError::from_sqlite(path, error);
         // Before the load, so that a write during the load is noticed.
-        let version = data_version(&conn).map_err(|error| FileError::from_sqlite(path, error))?;
-        let loaded = load::load(&conn, path, digester, orders_min)?;
+        let version = data_version(&conn).map_err(sqlite)?;
+        let mut loaded = load::load(&conn, path, digester, rows_min)?;
+        if !loaded.edited.is_empty() {
+            adopt_edits(&conn, path, &loaded)?;
+            loaded = load::load(&conn, path, digester, rows_min)?;
+        }
         let opened = Self {
             conn,
-            ledgers: loaded.ledgers,
-            orders: loaded.orders,
-            recorded: RecordedOrders {
-                orders: loaded.recorded,
+            ledger: loaded.ledger,
+            counts: loaded.counts,
+            pointers: loaded.pointers,
+            recorded: RecordedRows {
+                rows: loaded.recorded_rows,
                 at: None,
             },
             data_version: version,
@@ -165,27 +173,28 @@ impl Opened {
         let files = OpenedFiles::at(path)?;
         self.files.check_database()?;
         let folder = self.folder.clone();
-        let (opened, memory) = Self::read(path, conn, files, folder, digester, self.orders)?;
+        let rows_min = self.counts.rows;
+        let (opened, memory) = Self::read(path, conn, files, folder, digester, rows_min)?;
         *self = opened;
         Ok(memory)
     }
 
-    /// Records the number of orders in a transaction of its own.
+    /// Records the number of rows in a transaction of its own.
     pub(crate) fn record(&mut self, registry: &Arc<FailPointRegistry>) -> Result<(), StepError> {
         self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
         self.files.check()?;
         check_external_write(&self.conn, self.data_version)?;
-        failpoints::check(registry, failpoints::COUNT_ORDERS)?;
-        meta::set_orders(&self.conn, self.orders)?;
+        failpoints::check(registry, failpoints::COUNT_ROWS)?;
+        meta::set_row_count(&self.conn, self.counts.rows)?;
         self.conn.prepare_cached("COMMIT")?.execute(())?;
-        self.recorded.set(self.orders);
+        self.recorded.set(self.counts.rows);
         Ok(())
     }
 
     /// Marks the file as closed cleanly, and moves everything into the main file.
     pub(crate) fn close(&mut self) -> Result<(), StepError> {
         self.files.check()?;
-        meta::set_orders(&self.conn, self.orders)?;
+        meta::set_row_count(&self.conn, self.counts.rows)?;
         meta::set_opened_in(&self.conn, None)?;
         schema::checkpoint(&self.conn, "TRUNCATE")?;
         // A copy that was made while the file was open is no longer accepted in this folder.
@@ -197,6 +206,50 @@ impl Opened {
         })?;
         Ok(())
     }
+}
+
+/// Completes the state changes that an operator has made by hand: gives them the event and the
+/// checksums of a change by this program.
+fn adopt_edits(conn: &Connection, path: &Path, loaded: &Loaded) -> Result<(), FileError> {
+    let sqlite = |error| FileError::from_sqlite(path, error);
+    let transaction = conn.unchecked_transaction().map_err(sqlite)?;
+    let mut ledger_sequences: Vec<u64> = loaded
+        .ledger
+        .sales()
+        .iter()
+        .map(seckill_sale::SaleLedger::sequence)
+        .collect();
+    let now_ms = jiff::Timestamp::now().as_millisecond();
+    for &order_id in &loaded.edited {
+        let found = rows::order_by_id(conn, order_id).map_err(sqlite)?;
+        let damaged = |detail| FileError::Damaged {
+            path: path.to_owned(),
+            detail,
+        };
+        let Some(stored) = found.transpose().map_err(damaged)? else {
+            continue;
+        };
+        rows::adopt_state(conn, &stored, now_ms).map_err(sqlite)?;
+        let Some(number) = loaded.ledger.number(&stored.order.sale) else {
+            continue;
+        };
+        let state = stored.order.state;
+        tracing::info!(order_id = %stored.order.order_id, state = state.as_str(), "adopting a state that was set by hand");
+        if state == OrderState::Reserved {
+            continue;
+        }
+        let sequence = &mut ledger_sequences[number.index()];
+        *sequence += 1;
+        let event = events::EventRow {
+            sale: number.get(),
+            sequence: *sequence,
+            row_id: loaded.counts.latest_row,
+            date_ms: now_ms,
+            kind: events::Kind::Order(order_id, state),
+        };
+        events::insert(conn, &event).map_err(sqlite)?;
+    }
+    transaction.commit().map_err(sqlite)
 }
 
 /// Fails if another connection has written to the file since its version was read.

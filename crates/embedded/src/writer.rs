@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use fail_parallel::FailPointRegistry;
 use rusqlite::Connection;
-use seckill_engine::{Cause, Effect, Fault, OrderRefused, SaleRefused};
+use seckill_engine::{Cause, Effect, Fault, OrderRefused};
 use seckill_sale::{
-    Attempt, NewSale, Order, OrderChange, OrderId, Sale, SaleChange, SaleId, Verdict,
+    Attempt, Ledger, NewSale, Order, OrderChange, OrderId, Sale, SaleChange, SaleId, SaleRefused,
+    Verdict,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -19,7 +20,6 @@ use crate::failpoints;
 use crate::file::FileError;
 use crate::file::identity::OpenedFiles;
 use crate::file::schema::{self, Tuning};
-use crate::ledger::SaleLedgers;
 use crate::opened::{self, Opened};
 use crate::shared::{Condition, Shared};
 
@@ -46,10 +46,10 @@ pub(crate) enum Op {
     View(ReplySender<View>),
 }
 
-/// A read transaction, and the free units of each sale at the same time.
+/// A read transaction, and the free units of each item of each sale at the same time.
 pub(crate) struct View {
     pub(crate) conn: Connection,
-    pub(crate) free: Vec<(SaleId, u32)>,
+    pub(crate) free: Vec<(SaleId, Vec<u32>)>,
 }
 
 impl Op {
@@ -200,7 +200,7 @@ impl Writer {
             BatchOutcome::Committed(responses) => {
                 self.shared.counts.batch(started.elapsed());
                 self.send(responses);
-                self.record_orders(waiting);
+                self.record_rows(waiting);
             }
             BatchOutcome::Abandoned(error, responses, rest) => {
                 self.count_failed();
@@ -241,8 +241,9 @@ impl Writer {
         let now_ms = self.shared.clock.now_ms();
         let Opened {
             conn,
-            ledgers,
-            orders,
+            ledger,
+            counts,
+            pointers,
             recorded,
             data_version,
             files,
@@ -256,8 +257,10 @@ impl Writer {
             conn,
             failpoints: &self.failpoints,
             check: &mut check,
+            counts: *counts,
+            pointers,
         };
-        let mut batch = match Batch::new(store, &memory, ledgers, now_ms) {
+        let mut batch = match Batch::new(store, &memory, ledger, now_ms) {
             Ok(batch) => batch,
             Err(error) => return BatchOutcome::Abandoned(error.into(), responses, ops.collect()),
         };
@@ -271,8 +274,9 @@ impl Writer {
                 return BatchOutcome::Abandoned(error, responses, rest);
             }
         }
-        let total = *orders + batch.inserted();
-        let record = (batch.inserted() > 0 && recorded.is_due(total)).then_some(total);
+        let stored = batch.counts();
+        let has_rows = stored.rows > counts.rows;
+        let record = (has_rows && recorded.is_due(stored.rows)).then_some(stored.rows);
         if let Err(error) = batch.finish(record) {
             batch.undo();
             roll_back(conn);
@@ -287,29 +291,30 @@ impl Writer {
                 return BatchOutcome::CommitUnknown(error, responses);
             }
         }
-        *orders = total;
-        if record.is_some() {
-            recorded.set(total);
-        }
-        self.shared.counts.orders.store(*orders, Ordering::Relaxed);
         batch.publish();
+        *counts = stored;
+        if record.is_some() {
+            recorded.set(stored.rows);
+        }
+        let orders = &self.shared.counts.orders;
+        orders.store(stored.orders, Ordering::Relaxed);
         let (path, tuning) = (&self.path, &self.bounds.tuning);
         let make_view = |response| match response {
-            Response::ViewWanted(to) => Response::View(Box::new(view(path, tuning, ledgers)), to),
+            Response::ViewWanted(to) => Response::View(Box::new(view(path, tuning, ledger)), to),
             other => other,
         };
         BatchOutcome::Committed(responses.into_iter().map(make_view).collect())
     }
 
-    /// Records the number of orders once no batch has done so for a while. It can wait: a disk that is
+    /// Records the number of rows once no batch has done so for a while. It can wait: a disk that is
     /// full or a file that is locked does not stop rejections.
-    fn record_orders(&mut self, waiting: &mpsc::Receiver<Op>) {
-        if !self.opened.recorded.is_due(self.opened.orders) {
+    fn record_rows(&mut self, waiting: &mpsc::Receiver<Op>) {
+        if !self.opened.recorded.is_due(self.opened.counts.rows) {
             return;
         }
         if let Err(error) = self.opened.record(&self.failpoints) {
             roll_back(&self.opened.conn);
-            tracing::debug!(%error, "the number of orders could not be recorded");
+            tracing::debug!(%error, "the number of rows could not be recorded");
             if !is_transient(&error) {
                 self.doubt(&error);
                 self.rebuild(waiting, &error);
@@ -478,15 +483,14 @@ fn cause_of(error: &StepError) -> Cause {
     }
 }
 
-fn view(path: &std::path::Path, tuning: &Tuning, ledgers: &SaleLedgers) -> Result<View, Fault> {
+fn view(path: &std::path::Path, tuning: &Tuning, ledger: &Ledger<u128>) -> Result<View, Fault> {
     let store = |detail: String| Fault::without_effect(Cause::Store, detail);
     let conn = schema::open_copy(path, tuning).map_err(|e| store(e.to_string()))?;
     // The first read determines what the transaction sees.
     conn.execute_batch("BEGIN; SELECT count(*) FROM seckill_sale;")
         .map_err(|e| store(e.to_string()))?;
-    let free = ledgers
-        .values()
-        .map(|ledger| (ledger.sale.id.clone(), ledger.stock.free()));
+    let sales = ledger.sales().iter();
+    let free = sales.map(|sale| (sale.sale.id.clone(), sale.free().to_vec()));
     Ok(View {
         conn,
         free: free.collect(),

@@ -9,7 +9,7 @@ use fail_parallel::FailPointRegistry;
 use seckill_embedded::{EmbeddedEngine, EmbeddedOptions};
 use seckill_engine::{Cause, Effect, Engine, OrderRefused, Outcome};
 use seckill_sale::{
-    Attempt, Buyer, HistoryEntry, IdempotencyKey, NewSale, NotAllowed, OrderChange, OrderState,
+    Attempt, Buyer, HistoryEntry, HistoryUnit, IdempotencyKey, NewSale, NotAllowed, OrderChange, OrderState,
     Rejection, SaleChange, SaleId, Verdict,
 };
 use tempfile::TempDir;
@@ -118,7 +118,11 @@ async fn a_commit_that_failed_after_it_was_stored() {
     let confirmation = HistoryEntry {
         order_id,
         sale: Some("s".into()),
-        unit: order.unit.number,
+        units: vec![HistoryUnit {
+            item: Some("default".into()),
+            number: order.units[0].unit.number,
+            generation: None,
+        }],
     };
     context.audited(vec![confirmation], 1).await;
 }
@@ -292,7 +296,7 @@ async fn closing_refuses_later_attempts_and_unlocks_the_folder() {
 /// the same request then succeeds.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_write_before_the_commit_can_fail_without_effect() {
-    for failpoint in ["batch", "begin", "insert", "count-orders"] {
+    for failpoint in ["batch", "begin", "insert", "count-rows"] {
         let context = context(1).await;
         context.fail_once(failpoint);
         let fault = context.decide(keyed("k")).await.unwrap_err();
@@ -415,7 +419,7 @@ async fn a_concurrent_change_of_a_state_is_not_overwritten() {
     let registry = Arc::clone(&context.failpoints);
     let set_paid = move || {
         let other = rusqlite::Connection::open(&path).unwrap();
-        let paid = "UPDATE seckill SET state = 'paid', state_checksum = 0";
+        let paid = "UPDATE seckill SET state = 1, state_checksum = 0";
         assert_eq!(other.execute(paid, ()).unwrap(), 1);
     };
     fail_parallel::cfg_callback(Arc::clone(&registry), "begin", set_paid).unwrap();

@@ -1,6 +1,8 @@
 //! The database file: its folder, the process that has it open, its schema and its rows.
 //! Nothing here makes decisions; the caller has already made them.
 
+mod checksum;
+pub(crate) mod events;
 pub(crate) mod folder;
 pub(crate) mod identity;
 pub(crate) mod lock;
@@ -8,6 +10,7 @@ pub(crate) mod meta;
 pub(crate) mod rows;
 pub(crate) mod sales;
 pub(crate) mod schema;
+mod version_1;
 
 use std::path::{Path, PathBuf};
 
@@ -55,6 +58,12 @@ pub enum FileError {
     LiveCopy { path: PathBuf },
     #[error("{} has schema version {found}, but this program supports only up to {known}; use a newer seckill", path.display())]
     Newer {
+        path: PathBuf,
+        found: i64,
+        known: i64,
+    },
+    #[error("{} has schema version {found}, and this program reads version {known}; `seckill serve` migrates the file, and `seckill backup` makes a migrated copy", path.display())]
+    Older {
         path: PathBuf,
         found: i64,
         known: i64,

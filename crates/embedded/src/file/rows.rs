@@ -1,125 +1,201 @@
-//! Writes, reads and verifies the rows of orders.
+//! Writes, reads and verifies the rows of orders, one for each unit.
 //! They have checksums, because SQLite does not detect a flipped byte inside a value.
 
-use std::hash::Hasher;
-
-use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
+use rusqlite::{CachedStatement, Connection, Row, params};
 use seckill_sale::{
-    Buyer, IdempotencyKey, Order, OrderFacts, OrderId, OrderState, RowIntegrity, SaleId, Unit,
+    Buyer, ClaimedUnit, ClaimedUnits, IdempotencyKey, ItemId, ItemNo, Order, OrderState, OrderUnit,
+    RowFacts, RowIntegrity, SaleId, Unit,
 };
-use siphasher::sip::SipHasher13;
 
-const INSERT_ORDER: &str = "INSERT INTO seckill (date, order_id, sale, unit, generation, buyer, state, slot, idem_key, \
-     fingerprint, checksum) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'reserved', ?7, ?8, ?9, ?10)";
-const ORDER_COLUMNS: &str = "id, date, order_id, sale, unit, generation, buyer, state, slot, idem_key, fingerprint, \
-     checksum, version, state_checksum, ended_at";
+use super::checksum::Checksum;
+use crate::{clock, order_id};
+
+const INSERT_LINE: &str = "INSERT INTO seckill (date, order_id, line, lines, sale, item, unit, generation, sequence, \
+     checksum, buyer, slot, idem_key, fingerprint) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
+/// The parameters that most rows of a batch share are bound only when they change.
+mod parameter {
+    pub(super) const DATE: usize = 1;
+    pub(super) const ORDER_ID: usize = 2;
+    pub(super) const LINE: usize = 3;
+    pub(super) const LINES: usize = 4;
+    pub(super) const SALE: usize = 5;
+    pub(super) const ITEM: usize = 6;
+    pub(super) const UNIT: usize = 7;
+    pub(super) const GENERATION: usize = 8;
+    pub(super) const SEQUENCE: usize = 9;
+    pub(super) const CHECKSUM: usize = 10;
+    pub(super) const BUYER: usize = 11;
+    pub(super) const SLOT: usize = 12;
+    pub(super) const KEY: usize = 13;
+    pub(super) const FINGERPRINT: usize = 14;
+}
+
+pub(super) const LINE_COLUMNS: &str = "line.id, line.date, line.order_id, line.line, line.lines, line.sale, line.item, line.unit, \
+     line.generation, line.sequence, line.buyer, line.slot, line.idem_key, line.fingerprint, line.checksum, line.state, \
+     line.version, line.state_checksum, line.ended_at";
+/// The index of the first column after [`LINE_COLUMNS`].
+const NEXT_COLUMN: usize = 19;
 /// The `state_checksum` that marks a manual edit of the state by an operator.
 const MANUAL_EDIT: i64 = 0;
 
 /// The columns that are written with a new order, borrowed from the caller or from a row.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct OrderRow<'a> {
-    pub(crate) date: &'a str,
-    pub(crate) order_id: &'a str,
-    pub(crate) sale: &'a str,
-    pub(crate) unit: Unit,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LineRow<'a> {
+    /// Unix milliseconds.
+    pub(crate) date_ms: i64,
+    pub(crate) order_id: u128,
+    /// From 1.
+    pub(crate) line: u32,
+    /// The number of lines of the order.
+    pub(crate) lines: u32,
+    /// The number of the sale.
+    pub(crate) sale: u32,
+    pub(crate) claimed: ClaimedUnit,
+    /// The number of the event that the order was reserved. Only the first line has it.
+    pub(crate) sequence: Option<u64>,
     pub(crate) buyer: &'a str,
-    pub(crate) slot: Option<u8>,
+    /// Only the first line has key and fingerprint.
     pub(crate) key: Option<&'a str>,
     pub(crate) fingerprint: Option<u64>,
 }
 
-/// A row as it was read.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct StoredRow<'a> {
-    pub(crate) id: i64,
-    pub(crate) row: OrderRow<'a>,
-    pub(crate) state: Option<OrderState>,
-    pub(crate) version: i64,
-    pub(crate) ended_at: Option<&'a str>,
-    pub(crate) integrity: RowIntegrity,
-}
-
-/// SipHash-1-3 with a zero key, with each text preceded by its length. Checksums are stored, so the
-/// algorithm must never change.
-pub(super) struct Checksum(SipHasher13);
-
-impl Checksum {
-    pub(super) fn new() -> Self {
-        Self(SipHasher13::new())
-    }
-
-    pub(super) fn text(&mut self, text: &str) {
-        self.0.write(&(text.len() as u32).to_le_bytes());
-        self.0.write(text.as_bytes());
-    }
-
-    pub(super) fn bytes(&mut self, bytes: &[u8]) {
-        self.0.write(bytes);
-    }
-
-    pub(super) fn finish(&self) -> i64 {
-        self.0.finish() as i64
-    }
-}
-
-impl OrderRow<'_> {
+impl LineRow<'_> {
     /// Covers the columns that never change.
     fn checksum(&self) -> i64 {
+        let ClaimedUnit { item, unit, slot } = self.claimed;
+        let mut fixed = [0; 64];
+        fixed[..8].copy_from_slice(&self.date_ms.to_le_bytes());
+        fixed[8..24].copy_from_slice(&self.order_id.to_be_bytes());
+        fixed[24..28].copy_from_slice(&self.line.to_le_bytes());
+        fixed[28..32].copy_from_slice(&self.lines.to_le_bytes());
+        fixed[32..36].copy_from_slice(&self.sale.to_le_bytes());
+        fixed[36..40].copy_from_slice(&unit.number.to_le_bytes());
+        fixed[40..44].copy_from_slice(&unit.generation.to_le_bytes());
+        fixed[44..52].copy_from_slice(&self.sequence.unwrap_or(0).to_le_bytes());
+        fixed[52..60].copy_from_slice(&self.fingerprint.unwrap_or(0).to_le_bytes());
+        fixed[60] = item.get();
+        fixed[61] = slot.unwrap_or(0);
+        fixed[62] = u8::from(self.key.is_some());
+        fixed[63] = u8::from(self.fingerprint.is_some());
         let mut sum = Checksum::new();
-        let texts = [self.date, self.order_id, self.sale, self.buyer];
-        texts.into_iter().chain(self.key).for_each(|t| sum.text(t));
-        sum.bytes(&self.unit.number.to_le_bytes());
-        sum.bytes(&self.unit.generation.to_le_bytes());
-        sum.bytes(&self.fingerprint.unwrap_or(0).to_le_bytes());
+        sum.bytes(&fixed);
+        sum.text(self.buyer);
+        if let Some(key) = self.key {
+            sum.text(key);
+        }
         sum.finish()
     }
 }
 
 /// Covers the columns that change with the state. It is null for an order that has not changed.
-fn state_checksum(order_id: &str, state: OrderState, version: i64, ended_at: Option<&str>) -> i64 {
+fn state_checksum(order_id: u128, state: OrderState, version: i64, ended_at: Option<i64>) -> i64 {
     let mut sum = Checksum::new();
-    sum.text(order_id);
-    sum.text(state.as_str());
-    sum.text(ended_at.unwrap_or_default());
+    sum.bytes(&order_id.to_be_bytes());
+    sum.bytes(&state_code(state).to_le_bytes());
     sum.bytes(&version.to_le_bytes());
+    sum.bytes(&ended_at.unwrap_or(-1).to_le_bytes());
     match sum.finish() {
         MANUAL_EDIT => 1,
         sum => sum,
     }
 }
 
-/// The statement that inserts an order, prepared once per batch.
-pub(crate) struct InsertOrder<'conn>(CachedStatement<'conn>);
+/// How the file stores a state.
+pub(super) fn state_code(state: OrderState) -> i64 {
+    match state {
+        OrderState::Reserved => 0,
+        OrderState::Paid => 1,
+        OrderState::Expired => 2,
+        OrderState::Cancelled => 3,
+    }
+}
 
-impl<'conn> InsertOrder<'conn> {
+fn state_of(code: i64) -> Option<OrderState> {
+    OrderState::ALL
+        .into_iter()
+        .find(|&state| state_code(state) == code)
+}
+
+/// What a statement's parameters are bound to.
+#[derive(Default)]
+struct Bound {
+    date_ms: Option<i64>,
+    sale: Option<u32>,
+    has_names: bool,
+}
+
+/// The statement that inserts a line, prepared once per batch.
+pub(crate) struct InsertLine<'conn> {
+    statement: CachedStatement<'conn>,
+    bound: Bound,
+}
+
+impl<'conn> InsertLine<'conn> {
     pub(crate) fn prepare(conn: &'conn Connection) -> rusqlite::Result<Self> {
-        conn.prepare_cached(INSERT_ORDER).map(Self)
+        let mut statement = conn.prepare_cached(INSERT_LINE)?;
+        // The cached statement may still have the names of an earlier batch.
+        statement.clear_bindings();
+        statement.raw_bind_parameter(parameter::BUYER, "")?;
+        Ok(Self {
+            statement,
+            bound: Bound::default(),
+        })
     }
 
-    pub(crate) fn insert(&mut self, row: &OrderRow<'_>) -> rusqlite::Result<()> {
-        self.0.execute(params![
-            row.date,
-            row.order_id,
-            row.sale,
-            row.unit.number,
-            row.unit.generation,
-            row.buyer,
-            row.slot,
-            row.key,
-            row.fingerprint.map(|fingerprint| fingerprint as i64),
-            row.checksum(),
-        ])?;
+    pub(crate) fn insert(&mut self, row: &LineRow<'_>) -> rusqlite::Result<()> {
+        let (statement, bound) = (&mut self.statement, &mut self.bound);
+        let ClaimedUnit { item, unit, slot } = row.claimed;
+        if bound.date_ms != Some(row.date_ms) {
+            statement.raw_bind_parameter(parameter::DATE, row.date_ms)?;
+            bound.date_ms = Some(row.date_ms);
+        }
+        if bound.sale != Some(row.sale) {
+            statement.raw_bind_parameter(parameter::SALE, row.sale)?;
+            bound.sale = Some(row.sale);
+        }
+        statement.raw_bind_parameter(parameter::ORDER_ID, row.order_id.to_be_bytes())?;
+        statement.raw_bind_parameter(parameter::LINE, row.line)?;
+        statement.raw_bind_parameter(parameter::LINES, row.lines)?;
+        statement.raw_bind_parameter(parameter::ITEM, item.get())?;
+        statement.raw_bind_parameter(parameter::UNIT, unit.number)?;
+        statement.raw_bind_parameter(parameter::GENERATION, unit.generation)?;
+        let sequence = row.sequence.map(|sequence| sequence as i64);
+        statement.raw_bind_parameter(parameter::SEQUENCE, sequence)?;
+        statement.raw_bind_parameter(parameter::CHECKSUM, row.checksum())?;
+        let has_names = !row.buyer.is_empty() || row.key.is_some() || slot.is_some();
+        if has_names || bound.has_names {
+            let fingerprint = row.fingerprint.map(|fingerprint| fingerprint as i64);
+            statement.raw_bind_parameter(parameter::BUYER, row.buyer)?;
+            statement.raw_bind_parameter(parameter::SLOT, slot)?;
+            statement.raw_bind_parameter(parameter::KEY, row.key)?;
+            statement.raw_bind_parameter(parameter::FINGERPRINT, fingerprint)?;
+            bound.has_names = has_names;
+        }
+        statement.raw_execute()?;
         Ok(())
     }
 }
 
-/// Calls `each` with every order, by ascending row id.
-pub(crate) fn each_order<E: From<rusqlite::Error>>(
+/// A row as it was read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StoredLine<'a> {
+    pub(crate) id: i64,
+    pub(crate) row: LineRow<'a>,
+    pub(crate) state: Option<OrderState>,
+    pub(crate) version: i64,
+    /// Unix milliseconds.
+    pub(crate) ended_at_ms: Option<i64>,
+    pub(crate) integrity: RowIntegrity,
+    /// An operator has edited the state, and the service has not adopted that yet.
+    pub(crate) is_edited: bool,
+}
+
+/// Calls `each` with every line, by ascending row id.
+pub(crate) fn each_line<E: From<rusqlite::Error>>(
     conn: &Connection,
-    mut each: impl FnMut(&StoredRow<'_>) -> Result<(), E>,
+    mut each: impl FnMut(&StoredLine<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let query = format!("SELECT {ORDER_COLUMNS} FROM seckill ORDER BY id");
+    let query = format!("SELECT {LINE_COLUMNS} FROM seckill AS line ORDER BY line.id");
     let mut statement = conn.prepare(&query)?;
     let mut rows = statement.query(())?;
     while let Some(row) = rows.next()? {
@@ -128,146 +204,235 @@ pub(crate) fn each_order<E: From<rusqlite::Error>>(
     Ok(())
 }
 
-fn stored<'a>(row: &'a Row<'_>) -> rusqlite::Result<StoredRow<'a>> {
-    let text = |index| row.get_ref(index).and_then(|value| Ok(value.as_str()?));
-    let order = OrderRow {
-        date: text(1)?,
-        order_id: text(2)?,
-        sale: text(3)?,
-        unit: Unit {
-            number: row.get(4)?,
-            generation: row.get(5)?,
+/// Reads a row that begins with [`LINE_COLUMNS`].
+pub(super) fn stored<'a>(row: &'a Row<'_>) -> rusqlite::Result<StoredLine<'a>> {
+    let not_an_item = |index: usize, number: u8| {
+        let what = format!("{number} is not an item number").into();
+        rusqlite::Error::FromSqlConversionFailure(index, rusqlite::types::Type::Integer, what)
+    };
+    let item: u8 = row.get(6)?;
+    let line = LineRow {
+        date_ms: row.get(1)?,
+        order_id: u128::from_be_bytes(row.get(2)?),
+        line: row.get(3)?,
+        lines: row.get(4)?,
+        sale: row.get(5)?,
+        claimed: ClaimedUnit {
+            item: ItemNo::new(item).ok_or_else(|| not_an_item(6, item))?,
+            unit: Unit {
+                number: row.get(7)?,
+                generation: row.get(8)?,
+            },
+            slot: row.get(11)?,
         },
-        buyer: text(6)?,
-        slot: row.get(8)?,
-        key: row.get_ref(9)?.as_str_or_null()?,
-        fingerprint: row
-            .get::<_, Option<i64>>(10)?
-            .map(|fingerprint| fingerprint as u64),
+        sequence: row.get::<_, Option<i64>>(9)?.map(|number| number as u64),
+        buyer: row.get_ref(10)?.as_str()?,
+        key: row.get_ref(12)?.as_str_or_null()?,
+        fingerprint: row.get::<_, Option<i64>>(13)?.map(|number| number as u64),
     };
-    let state = OrderState::from_name(text(7)?);
-    let (version, ended_at) = (row.get(12)?, row.get_ref(14)?.as_str_or_null()?);
-    let expected = state.map(|state| state_checksum(order.order_id, state, version, ended_at));
-    let has_written_state = match row.get::<_, Option<i64>>(13)? {
-        None => state == Some(OrderState::Reserved) && version == 1 && ended_at.is_none(),
+    let state = state_of(row.get(15)?);
+    let (version, ended_at_ms): (i64, Option<i64>) = (row.get(16)?, row.get(18)?);
+    let found = row.get::<_, Option<i64>>(17)?;
+    let is_edited = found == Some(MANUAL_EDIT);
+    let has_written_state = match found {
+        None => state == Some(OrderState::Reserved) && version == 1 && ended_at_ms.is_none(),
         Some(MANUAL_EDIT) => true,
-        found => found == expected,
+        found => {
+            found == state.map(|state| state_checksum(line.order_id, state, version, ended_at_ms))
+        }
     };
-    let integrity = if row.get::<_, i64>(11)? != order.checksum() {
+    let integrity = if row.get::<_, i64>(14)? != line.checksum() {
         RowIntegrity::ContentDiffers
     } else if !has_written_state {
         RowIntegrity::StateDiffers
     } else {
         RowIntegrity::Intact
     };
-    Ok(StoredRow {
+    Ok(StoredLine {
         id: row.get(0)?,
+        row: line,
         state,
         version,
-        ended_at,
+        ended_at_ms,
         integrity,
-        row: order,
+        is_edited,
     })
 }
 
-impl StoredRow<'_> {
-    pub(crate) fn facts(&self) -> OrderFacts<'_> {
-        OrderFacts {
-            order_id: self.row.order_id,
-            sale: self.row.sale,
-            unit: self.row.unit,
+impl<'a> StoredLine<'a> {
+    /// `order_id` is the row's id as text, and `sale` the id of its sale.
+    pub(crate) fn facts(&self, order_id: &'a str, sale: &'a str) -> RowFacts<'a> {
+        RowFacts {
+            order_id,
+            line: self.row.line,
+            lines: self.row.lines,
+            sale,
+            item: self.row.claimed.item,
+            unit: self.row.claimed.unit,
             buyer: self.row.buyer,
             key: self.row.key,
             state: self.state,
+            sequence: self.row.sequence,
             integrity: self.integrity,
+            is_edited: self.is_edited,
         }
     }
 
-    /// The order, or a description of the damage.
-    pub(crate) fn order(&self) -> Result<Order, String> {
-        let damaged = |detail: &dyn std::fmt::Display| format!("row {}: {detail}", self.id);
-        let row = &self.row;
-        if let Some(damage) = self.integrity.damage() {
-            return Err(damaged(&damage));
-        }
-        let buyer = if row.buyer.is_empty() {
-            Ok(Buyer::anonymous())
-        } else {
-            Buyer::new(row.buyer)
-        };
-        Ok(Order {
-            order_id: OrderId::new(row.order_id).map_err(|e| damaged(&e))?,
-            sale: SaleId::new(row.sale).map_err(|e| damaged(&e))?,
-            unit: row.unit,
-            buyer: buyer.map_err(|e| damaged(&e))?,
-            idempotency_key: row
-                .key
-                .map(IdempotencyKey::new)
-                .transpose()
-                .map_err(|e| damaged(&e))?,
-            state: self
-                .state
-                .ok_or_else(|| damaged(&"its state is not a valid order state"))?,
-            date: row.date.to_owned(),
-            cancelled_at: self
-                .ended_at
-                .filter(|_| self.state == Some(OrderState::Cancelled))
-                .map(str::to_owned),
-        })
+    pub(crate) fn damaged(&self, detail: &dyn std::fmt::Display) -> String {
+        format!("row {}: {detail}", self.id)
+    }
+}
+
+pub(super) fn buyer(name: &str) -> Result<Buyer, seckill_sale::InvalidName> {
+    if name.is_empty() {
+        Ok(Buyer::anonymous())
+    } else {
+        Buyer::new(name)
     }
 }
 
 /// An order, with the columns that only the engine needs.
 #[derive(Debug, Clone)]
 pub(crate) struct StoredOrder {
+    pub(crate) number: u128,
     pub(crate) order: Order,
-    pub(crate) slot: Option<u8>,
+    pub(crate) units: ClaimedUnits,
     pub(crate) fingerprint: u64,
+    ended_at_ms: Option<i64>,
     version: i64,
 }
 
-/// The order with this id. The inner error describes the damage of its row.
+/// The order with this id. The inner error describes the damage of its rows.
 pub(crate) fn order_by_id(
     conn: &Connection,
-    order_id: &str,
+    order_id: u128,
 ) -> rusqlite::Result<Option<Result<StoredOrder, String>>> {
-    let query = format!("SELECT {ORDER_COLUMNS} FROM seckill WHERE order_id = ?1");
+    let query = format!(
+        "SELECT {LINE_COLUMNS}, sale.id, item.id FROM seckill AS line \
+         LEFT JOIN seckill_sale AS sale ON sale.number = line.sale \
+         LEFT JOIN seckill_item AS item ON item.sale = line.sale AND item.item = line.item \
+         WHERE line.order_id = ?1 ORDER BY line.line"
+    );
     let mut statement = conn.prepare_cached(&query)?;
-    let read = |row: &Row<'_>| {
-        let found = stored(row)?;
-        Ok(found.order().map(|order| StoredOrder {
-            order,
-            slot: found.row.slot,
-            fingerprint: found.row.fingerprint.unwrap_or(0),
-            version: found.version,
-        }))
-    };
-    statement.query_row([order_id], read).optional()
+    let mut rows = statement.query([order_id.to_be_bytes()])?;
+    let mut order: Option<StoredOrder> = None;
+    while let Some(row) = rows.next()? {
+        let line = stored(row)?;
+        let sale = row.get_ref(NEXT_COLUMN)?.as_str_or_null()?;
+        let item = row.get_ref(NEXT_COLUMN + 1)?.as_str_or_null()?;
+        let added = match (sale, item) {
+            (Some(sale), Some(item)) => add_line(&mut order, &line, sale, item),
+            _ => Err(line.damaged(&"its sale or its item does not exist")),
+        };
+        if let Err(damage) = added {
+            return Ok(Some(Err(damage)));
+        }
+    }
+    Ok(order.map(Ok))
 }
 
-/// Changes the state of an order, if its row is still in the state in which it was read. Returns
-/// whether it was.
+fn add_line(
+    order: &mut Option<StoredOrder>,
+    line: &StoredLine<'_>,
+    sale: &str,
+    item: &str,
+) -> Result<(), String> {
+    let row = &line.row;
+    if let Some(damage) = line.integrity.damage() {
+        return Err(line.damaged(&damage));
+    }
+    let state = line
+        .state
+        .ok_or_else(|| line.damaged(&"its state is not a valid order state"))?;
+    let unit = OrderUnit {
+        item: ItemId::new(item).map_err(|error| line.damaged(&error))?,
+        unit: row.claimed.unit,
+    };
+    if let Some(order) = order {
+        if order.order.state != state || order.version != line.version {
+            return Err(line.damaged(&"the lines of its order are in different states"));
+        }
+        order.units.push(row.claimed);
+        order.order.units.push(unit);
+        return Ok(());
+    }
+    let key = row.key.map(IdempotencyKey::new).transpose();
+    *order = Some(StoredOrder {
+        number: row.order_id,
+        order: Order {
+            order_id: order_id::to_text(row.order_id),
+            sale: SaleId::new(sale).map_err(|error| line.damaged(&error))?,
+            units: [unit].into_iter().collect(),
+            buyer: buyer(row.buyer).map_err(|error| line.damaged(&error))?,
+            idempotency_key: key.map_err(|error| line.damaged(&error))?,
+            state,
+            date: clock::to_text(row.date_ms),
+            cancelled_at: line
+                .ended_at_ms
+                .filter(|_| state == OrderState::Cancelled)
+                .map(clock::to_text),
+        },
+        units: [row.claimed].into_iter().collect(),
+        fingerprint: row.fingerprint.unwrap_or(0),
+        ended_at_ms: line.ended_at_ms,
+        version: line.version,
+    });
+    Ok(())
+}
+
+/// Changes the state of an order, if all its lines are still in the state in which they were read.
+/// Returns whether they were.
 pub(crate) fn set_state(
     conn: &Connection,
     stored: &StoredOrder,
     next: OrderState,
-    at: &str,
+    at_ms: i64,
 ) -> rusqlite::Result<bool> {
     let update = "UPDATE seckill SET state = ?1, version = ?2, state_checksum = ?3, ended_at = ?4 \
          WHERE order_id = ?5 AND state = ?6 AND version = ?7";
-    let order_id = stored.order.order_id.as_str();
     let version = stored.version + 1;
-    let ended_at = (!next.is_active()).then_some(at);
+    let ended_at = (!next.is_active()).then_some(at_ms);
     let changed = conn.prepare_cached(update)?.execute(params![
-        next.as_str(),
+        state_code(next),
         version,
-        state_checksum(order_id, next, version, ended_at),
+        state_checksum(stored.number, next, version, ended_at),
         ended_at,
-        order_id,
-        stored.order.state.as_str(),
+        stored.number.to_be_bytes(),
+        state_code(stored.order.state),
         stored.version,
     ])?;
-    Ok(changed == 1)
+    Ok(changed == stored.units.len())
+}
+
+/// Gives the manually edited state of an order the checksum of a state that this program wrote.
+pub(crate) fn adopt_state(
+    conn: &Connection,
+    stored: &StoredOrder,
+    now_ms: i64,
+) -> rusqlite::Result<()> {
+    let state = stored.order.state;
+    let ended_at = (!state.is_active()).then_some(stored.ended_at_ms.unwrap_or(now_ms));
+    write_state(conn, stored.number, state, stored.version, ended_at)
+}
+
+/// Sets the state of an order, whatever it was.
+pub(super) fn write_state(
+    conn: &Connection,
+    order_id: u128,
+    state: OrderState,
+    version: i64,
+    ended_at: Option<i64>,
+) -> rusqlite::Result<()> {
+    let update = "UPDATE seckill SET state = ?1, version = ?2, state_checksum = ?3, ended_at = ?4 \
+         WHERE order_id = ?5";
+    conn.prepare_cached(update)?.execute(params![
+        state_code(state),
+        version,
+        state_checksum(order_id, state, version, ended_at),
+        ended_at,
+        order_id.to_be_bytes(),
+    ])?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -276,71 +441,57 @@ mod tests {
 
     #[test]
     fn the_checksum_covers_every_column_that_never_changes_and_is_stable() {
-        let row = OrderRow {
-            date: "2026-11-11T00:00:00.000Z",
-            order_id: "o",
-            sale: "counter",
-            unit: Unit {
-                number: 1,
-                generation: 1,
-            },
-            buyer: "ann",
+        let unit = |number, generation| Unit { number, generation };
+        let claimed = ClaimedUnit {
+            item: ItemNo::FIRST,
+            unit: unit(1, 1),
             slot: Some(1),
+        };
+        let row = LineRow {
+            date_ms: 1_795_000_000_000,
+            order_id: 7,
+            line: 1,
+            lines: 1,
+            sale: 1,
+            claimed,
+            sequence: Some(2),
+            buyer: "ann",
             key: Some("k"),
             fingerprint: Some(7),
         };
-        let others = [
-            OrderRow {
-                date: "2026-11-11T00:00:00.001Z",
-                ..row
-            },
-            OrderRow {
-                order_id: "p",
-                ..row
-            },
-            OrderRow {
-                sale: "countes",
-                ..row
-            },
-            OrderRow {
-                unit: Unit {
-                    number: 2,
-                    generation: 1,
-                },
-                ..row
-            },
-            OrderRow {
-                unit: Unit {
-                    number: 1,
-                    generation: 2,
-                },
-                ..row
-            },
-            OrderRow {
-                buyer: "anm",
-                ..row
-            },
-            OrderRow { key: None, ..row },
-            OrderRow {
-                fingerprint: Some(8),
-                ..row
-            },
+        let edits: [fn(&mut LineRow<'_>); 14] = [
+            |row| row.date_ms += 1,
+            |row| row.order_id = 8,
+            |row| row.line = 2,
+            |row| row.lines = 2,
+            |row| row.sale = 2,
+            |row| row.claimed.item = ItemNo::new(2).unwrap(),
+            |row| row.claimed.unit.number = 2,
+            |row| row.claimed.unit.generation = 2,
+            |row| row.claimed.slot = None,
+            |row| row.sequence = Some(3),
+            |row| row.buyer = "anm",
+            |row| row.key = None,
+            |row| row.key = Some("l"),
+            |row| row.fingerprint = None,
         ];
-        for other in others {
-            assert_ne!(other.checksum(), row.checksum(), "{other:?}");
+        let mut sums = std::collections::HashSet::from([row.checksum()]);
+        for edit in edits {
+            let mut edited = row;
+            edit(&mut edited);
+            assert!(sums.insert(edited.checksum()), "{edited:?}");
         }
         // Checksums are stored in files: if they changed, every existing row would look damaged.
-        assert_eq!(row.checksum(), -2_635_964_103_793_003_225);
-        let state = state_checksum("o", OrderState::Cancelled, 2, Some("at"));
-        assert_ne!(state, state_checksum("o", OrderState::Paid, 2, Some("at")));
-        assert_ne!(
-            state,
-            state_checksum("o", OrderState::Cancelled, 3, Some("at"))
-        );
-        assert_ne!(state, state_checksum("o", OrderState::Cancelled, 2, None));
-        assert_ne!(
-            state,
-            state_checksum("p", OrderState::Cancelled, 2, Some("at"))
-        );
+        assert_eq!(row.checksum(), 4_654_903_476_372_712_795);
+        let state = |order, state, version, at| state_checksum(order, state, version, at);
+        let sums = [
+            state(7, OrderState::Cancelled, 2, Some(5)),
+            state(7, OrderState::Paid, 2, Some(5)),
+            state(7, OrderState::Cancelled, 3, Some(5)),
+            state(7, OrderState::Cancelled, 2, None),
+            state(8, OrderState::Cancelled, 2, Some(5)),
+        ];
+        let distinct: std::collections::HashSet<i64> = sums.into_iter().collect();
+        assert_eq!(distinct.len(), sums.len());
     }
 }

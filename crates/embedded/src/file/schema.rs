@@ -8,62 +8,110 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::{FileError, folder, meta, sibling};
+use super::{FileError, folder, meta, sibling, version_1};
 
 /// `secK`, in SQLite's header: distinguishes our files from those of other programs.
 const APPLICATION_ID: i64 = 0x7365_634b;
-/// One script for each schema version; the first creates version 1. Released scripts never change.
-const MIGRATIONS: [&str; 1] = [VERSION_1];
+/// The schema version of files that this program writes.
+const VERSION: i64 = 2;
 
-// `id` is SQLite's rowid: it increases by one with each row, and rows are never deleted. The states
-// are checked with OR, because SQLite turns a list of four after IN into a temporary table at every
-// INSERT. An active order of generation 1, as nearly all are, needs no entry in seckill_generation,
-// because it has one in seckill_active_unit.
-const VERSION_1: &str = "
+// `id` is SQLite's rowid: it increases by one with each row, and rows are never deleted. Sales and
+// items are numbers and times are Unix milliseconds, because every row and every index entry has
+// them; the view `seckill_orders` shows them as text. States are numbers as well (0 reserved, 1
+// paid, 2 expired, 3 cancelled), which are compared for each index of each row. An active order of
+// generation 1, as nearly all are, needs no entry in seckill_generation, because it has one in
+// seckill_active_unit.
+const SCHEMA: &str = "
 CREATE TABLE seckill_meta (
     id        INTEGER PRIMARY KEY CHECK (id = 1),
-    orders    INTEGER NOT NULL,
+    row_count INTEGER NOT NULL,
     deleted   INTEGER NOT NULL,
     opened_in TEXT
 ) STRICT;
-INSERT INTO seckill_meta (id, orders, deleted, opened_in) VALUES (1, 0, 0, NULL);
+INSERT INTO seckill_meta (id, row_count, deleted, opened_in) VALUES (1, 0, 0, NULL);
 
 CREATE TABLE seckill_sale (
-    id          TEXT PRIMARY KEY,
+    number      INTEGER PRIMARY KEY,
+    id          TEXT NOT NULL UNIQUE,
     title       TEXT NOT NULL,
-    total       INTEGER NOT NULL CHECK (total >= 0),
     buyer_limit INTEGER CHECK (buyer_limit BETWEEN 1 AND 64),
     opens_at    TEXT,
     closes_at   TEXT,
     version     INTEGER NOT NULL,
     checksum    INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE seckill_item (
+    sale     INTEGER NOT NULL,
+    item     INTEGER NOT NULL CHECK (item BETWEEN 1 AND 64),
+    id       TEXT NOT NULL,
+    title    TEXT NOT NULL,
+    total    INTEGER NOT NULL CHECK (total >= 0),
+    price    INTEGER,
+    currency TEXT,
+    PRIMARY KEY (sale, item)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE seckill (
     id             INTEGER PRIMARY KEY,
-    date           TEXT NOT NULL,
-    order_id       TEXT NOT NULL,
-    sale           TEXT NOT NULL,
+    date           INTEGER NOT NULL,
+    order_id       BLOB NOT NULL CHECK (length(order_id) = 16),
+    line           INTEGER NOT NULL CHECK (line >= 1),
+    lines          INTEGER NOT NULL,
+    sale           INTEGER NOT NULL,
+    item           INTEGER NOT NULL,
     unit           INTEGER NOT NULL CHECK (unit >= 1),
     generation     INTEGER NOT NULL CHECK (generation >= 1),
+    state          INTEGER NOT NULL DEFAULT 0 CHECK (state BETWEEN 0 AND 3),
+    version        INTEGER NOT NULL DEFAULT 1,
+    sequence       INTEGER,
+    checksum       INTEGER NOT NULL,
     buyer          TEXT NOT NULL,
-    state          TEXT NOT NULL CHECK (state = 'reserved' OR state = 'paid' OR state = 'expired' OR state = 'cancelled'),
     slot           INTEGER CHECK (slot BETWEEN 1 AND 64),
     idem_key       TEXT,
     fingerprint    INTEGER,
-    version        INTEGER NOT NULL DEFAULT 1,
-    checksum       INTEGER NOT NULL,
     state_checksum INTEGER,
-    ended_at       TEXT
+    ended_at       INTEGER
 ) STRICT;
 
-CREATE UNIQUE INDEX seckill_order_id ON seckill (order_id);
-CREATE UNIQUE INDEX seckill_generation ON seckill (sale, unit, generation)
-    WHERE generation > 1 OR state = 'expired' OR state = 'cancelled';
-CREATE UNIQUE INDEX seckill_active_unit ON seckill (sale, unit) WHERE state = 'reserved' OR state = 'paid';
+CREATE UNIQUE INDEX seckill_order_id ON seckill (order_id, line);
+CREATE UNIQUE INDEX seckill_generation ON seckill (sale, item, unit, generation)
+    WHERE generation > 1 OR state > 1;
+CREATE UNIQUE INDEX seckill_active_unit ON seckill (sale, item, unit) WHERE state < 2;
 CREATE UNIQUE INDEX seckill_key ON seckill (sale, buyer, idem_key) WHERE idem_key IS NOT NULL;
 CREATE UNIQUE INDEX seckill_active_slot ON seckill (sale, buyer, slot)
-    WHERE slot IS NOT NULL AND (state = 'reserved' OR state = 'paid');
+    WHERE slot IS NOT NULL AND state < 2;
+
+CREATE TABLE seckill_event (
+    sale     INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    row_id   INTEGER NOT NULL,
+    date     INTEGER NOT NULL,
+    type     TEXT NOT NULL,
+    order_id BLOB,
+    terms    TEXT,
+    checksum INTEGER NOT NULL,
+    PRIMARY KEY (sale, sequence)
+) STRICT, WITHOUT ROWID;
+
+CREATE VIEW seckill_orders AS
+SELECT
+    line.id,
+    strftime('%Y-%m-%dT%H:%M:%fZ', line.date / 1000.0, 'unixepoch') AS date,
+    lower(hex(line.order_id)) AS order_id,
+    line.line,
+    sale.id AS sale,
+    item.id AS item,
+    line.unit,
+    line.generation,
+    line.buyer,
+    line.slot,
+    line.idem_key,
+    CASE line.state WHEN 0 THEN 'reserved' WHEN 1 THEN 'paid' WHEN 2 THEN 'expired' ELSE 'cancelled' END AS state,
+    strftime('%Y-%m-%dT%H:%M:%fZ', line.ended_at / 1000.0, 'unixepoch') AS ended_at
+FROM seckill AS line
+LEFT JOIN seckill_sale AS sale ON sale.number = line.sale
+LEFT JOIN seckill_item AS item ON item.sale = line.sale AND item.item = line.item;
 ";
 
 /// The settings of a connection.
@@ -95,7 +143,8 @@ impl Tuning {
 }
 
 /// Opens the file for its only writer, in a folder that this process has locked, and creates the
-/// schema of a new file. `had_database` says whether the folder ever had one.
+/// schema of a new file. `had_database` says whether the folder ever had one. A file of an earlier
+/// version still has to be migrated.
 pub(crate) fn open_writer(
     path: &Path,
     tuning: &Tuning,
@@ -117,12 +166,13 @@ pub(crate) fn open_writer(
         folder::close_to_others(&beside).map_err(folder_error)?;
     }
     let mut conn = tuning.connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    let version = recognise(&conn, path)?;
-    if version == 0 && had_database {
-        return Err(lost(path));
+    if recognise(&conn, path)? == 0 {
+        if had_database {
+            return Err(lost(path));
+        }
+        // Before WAL mode is set, so that the main file alone shows what it is.
+        create(&mut conn).map_err(sqlite)?;
     }
-    // Before WAL mode is set, so that the main file alone shows what it is.
-    migrate(&mut conn, version).map_err(sqlite)?;
     folder::sync(dir).map_err(folder_error)?;
     set_up(&conn, tuning).map_err(sqlite)?;
     Ok(conn)
@@ -135,7 +185,7 @@ pub(crate) fn reopen_writer(path: &Path, tuning: &Tuning) -> Result<Connection, 
         return Err(lost(path));
     }
     let conn = tuning.connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    if recognise(&conn, path)? == 0 {
+    if recognise(&conn, path)? != VERSION {
         return Err(lost(path));
     }
     set_up(&conn, tuning).map_err(|error| FileError::from_sqlite(path, error))?;
@@ -162,22 +212,42 @@ fn set_up(conn: &Connection, tuning: &Tuning) -> rusqlite::Result<()> {
     set("wal_autocheckpoint", &tuning.checkpoint_pages)
 }
 
-/// Opens the file of a data folder read-only, whether or not a writer has it open.
+/// Opens the file of a data folder read-only, whether or not a writer has it open. It may have an
+/// earlier version.
 pub(crate) fn open_reader(path: &Path, tuning: &Tuning) -> Result<Connection, FileError> {
-    let conn = open_copy(path, tuning)?;
+    let conn = open_any_version(path, tuning)?;
     let dir = path.parent().unwrap_or(path);
     let id = folder::id(dir).map_err(|error| FileError::Folder {
         path: dir.to_owned(),
         error,
     })?;
-    let found = meta::read(&conn).map_err(|error| FileError::from_sqlite(path, error))?;
+    let opened_in = meta::opened_in(&conn).map_err(|error| FileError::from_sqlite(path, error))?;
     let mark = id.and_then(|id| id.mark());
-    refuse_live_copy(path, found.opened_in.as_deref(), mark.as_deref())?;
+    refuse_live_copy(path, opened_in.as_deref(), mark.as_deref())?;
     Ok(conn)
 }
 
-/// Opens a file read-only, wherever it came from.
+/// Opens a file read-only, wherever it came from. It must have the present version.
 pub(crate) fn open_copy(path: &Path, tuning: &Tuning) -> Result<Connection, FileError> {
+    let conn = open_any_version(path, tuning)?;
+    check_version(&conn, path)?;
+    Ok(conn)
+}
+
+/// Fails if the file still has to be migrated.
+pub(crate) fn check_version(conn: &Connection, path: &Path) -> Result<(), FileError> {
+    match recognise(conn, path)? {
+        VERSION => Ok(()),
+        found => Err(FileError::Older {
+            path: path.to_owned(),
+            found,
+            known: VERSION,
+        }),
+    }
+}
+
+/// Opens a file of this or an earlier version read-only.
+pub(crate) fn open_any_version(path: &Path, tuning: &Tuning) -> Result<Connection, FileError> {
     let missing = || FileError::Missing {
         path: path.to_owned(),
     };
@@ -228,12 +298,11 @@ fn recognise(conn: &Connection, path: &Path) -> Result<i64, FileError> {
     if application != APPLICATION_ID && (objects > 0 || application != 0) {
         return Err(not_ours("another program's SQLite file"));
     }
-    let known = MIGRATIONS.len() as i64;
-    if version > known {
+    if version > VERSION {
         return Err(FileError::Newer {
             path: path.to_owned(),
             found: version,
-            known,
+            known: VERSION,
         });
     }
     let our_tables = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' \
@@ -244,16 +313,32 @@ fn recognise(conn: &Connection, path: &Path) -> Result<i64, FileError> {
     Ok(version)
 }
 
-fn migrate(conn: &mut Connection, version: i64) -> rusqlite::Result<()> {
-    let missing = MIGRATIONS.iter().skip(version as usize);
-    for (script, next) in missing.zip(version + 1..) {
-        let transaction = conn.transaction()?;
-        transaction.execute_batch(script)?;
-        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-        transaction.pragma_update(None, "user_version", next)?;
-        transaction.commit()?;
+fn create(conn: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = conn.transaction()?;
+    transaction.execute_batch(SCHEMA)?;
+    finish_creation(&transaction)?;
+    transaction.commit()
+}
+
+fn finish_creation(conn: &Connection) -> rusqlite::Result<()> {
+    conn.pragma_update(None, "application_id", APPLICATION_ID)?;
+    conn.pragma_update(None, "user_version", VERSION)
+}
+
+/// Brings a file of an earlier version to the present one, all or nothing.
+pub(crate) fn migrate(conn: &mut Connection, path: &Path) -> Result<(), FileError> {
+    let sqlite = |error| FileError::from_sqlite(path, error);
+    let version = recognise(conn, path)?;
+    if version == VERSION {
+        return Ok(());
     }
-    Ok(())
+    tracing::info!("migrating the file from schema version {version} to {VERSION}");
+    let transaction = conn.transaction().map_err(sqlite)?;
+    version_1::set_aside(&transaction).map_err(sqlite)?;
+    transaction.execute_batch(SCHEMA).map_err(sqlite)?;
+    version_1::convert(&transaction, path)?;
+    finish_creation(&transaction).map_err(sqlite)?;
+    transaction.commit().map_err(sqlite)
 }
 
 /// A write that changes nothing. Once it is durable, so is everything that was written before it.

@@ -175,6 +175,7 @@ pub enum Change<'a, Id> {
     },
     /// The free units of a sale, and its terms if they changed.
     Sale {
+        number: SaleNo,
         ledger: &'a SaleLedger,
         has_new_terms: bool,
     },
@@ -489,6 +490,7 @@ impl<Id: Clone> Ledger<Id> {
             }
             let ledger = &self.sales[number.index()];
             publish(Change::Sale {
+                number,
                 ledger,
                 has_new_terms,
             });
