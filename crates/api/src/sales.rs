@@ -161,7 +161,7 @@ pub struct SaleChange {
     /// Only for a sale with one item.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total: Option<u32>,
-    /// Changes of the items that are named; new ids add items.
+    /// Changes of named items.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub items: Vec<ItemChange>,
     /// Null removes the limit.
