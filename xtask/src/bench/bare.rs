@@ -1,7 +1,7 @@
 //! The baselines: what the underlying libraries achieve without the product.
 
 use std::path::Path;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::ensure;
@@ -13,7 +13,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use seckill_api::{AttemptAnswer, AttemptResult};
 use seckill_embedded::{EmbeddedEngine, EmbeddedOptions};
 use seckill_engine::Engine;
 use seckill_sale::{Attempt, NewSale, SaleId, Verdict};
@@ -46,12 +45,8 @@ pub(crate) fn http() -> anyhow::Result<()> {
 }
 
 async fn sold_out(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
-    static BODY: LazyLock<Bytes> = LazyLock::new(|| {
-        let result = AttemptResult::SoldOut;
-        let body = serde_json::to_vec(&AttemptAnswer { result });
-        body.map_or_else(|error| unreachable!("JSON in memory: {error}"), Bytes::from)
-    });
-    let mut answer = Response::new(Full::new(BODY.clone()));
+    let body = Full::new(Bytes::from_static(br#"{"result":"sold_out"}"#));
+    let mut answer = Response::new(body);
     let json = HeaderValue::from_static("application/json");
     answer.headers_mut().insert(CONTENT_TYPE, json);
     Ok(answer)
