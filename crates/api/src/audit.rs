@@ -4,8 +4,6 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::DEFAULT_ITEM_ID;
-
 /// The audit on the control socket. The body of `POST` is a list of [`HistoryEntry`].
 pub const CONTROL_AUDIT_PATH: &str = "/audit";
 
@@ -30,10 +28,11 @@ pub struct HistoryEntry {
 /// A unit as a client recorded it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HistoryUnit {
-    /// The item's id.
-    pub item: String,
+    /// The item's id; absent in a line of the older form, which did not record it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<String>,
     pub unit: u32,
-    /// Absent in a line of the older form, which did not record it.
+    /// Absent in a line of the older form.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u32>,
 }
@@ -61,7 +60,7 @@ impl TryFrom<HistoryLine> for HistoryEntry {
         let units = match (line.units, line.unit) {
             (units, None) if units.is_empty() => return Err("missing field `units`"),
             (units, Some(unit)) if units.is_empty() => vec![HistoryUnit {
-                item: DEFAULT_ITEM_ID.to_owned(),
+                item: None,
                 unit,
                 generation: None,
             }],
@@ -130,7 +129,7 @@ mod tests {
     #[test]
     fn a_line_of_a_history_lists_units() {
         let unit = |item: &str, unit| HistoryUnit {
-            item: item.into(),
+            item: Some(item.into()),
             unit,
             generation: Some(1),
         };
@@ -156,7 +155,7 @@ mod tests {
         let old: HistoryEntry =
             serde_json::from_str(r#"{"order_id":"01a2","sale":"phone","unit":7}"#).unwrap();
         let unit = HistoryUnit {
-            item: "default".into(),
+            item: None,
             unit: 7,
             generation: None,
         };

@@ -36,8 +36,12 @@ pub enum SpecVersion {
 pub enum EventData {
     #[serde(rename = "order.reserved")]
     OrderReserved(ReservedOrder),
+    #[serde(rename = "order.paid")]
+    OrderPaid(ChangedOrder),
+    #[serde(rename = "order.expired")]
+    OrderExpired(ChangedOrder),
     #[serde(rename = "order.cancelled")]
-    OrderCancelled(CancelledOrder),
+    OrderCancelled(ChangedOrder),
     #[serde(rename = "sale.created")]
     SaleCreated(SaleTerms),
     #[serde(rename = "sale.changed")]
@@ -54,9 +58,9 @@ pub struct ReservedOrder {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CancelledOrder {
+pub struct ChangedOrder {
     pub order_id: String,
-    /// The units that were released.
+    /// The order's units; an order that has expired or was cancelled has released them.
     pub units: Vec<Unit<'static>>,
 }
 
@@ -95,12 +99,20 @@ mod tests {
             &event(Some("01a2"), reserved),
             r#"{"specversion":"1.0","id":"counter/17","source":"/v1/sales/counter","subject":"01a2","time":"2026-11-25T01:02:03.004Z","sequence":17,"type":"order.reserved","data":{"order_id":"01a2","buyer":"ann","idempotency_key":null,"units":[{"item":"default","unit":7,"generation":1}]}}"#,
         );
-        let order_id = "01a2".into();
-        let cancelled = EventData::OrderCancelled(CancelledOrder { order_id, units });
-        is_json(
-            &event(Some("01a2"), cancelled),
-            r#"{"specversion":"1.0","id":"counter/17","source":"/v1/sales/counter","subject":"01a2","time":"2026-11-25T01:02:03.004Z","sequence":17,"type":"order.cancelled","data":{"order_id":"01a2","units":[{"item":"default","unit":7,"generation":1}]}}"#,
-        );
+        let changed = ChangedOrder {
+            order_id: "01a2".into(),
+            units,
+        };
+        for (name, data) in [
+            ("paid", EventData::OrderPaid(changed.clone())),
+            ("expired", EventData::OrderExpired(changed.clone())),
+            ("cancelled", EventData::OrderCancelled(changed)),
+        ] {
+            let head = r#"{"specversion":"1.0","id":"counter/17","source":"/v1/sales/counter","subject":"01a2","time":"2026-11-25T01:02:03.004Z","sequence":17"#;
+            let data_text = r#""data":{"order_id":"01a2","units":[{"item":"default","unit":7,"generation":1}]}}"#;
+            let text = format!(r#"{head},"type":"order.{name}",{data_text}"#);
+            is_json(&event(Some("01a2"), data), &text);
+        }
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub struct Sale {
     pub closes_at: Option<String>,
     /// 1 for a new sale. Each change adds 1.
     pub version: u64,
-    /// At least one; a sale that was created without naming items has the item `default`.
+    /// 1 to 64; a sale that was created without naming items has the item `default`.
     pub items: Vec<Item>,
 }
 
@@ -74,7 +74,7 @@ pub struct Item {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Price {
-    /// In minor units of the currency, such as cents.
+    /// In minor units of the currency, such as cents: 0 to 1,000,000,000,000.
     pub amount: u64,
     /// The code of ISO 4217, such as `CNY`.
     pub currency: String,
@@ -122,6 +122,7 @@ pub struct NewSale {
     /// from the start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total: Option<u32>,
+    /// 1 to 64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub items: Option<Vec<NewItem>>,
     /// Active units that one buyer may hold, 1 to 64; null or absent for no limit.

@@ -319,7 +319,7 @@ fn read_confirmation(plan: &Plan, index: u64, body: &[u8]) -> Option<HistoryEntr
     let won: Confirmation<'_> = serde_json::from_slice(body).ok()?;
     let path = (index % plan.paths.max(1)).to_string();
     let units = won.units.iter().map(|unit| HistoryUnit {
-        item: unit.item.to_string(),
+        item: Some(unit.item.to_string()),
         unit: unit.unit,
         generation: Some(unit.generation),
     });

@@ -124,8 +124,13 @@ pub fn history(entries: Vec<api::HistoryEntry>) -> Result<Vec<HistoryEntry>, Inv
 }
 
 fn history_entry(entry: api::HistoryEntry) -> Result<HistoryEntry, InvalidRequest> {
+    let is_default = |unit: &api::HistoryUnit| {
+        unit.item
+            .as_deref()
+            .is_none_or(|id| id == api::DEFAULT_ITEM_ID)
+    };
     match entry.units.as_slice() {
-        [unit] if unit.item == api::DEFAULT_ITEM_ID => Ok(HistoryEntry {
+        [unit] if is_default(unit) => Ok(HistoryEntry {
             order_id: OrderId::new(&entry.order_id).map_err(invalid)?,
             unit: unit.unit,
             sale: entry.sale,
@@ -262,12 +267,12 @@ mod tests {
 
     #[test]
     fn a_history_has_one_unit_an_order() {
-        let entry = |item: &str, count| api::HistoryEntry {
+        let entry = |item: Option<&str>, count| api::HistoryEntry {
             order_id: "01a2".into(),
             sale: None,
             units: vec![
                 api::HistoryUnit {
-                    item: item.into(),
+                    item: item.map(str::to_owned),
                     unit: 7,
                     generation: None,
                 };
@@ -276,9 +281,10 @@ mod tests {
             buyer: None,
             key: None,
         };
-        let read = history(vec![entry("default", 1)]).unwrap();
-        assert_eq!(read[0].unit, 7);
-        assert!(history(vec![entry("default", 2)]).is_err());
-        assert!(history(vec![entry("S", 1)]).is_err());
+        let both = vec![entry(Some("default"), 1), entry(None, 1)];
+        let read = history(both).unwrap();
+        assert_eq!((read[0].unit, read[1].unit), (7, 7));
+        assert!(history(vec![entry(Some("default"), 2)]).is_err());
+        assert!(history(vec![entry(Some("S"), 1)]).is_err());
     }
 }
