@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
+use seckill_api::{Effect, Problem};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -82,13 +83,21 @@ async fn exchange<T: DeserializeOwned>(
         return serde_json::from_slice(&body)
             .map_err(|error| lost(format!("it is not valid: {error}")));
     }
-    let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-    let detail = match problem["detail"].as_str() {
-        Some(detail) => detail.to_owned(),
-        None => format!("the running service answered {status}"),
+    let problem: Problem = match serde_json::from_slice(&body) {
+        Ok(problem) => problem,
+        Err(_) => {
+            let detail = format!("the running service answered {status}");
+            // A service of another version may have a problem that this program cannot read.
+            return Err(if status.is_server_error() {
+                ControlError::Unknown(detail)
+            } else {
+                ControlError::Refused(detail)
+            });
+        }
     };
-    Err(match problem["effect"].as_str() {
-        Some("unknown") => ControlError::Unknown(detail),
+    let detail = problem.detail.into_owned();
+    Err(match problem.effect {
+        Some(Effect::Unknown) => ControlError::Unknown(detail),
         _ => ControlError::Refused(detail),
     })
 }

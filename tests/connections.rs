@@ -38,12 +38,13 @@ fn connections_in_use_are_never_closed() {
             ..Plan::new(Target::parse(&server.url("/seckill")).unwrap(), u64::MAX)
         };
         let progress = Progress::default();
-        let report = std::thread::scope(|scope| {
+        let run = std::thread::scope(|scope| {
             let load = scope.spawn(|| seckill_loadgen::run(&plan, &progress));
             std::thread::sleep(Duration::from_secs(4));
             progress.stop();
             load.join().unwrap().unwrap()
         });
+        let report = run.report;
         assert_eq!(report.failed, 0, "{threads}: {:?}", report.failures);
         assert_eq!(report.count(Outcome::SoldOut), report.answered);
         assert!(report.answered > 1_000, "{report:?}");

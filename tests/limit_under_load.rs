@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use seckill_loadgen::{Buyers, Keys, Outcome, Plan, Progress, Target};
+use seckill_loadgen::{Buyers, Keys, LoadRun, Outcome, Plan, Progress, Target};
 use seckill_testkit::{ServerProcess, run};
 use tempfile::TempDir;
 
@@ -30,7 +30,10 @@ fn repeated_attempts_never_exceed_the_limit_per_buyer() {
         keep_confirmations: true,
         ..Plan::new(target, 20 * BUYERS)
     };
-    let report = seckill_loadgen::run(&plan, &Progress::default()).unwrap();
+    let LoadRun {
+        report,
+        confirmations,
+    } = seckill_loadgen::run(&plan, &Progress::default()).unwrap();
     assert_eq!((report.answered, report.failed), (20 * BUYERS, 0));
     // Two of each buyer's keys get a unit. The other two are rejected each time.
     assert_eq!(report.count(Outcome::Won), 2 * BUYERS);
@@ -41,7 +44,7 @@ fn repeated_attempts_never_exceed_the_limit_per_buyer() {
     assert_eq!(report.count(Outcome::LimitReached), 10 * BUYERS);
     let mut orders_by_buyer: HashMap<_, HashSet<&str>> = HashMap::new();
     let mut order_by_key: HashMap<_, &str> = HashMap::new();
-    for confirmation in &report.confirmations {
+    for confirmation in &confirmations {
         orders_by_buyer
             .entry(&confirmation.buyer)
             .or_default()

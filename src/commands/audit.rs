@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use hyper::Method;
+use seckill_api::{AuditVerdict, Audited, CONTROL_AUDIT_PATH, HistoryEntry};
 use seckill_embedded::CONTROL_SOCKET_FILE;
-use seckill_sale::{AuditReport, HistoryEntry};
-use seckill_service::CONTROL_AUDIT_PATH;
-use serde_json::{Value, json};
+use seckill_sale::AuditReport;
+use seckill_service::convert;
 
 use crate::CommandOutcome;
 use crate::bootstrap;
@@ -31,8 +31,9 @@ pub(crate) fn run(args: &AuditArgs) -> anyhow::Result<CommandOutcome> {
         None => Vec::new(),
     };
     let report = match configuration.engine {
-        EngineKind::Embedded => embedded(&configuration, &history)?,
+        EngineKind::Embedded => embedded(&configuration, history)?,
         EngineKind::Cluster => {
+            let history = convert::history(history)?;
             let runtime = bootstrap::runtime(configuration.service.threads.get())?;
             runtime.block_on(async {
                 let engine = bootstrap::engine(&configuration, "audit")?;
@@ -43,7 +44,7 @@ pub(crate) fn run(args: &AuditArgs) -> anyhow::Result<CommandOutcome> {
         }
     };
     if args.json {
-        output::print(serde_json::to_string_pretty(&to_json(&report)?)? + "\n")?;
+        output::print(serde_json::to_string_pretty(&with_verdict(&report))? + "\n")?;
     } else {
         let mut text = table::pairs(&rows(&report)) + &broken(&report);
         for note in &report.notes {
@@ -61,7 +62,7 @@ pub(crate) fn run(args: &AuditArgs) -> anyhow::Result<CommandOutcome> {
 /// Asks a running service, because only it knows which units it offers. Otherwise reads the file.
 fn embedded(
     configuration: &Configuration,
-    history: &[HistoryEntry],
+    history: Vec<HistoryEntry>,
 ) -> anyhow::Result<AuditReport> {
     let data = &configuration.embedded.data;
     let is_served = seckill_embedded::lock_owner(data).is_some_and(|owner| owner.takes_commands);
@@ -82,7 +83,8 @@ fn embedded(
             answered => return Ok(answered?),
         }
     }
-    Ok(seckill_embedded::audit_file(data, history)?)
+    let history = convert::history(history)?;
+    Ok(seckill_embedded::audit_file(data, &history)?)
 }
 
 fn read_history(path: &Path) -> anyhow::Result<Vec<HistoryEntry>> {
@@ -96,11 +98,11 @@ fn read_history(path: &Path) -> anyhow::Result<Vec<HistoryEntry>> {
     confirmations.collect()
 }
 
-/// The report, with its verdict as an additional member.
-pub(crate) fn to_json(report: &AuditReport) -> anyhow::Result<Value> {
-    let mut value = serde_json::to_value(report)?;
-    value["verdict"] = json!(report.verdict());
-    Ok(value)
+pub(crate) fn with_verdict(report: &AuditReport) -> Audited<&AuditReport> {
+    Audited {
+        report,
+        verdict: AuditVerdict::new(report.is_clean()),
+    }
 }
 
 fn rows(report: &AuditReport) -> Vec<(&'static str, String)> {

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use seckill_api::{AuditVerdict, DemoReport, HistoryEntry, LoadReport};
 use seckill_embedded::{DATA_FILES, DATABASE_FILE};
-use seckill_loadgen::{Confirmation, Outcome, Pacing, Plan, Progress, Report, Target};
+use seckill_loadgen::{Outcome, Pacing, Plan, Progress, Target};
 use seckill_sale::{AuditReport, DEFAULT_SALE_ID};
-use serde_json::{Value, json};
+use seckill_service::convert;
 use tokio::net::TcpListener;
 
 use crate::CommandOutcome;
@@ -143,20 +144,22 @@ async fn demo(
         ..Plan::new(Target::parse(&url)?, args.requests)
     };
     let mut confirmations = Vec::new();
-    let keep = |arrived: &[Confirmation]| {
+    let keep = |arrived: &[HistoryEntry]| {
         confirmations.extend_from_slice(arrived);
         Ok(())
     };
     let progress = Progress::default();
     let report = tokio::task::block_in_place(|| load::send(&plan, &progress, keep))?;
-    let history = serde_json::from_value(serde_json::to_value(&confirmations)?)?;
-    let audited = running.engine.audit(history).await?;
-    let clean = is_clean(args, &report, &audited);
+    let audited = running
+        .engine
+        .audit(convert::history(confirmations)?)
+        .await?;
+    let verdict = AuditVerdict::new(is_clean(args, &report, &audited));
     if args.json {
-        let json = to_json(args, &report, &audited, clean)?;
-        output::print(serde_json::to_string_pretty(&json)? + "\n")?;
+        let demo = demo_report(args, &report, &audited, verdict);
+        output::print(serde_json::to_string_pretty(&demo)? + "\n")?;
     } else {
-        let mut text = table::pairs(&rows(&report, &audited, clean));
+        let mut text = table::pairs(&rows(&report, &audited, verdict));
         text.push_str(&audit::broken(&audited));
         text.push_str(&next_steps(configuration, &running, dir, args.keep));
         output::print(text)?;
@@ -167,10 +170,9 @@ async fn demo(
             .context("waiting for Ctrl-C")?;
     }
     running.end().await;
-    Ok(if clean {
-        CommandOutcome::Ok
-    } else {
-        CommandOutcome::Failed
+    Ok(match verdict {
+        AuditVerdict::Clean => CommandOutcome::Ok,
+        AuditVerdict::Broken => CommandOutcome::Failed,
     })
 }
 
@@ -188,7 +190,7 @@ fn listen(args: &DemoArgs, configuration: &Configuration) -> anyhow::Result<TcpL
 
 /// Checks more than the audit: every request was answered with won or sold out, and the numbers add
 /// up.
-fn is_clean(args: &DemoArgs, report: &Report, audited: &AuditReport) -> bool {
+fn is_clean(args: &DemoArgs, report: &LoadReport, audited: &AuditReport) -> bool {
     let sold = u64::from(args.units).min(args.requests);
     audited.is_clean()
         && report.failed == 0
@@ -199,37 +201,37 @@ fn is_clean(args: &DemoArgs, report: &Report, audited: &AuditReport) -> bool {
         && audited.log_records.is_none_or(|records| records == sold)
 }
 
-fn verdict(clean: bool) -> &'static str {
-    if clean { "clean" } else { "broken" }
-}
-
-fn to_json(
+fn demo_report<'a>(
     args: &DemoArgs,
-    report: &Report,
-    audited: &AuditReport,
-    clean: bool,
-) -> anyhow::Result<Value> {
-    Ok(json!({
-        "asked": report.asked,
-        "won": report.won,
-        "sold_out": report.sold_out,
-        "failed": report.failed,
-        "gate_left": audited.gate_left,
-        "log_records": audited.log_records,
-        "store_rows": audited.store_rows,
-        "oversold": audited.oversold,
-        "undersold": audited.undersold,
-        "duplicates": audited.duplicates,
-        "verdict": verdict(clean),
-        "units": args.units,
-        "elapsed_s": report.elapsed_s,
-        "latency": report.latency,
-        "outcomes": report.outcomes,
-        "audit": audit::to_json(audited)?,
-    }))
+    report: &LoadReport,
+    audited: &'a AuditReport,
+    verdict: AuditVerdict,
+) -> DemoReport<&'a AuditReport> {
+    DemoReport {
+        asked: report.asked,
+        won: report.won,
+        sold_out: report.sold_out,
+        failed: report.failed,
+        gate_left: audited.gate_left,
+        log_records: audited.log_records,
+        store_rows: audited.store_rows,
+        oversold: audited.oversold,
+        undersold: audited.undersold,
+        duplicates: audited.duplicates,
+        verdict,
+        units: args.units,
+        elapsed_s: report.elapsed_s,
+        latency: report.latency,
+        outcomes: report.outcomes.clone(),
+        audit: audit::with_verdict(audited),
+    }
 }
 
-fn rows(report: &Report, audited: &AuditReport, clean: bool) -> Vec<(&'static str, String)> {
+fn rows(
+    report: &LoadReport,
+    audited: &AuditReport,
+    verdict: AuditVerdict,
+) -> Vec<(&'static str, String)> {
     let mut rows = vec![
         ("asked", grouped(report.asked)),
         ("won", grouped(report.won)),
@@ -257,7 +259,7 @@ fn rows(report: &Report, audited: &AuditReport, clean: bool) -> Vec<(&'static st
         ("oversold", grouped(audited.oversold)),
         ("undersold", grouped(audited.undersold)),
         ("duplicates", grouped(audited.duplicates)),
-        ("verdict", verdict(clean).into()),
+        ("verdict", verdict.to_string()),
     ]);
     rows
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use seckill_loadgen::{Confirmation, Latency, Outcome, Pacing, Plan, Progress, Report, Target};
+use seckill_api::{HistoryEntry, Latency, LatencyFrom, LoadReport};
+use seckill_loadgen::{Outcome, Pacing, Plan, Progress, Target};
 
 use crate::CommandOutcome;
 use crate::bootstrap;
@@ -100,8 +101,8 @@ fn stop_on_interrupt(progress: &Arc<Progress>) -> anyhow::Result<()> {
 pub(crate) fn send(
     plan: &Plan,
     progress: &Progress,
-    mut keep: impl FnMut(&[Confirmation]) -> anyhow::Result<()>,
-) -> anyhow::Result<Report> {
+    mut keep: impl FnMut(&[HistoryEntry]) -> anyhow::Result<()>,
+) -> anyhow::Result<LoadReport> {
     let line = ProgressBar::with_draw_target(Some(plan.requests), ProgressDrawTarget::stderr());
     let style = "{bar:30} {pos}/{len} answered, {msg} {elapsed}";
     line.set_style(ProgressStyle::with_template(style).context("the progress line's template")?);
@@ -123,10 +124,10 @@ pub(crate) fn send(
     });
     line.finish_and_clear();
     let ended = report.map_err(|_| anyhow!("the load generator panicked"))?;
-    let report = ended.context("the load generator failed")?;
+    let run = ended.context("the load generator failed")?;
     kept?;
-    keep(&report.confirmations)?;
-    Ok(report)
+    keep(&run.confirmations)?;
+    Ok(run.report)
 }
 
 fn show(line: &ProgressBar, progress: &Progress) {
@@ -164,7 +165,7 @@ impl History {
         })
     }
 
-    fn write(&mut self, confirmations: &[Confirmation]) -> anyhow::Result<()> {
+    fn write(&mut self, confirmations: &[HistoryEntry]) -> anyhow::Result<()> {
         let mut write = || -> std::io::Result<()> {
             for confirmation in confirmations {
                 serde_json::to_writer(&mut self.file, confirmation)?;
@@ -176,27 +177,37 @@ impl History {
     }
 }
 
-fn rows(report: &Report) -> Vec<(String, String)> {
+fn rows(report: &LoadReport) -> Vec<(String, String)> {
     let row = |name: &str, value: String| (name.replace('_', " "), value);
     let count = |name: &str, count: u64| row(name, grouped(count));
     let mut rows = vec![
         count("asked", report.asked),
         count("answered", report.answered),
     ];
-    rows.extend(report.outcomes.iter().map(|(name, n)| count(name, *n)));
+    rows.extend(
+        report
+            .outcomes
+            .iter()
+            .map(|(outcome, n)| count(outcome.as_str(), *n)),
+    );
     if report.count(Outcome::Refused) > 0 {
         let errors = report.statuses.iter().filter(|(status, _)| **status >= 400);
         rows.extend(errors.map(|(status, n)| count(&format!("status {status}"), *n)));
     }
     rows.push(count("failed", report.failed));
-    rows.extend(report.failures.iter().map(|(name, n)| count(name, *n)));
+    rows.extend(
+        report
+            .failures
+            .iter()
+            .map(|(cause, n)| count(cause.as_str(), *n)),
+    );
     rows.push(row("time", format!("{:.2} s", report.elapsed_s)));
     rows.push(count("answers per second", report.answers_per_s as u64));
     let latency = report.latency.iter().flat_map(latency_rows);
     rows.extend(latency.map(|(name, value)| row(name, value)));
     let from = match report.latency_from {
-        "sent" => "when a request was sent",
-        _ => "when a request was due",
+        LatencyFrom::Sent => "when a request was sent",
+        LatencyFrom::Intended => "when a request was due",
     };
     rows.push(row("latency measured from", from.into()));
     rows

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use hyper::Method;
+use seckill_api::{CONTROL_SALES_PATH, NewSale, Sale, SaleChange};
 use seckill_embedded::{CONTROL_SOCKET_FILE, DATABASE_FILE};
 use seckill_engine::{Effect, Engine, SaleStock};
-use seckill_sale::{NewSale, SaleChange, SaleId};
-use seckill_service::{CONTROL_SALES_PATH, SaleView};
+use seckill_sale::SaleId;
+use seckill_service::convert;
 
 use crate::CommandOutcome;
 use crate::bootstrap;
@@ -87,9 +88,10 @@ impl Action {
                 opens_at,
                 closes_at,
             } => Self::Create(NewSale {
-                id: SaleId::new(id)?,
+                id: SaleId::new(id)?.to_string(),
                 title: title.clone().unwrap_or_default(),
-                total: *units,
+                total: Some(*units),
+                items: None,
                 buyer_limit: limit.and_then(|limit| limit.0),
                 opens_at_ms: *opens_at,
                 closes_at_ms: *closes_at,
@@ -124,6 +126,7 @@ impl Change {
                 if_version: args.if_version,
                 title: args.title.clone(),
                 total: args.units,
+                items: Vec::new(),
                 buyer_limit: args.limit.map(|change| change.0),
                 opens_at_ms: args.opens_at.map(|change| change.0),
                 closes_at_ms: args.closes_at.map(|change| change.0),
@@ -132,13 +135,13 @@ impl Change {
     }
 
     /// The change for the version that was read, so that another change in between is detected.
-    fn of(&self, read: &SaleView) -> anyhow::Result<SaleChange> {
+    fn of(&self, read: &Sale) -> anyhow::Result<SaleChange> {
         let mut terms = self.terms.clone();
         terms.if_version = terms.if_version.or(Some(read.version));
         if self.add_units > 0 {
-            let total = read.total.checked_add(self.add_units);
+            let total = read.total.saturating_add(self.add_units.into());
             let too_many = || format!("--add-units {}: too many units", self.add_units);
-            terms.total = Some(total.with_context(too_many)?);
+            terms.total = Some(u32::try_from(total).with_context(too_many)?);
         }
         Ok(terms)
     }
@@ -179,7 +182,7 @@ fn find(configuration: &Configuration, action: &Action) -> anyhow::Result<Sales>
 }
 
 impl Sales {
-    async fn carry_out(&self, action: &Action) -> anyhow::Result<Vec<SaleView>> {
+    async fn carry_out(&self, action: &Action) -> anyhow::Result<Vec<Sale>> {
         match self {
             Self::Service(socket) => through_service(socket, action).await,
             Self::Here(engine) => in_engine(engine.as_ref(), action).await,
@@ -187,11 +190,11 @@ impl Sales {
     }
 }
 
-async fn through_service(socket: &Path, action: &Action) -> anyhow::Result<Vec<SaleView>> {
+async fn through_service(socket: &Path, action: &Action) -> anyhow::Result<Vec<Sale>> {
     let of = |id: &SaleId| format!("{CONTROL_SALES_PATH}/{id}");
     let show = async |id: &SaleId| {
         let nothing = None::<&()>;
-        control_client::ask::<SaleView>(socket, Method::GET, &of(id), nothing, CONTROL_WAIT).await
+        control_client::ask::<Sale>(socket, Method::GET, &of(id), nothing, CONTROL_WAIT).await
     };
     let one = match action {
         Action::List => return list_through_service(socket).await,
@@ -213,15 +216,15 @@ async fn through_service(socket: &Path, action: &Action) -> anyhow::Result<Vec<S
 }
 
 /// Reads all pages of the list.
-async fn list_through_service(socket: &Path) -> anyhow::Result<Vec<SaleView>> {
-    let mut all: Vec<SaleView> = Vec::new();
+async fn list_through_service(socket: &Path) -> anyhow::Result<Vec<Sale>> {
+    let mut all: Vec<Sale> = Vec::new();
     loop {
         let path = match all.last() {
             Some(last) => format!("{CONTROL_SALES_PATH}?after={}", last.id),
             None => CONTROL_SALES_PATH.to_owned(),
         };
         let nothing = None::<&()>;
-        let page: Vec<SaleView> =
+        let page: Vec<Sale> =
             control_client::ask(socket, Method::GET, &path, nothing, CONTROL_WAIT).await?;
         if page.is_empty() {
             return Ok(all);
@@ -230,9 +233,9 @@ async fn list_through_service(socket: &Path) -> anyhow::Result<Vec<SaleView>> {
     }
 }
 
-async fn in_engine(engine: &dyn Engine, action: &Action) -> anyhow::Result<Vec<SaleView>> {
+async fn in_engine(engine: &dyn Engine, action: &Action) -> anyhow::Result<Vec<Sale>> {
     let now_ms = jiff::Timestamp::now().as_millisecond();
-    let view = |stock: &SaleStock| SaleView::new(stock, now_ms);
+    let view = |stock: &SaleStock| convert::sale(stock, now_ms);
     let show = async |id: &SaleId| {
         let stock = engine.sale(id).await?;
         let missing = || anyhow!("there is no sale {id}; `seckill sale list` shows all sales");
@@ -251,10 +254,18 @@ async fn in_engine(engine: &dyn Engine, action: &Action) -> anyhow::Result<Vec<S
             }
         }
         Action::Show(id) => id.clone(),
-        Action::Create(new) => engine.create_sale(new.clone()).await??.id,
+        Action::Create(new) => {
+            engine
+                .create_sale(convert::new_sale(new.clone())?)
+                .await??
+                .id
+        }
         Action::Change(id, change) => {
             let terms = change.of(&show(id).await?)?;
-            match engine.change_sale(id, terms.clone()).await {
+            match engine
+                .change_sale(id, convert::sale_change(terms.clone())?)
+                .await
+            {
                 Err(fault) if fault.effect == Effect::Unknown => {
                     return Err(unknown(id, &terms, &fault.to_string()));
                 }
@@ -265,20 +276,16 @@ async fn in_engine(engine: &dyn Engine, action: &Action) -> anyhow::Result<Vec<S
     Ok(vec![show(&id).await?])
 }
 
-fn table_of(views: &[SaleView]) -> String {
+fn table_of(views: &[Sale]) -> String {
     let none = || "-".to_owned();
     let rows: Vec<[String; 9]> = views
         .iter()
         .map(|view| {
-            let status = serde_json::to_value(view.status);
             [
                 view.id.clone(),
-                status
-                    .ok()
-                    .and_then(|name| name.as_str().map(str::to_owned))
-                    .unwrap_or_else(none),
-                grouped(view.total.into()),
-                grouped(view.remaining.into()),
+                view.status.to_string(),
+                grouped(view.total),
+                grouped(view.remaining),
                 view.version.to_string(),
                 view.buyer_limit
                     .map_or_else(none, |limit| limit.to_string()),

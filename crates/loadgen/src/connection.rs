@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use mio::net::TcpStream;
 
-use crate::outcome::Failure;
+use crate::Failure;
 
 /// A larger response is a failure.
 const RESPONSE_MAX_BYTES: usize = 1 << 20;

@@ -1,5 +1,5 @@
 //! Generates load on any HTTP target and collects statistics, at a low cost per request. Must not
-//! depend on the engines; of the service, it knows only the answers.
+//! depend on the engines; of the service, it knows only the API's types.
 
 mod connection;
 mod outcome;
@@ -12,11 +12,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-pub use outcome::{Failure, Outcome};
 pub use plan::{Buyers, InvalidTarget, Keys, Pacing, Plan, Target};
-pub use report::{Confirmation, Latency, Report};
+pub use report::LoadRun;
+pub use seckill_api::{LoadFailure as Failure, LoadOutcome as Outcome};
 
 use report::Tally;
+use seckill_api::HistoryEntry;
 use worker::Worker;
 
 /// Observes a run while it lasts, and stops it early.
@@ -28,7 +29,7 @@ pub struct Progress {
     pub(crate) won: AtomicU64,
     pub(crate) sold_out: AtomicU64,
     pub(crate) failed: AtomicU64,
-    confirmations: Mutex<Vec<Confirmation>>,
+    confirmations: Mutex<Vec<HistoryEntry>>,
     stop: AtomicBool,
 }
 
@@ -54,15 +55,15 @@ impl Progress {
     }
 
     /// Takes the confirmations that were kept since the last call.
-    pub fn take_confirmations(&self) -> Vec<Confirmation> {
+    pub fn take_confirmations(&self) -> Vec<HistoryEntry> {
         std::mem::take(&mut self.kept())
     }
 
-    pub(crate) fn keep(&self, confirmation: Option<Confirmation>) {
+    pub(crate) fn keep(&self, confirmation: Option<HistoryEntry>) {
         self.kept().extend(confirmation);
     }
 
-    fn kept(&self) -> MutexGuard<'_, Vec<Confirmation>> {
+    fn kept(&self) -> MutexGuard<'_, Vec<HistoryEntry>> {
         self.confirmations
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -83,7 +84,7 @@ impl Progress {
 ///
 /// Each thread runs one event loop and makes two system calls per request, because the load usually
 /// shares the machine with what it measures.
-pub fn run(plan: &Plan, progress: &Progress) -> std::io::Result<Report> {
+pub fn run(plan: &Plan, progress: &Progress) -> std::io::Result<LoadRun> {
     let started = Instant::now();
     let threads = plan.threads.clamp(1, plan.connections.max(1));
     let mut workers = Vec::with_capacity(threads);
@@ -109,5 +110,8 @@ pub fn run(plan: &Plan, progress: &Progress) -> std::io::Result<Report> {
     for part in tallies {
         tally.add(part?);
     }
-    Ok(tally.report(plan, started.elapsed(), progress.take_confirmations()))
+    Ok(LoadRun {
+        report: tally.report(plan, started.elapsed()),
+        confirmations: progress.take_confirmations(),
+    })
 }

@@ -4,6 +4,8 @@ use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
+use seckill_api::AttemptBody;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// The address to connect to.
@@ -184,9 +186,14 @@ impl Plan {
     /// Appends request `index` to `into`.
     pub(crate) fn write_request(&self, index: u64, into: &mut Vec<u8>) {
         let Self { target, method, .. } = self;
-        let body = self
-            .buyer(index)
-            .map(|buyer| format!(r#"{{"buyer":"{buyer}"}}"#));
+        let body = self.buyer(index).map(|buyer| AttemptBody {
+            buyer: Some(buyer.into()),
+            ..AttemptBody::default()
+        });
+        let body = body.map(|body| {
+            let text = serde_json::to_string(&body);
+            text.unwrap_or_else(|error| unreachable!("a struct of text: {error}"))
+        });
         let key = self
             .key(index)
             .map(|key| format!("Idempotency-Key: {key}\r\n"));

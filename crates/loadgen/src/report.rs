@@ -5,93 +5,36 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::{Deserialize, Serialize};
+use seckill_api::{
+    HistoryEntry, Latency, LatencyFrom, LoadFailure as Failure, LoadOutcome as Outcome, LoadReport,
+};
 
-use crate::outcome::{Failure, Outcome};
 use crate::plan::{Pacing, Plan};
 
 /// Longer latencies are recorded as this value.
 const LATENCY_MAX_US: u64 = 600_000_000;
 
-/// A confirmation that a client read: one line of a history file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Confirmation {
-    pub order_id: String,
-    /// `None` if the request named no sale.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sale: Option<String>,
-    pub unit: u32,
-    /// `None` if the request named no buyer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub buyer: Option<String>,
-    /// `None` if the request had no key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
-}
-
-/// Latency percentiles, in microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Latency {
-    pub mean_us: f64,
-    pub p50_us: u64,
-    pub p90_us: u64,
-    pub p99_us: u64,
-    pub p999_us: u64,
-    pub max_us: u64,
-}
-
-impl Latency {
-    fn of(histogram: &Histogram<u64>) -> Option<Self> {
-        if histogram.is_empty() {
-            return None;
-        }
-        let at = |quantile| histogram.value_at_quantile(quantile);
-        Some(Self {
-            mean_us: histogram.mean(),
-            p50_us: at(0.5),
-            p90_us: at(0.9),
-            p99_us: at(0.99),
-            p999_us: at(0.999),
-            max_us: histogram.max(),
-        })
-    }
-}
-
 /// The results of a run.
-#[derive(Debug, Clone, Serialize)]
-pub struct Report {
-    /// Requests started.
-    pub asked: u64,
-    pub answered: u64,
-    /// Confirmations without repeats.
-    pub won: u64,
-    pub sold_out: u64,
-    /// Requests without an answer.
-    pub failed: u64,
-    /// Answers by outcome; outcomes that did not occur are omitted.
-    pub outcomes: BTreeMap<&'static str, u64>,
-    /// Answers by status code.
-    pub statuses: BTreeMap<u16, u64>,
-    /// Requests without an answer, by cause.
-    pub failures: BTreeMap<&'static str, u64>,
-    /// From the first request to the last answer.
-    pub elapsed_s: f64,
-    pub answers_per_s: f64,
-    /// `intended` or `sent`: the time that latency counts from.
-    pub latency_from: &'static str,
-    /// Of all answers; `None` if there were none.
-    pub latency: Option<Latency>,
-    /// Of confirmations without repeats; `None` if there were none.
-    pub latency_won: Option<Latency>,
+#[derive(Debug, Clone)]
+pub struct LoadRun {
+    pub report: LoadReport,
     /// Every confirmation, including repeats, if the plan keeps them and they were not taken yet.
-    #[serde(skip)]
-    pub confirmations: Vec<Confirmation>,
+    pub confirmations: Vec<HistoryEntry>,
 }
 
-impl Report {
-    pub fn count(&self, outcome: Outcome) -> u64 {
-        self.outcomes.get(outcome.as_str()).copied().unwrap_or(0)
+fn latency(histogram: &Histogram<u64>) -> Option<Latency> {
+    if histogram.is_empty() {
+        return None;
     }
+    let at = |quantile| histogram.value_at_quantile(quantile);
+    Some(Latency {
+        mean_us: histogram.mean(),
+        p50_us: at(0.5),
+        p90_us: at(0.9),
+        p99_us: at(0.99),
+        p999_us: at(0.999),
+        max_us: histogram.max(),
+    })
 }
 
 /// The counts of one thread.
@@ -167,23 +110,12 @@ impl Tally {
         debug_assert!(added.is_ok());
     }
 
-    pub(crate) fn report(
-        self,
-        plan: &Plan,
-        elapsed: Duration,
-        confirmations: Vec<Confirmation>,
-    ) -> Report {
+    pub(crate) fn report(self, plan: &Plan, elapsed: Duration) -> LoadReport {
         let answered = self.outcomes.iter().sum();
         let elapsed_s = elapsed.as_secs_f64();
-        let outcomes = Outcome::ALL
-            .into_iter()
-            .map(Outcome::as_str)
-            .zip(self.outcomes);
-        let failures = Failure::ALL
-            .into_iter()
-            .map(Failure::as_str)
-            .zip(self.failures);
-        Report {
+        let outcomes = Outcome::ALL.into_iter().zip(self.outcomes);
+        let failures = Failure::ALL.into_iter().zip(self.failures);
+        LoadReport {
             asked: self.begun,
             answered,
             won: self.outcomes[Outcome::Won as usize],
@@ -195,12 +127,11 @@ impl Tally {
             elapsed_s,
             answers_per_s: answered as f64 / elapsed_s.max(f64::MIN_POSITIVE),
             latency_from: match plan.pacing {
-                Pacing::Closed => "sent",
-                Pacing::Over(_) => "intended",
+                Pacing::Closed => LatencyFrom::Sent,
+                Pacing::Over(_) => LatencyFrom::Intended,
             },
-            latency: Latency::of(&self.all),
-            latency_won: Latency::of(&self.won),
-            confirmations,
+            latency: latency(&self.all),
+            latency_won: latency(&self.won),
         }
     }
 }

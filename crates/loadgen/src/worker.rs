@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
+use seckill_api::{Confirmation, HistoryEntry, HistoryUnit};
 
 use crate::Progress;
 use crate::connection::{Connection, Received, UnderWay};
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::outcome_of;
 use crate::plan::{Pacing, Plan};
-use crate::report::{Confirmation, Tally};
+use crate::report::Tally;
 use crate::response::{self, parse};
+use crate::{Failure, Outcome};
 
 const EVENTS_MAX: usize = 1_024;
 /// How often deadlines are checked.
@@ -257,7 +259,7 @@ impl<'a> Worker<'a> {
         let Some(under_way) = connection.under_way.take() else {
             return self.fail(place, Failure::NotHttp);
         };
-        let outcome = Outcome::of(parsed.status, parsed.is_replay, &parsed.body);
+        let outcome = outcome_of(parsed.status, parsed.is_replay, &parsed.body);
         self.tally
             .answered(parsed.status, outcome, under_way.from.elapsed());
         if self.plan.keep_confirmations && matches!(outcome, Outcome::Won | Outcome::Repeat) {
@@ -313,18 +315,18 @@ impl<'a> Worker<'a> {
     }
 }
 
-fn read_confirmation(plan: &Plan, index: u64, body: &[u8]) -> Option<Confirmation> {
-    #[derive(serde::Deserialize)]
-    struct Won {
-        order_id: String,
-        unit: u32,
-    }
-    let won: Won = serde_json::from_slice(body).ok()?;
+fn read_confirmation(plan: &Plan, index: u64, body: &[u8]) -> Option<HistoryEntry> {
+    let won: Confirmation<'_> = serde_json::from_slice(body).ok()?;
     let path = (index % plan.paths.max(1)).to_string();
-    Some(Confirmation {
-        order_id: won.order_id,
+    let units = won.units.iter().map(|unit| HistoryUnit {
+        item: Some(unit.item.to_string()),
+        unit: unit.unit,
+        generation: Some(unit.generation),
+    });
+    Some(HistoryEntry {
+        units: units.collect(),
+        order_id: won.order_id.into_owned(),
         sale: plan.target.sale().map(|sale| sale.replace("{}", &path)),
-        unit: won.unit,
         buyer: plan.buyer(index),
         key: plan.key(index),
     })

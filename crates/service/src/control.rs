@@ -12,18 +12,16 @@ use axum::routing::{get, post};
 use axum::serve::Listener;
 use axum::{Json, Router};
 use hyper::StatusCode;
+use seckill_api::{self as api, CONTROL_AUDIT_PATH, CONTROL_SALES_PATH, ProblemType, SalesQuery};
 use seckill_engine::{Effect, Engine, Fault, SaleRefused, SaleStock};
-use seckill_sale::{ChangeRefused, HistoryEntry, NewSale, Sale, SaleChange, SaleId};
-use serde::Deserialize;
+use seckill_sale::{ChangeRefused, Sale, SaleId};
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::convert::{self, InvalidRequest, now_ms};
 use crate::problem::Problem;
 use crate::responses::no_such_sale;
-use crate::sales::{SaleView, now_ms};
 
-pub const CONTROL_SALES_PATH: &str = "/sales";
-pub const CONTROL_AUDIT_PATH: &str = "/audit";
 /// The largest history that an audit accepts: several million confirmations.
 const AUDIT_BODY_MAX_BYTES: usize = 1 << 30;
 const ROOT_UID: u32 = 0;
@@ -136,9 +134,10 @@ impl ControlSocket {
     ) {
         let Self { listener, path } = self;
         let audit = post(audit).layer(DefaultBodyLimit::max(AUDIT_BODY_MAX_BYTES));
+        let one_sale = format!("{CONTROL_SALES_PATH}/{{sale}}");
         let routes = Router::new()
             .route(CONTROL_SALES_PATH, get(list).post(create))
-            .route("/sales/{sale}", get(show).patch(change))
+            .route(&one_sale, get(show).patch(change))
             .route(CONTROL_AUDIT_PATH, audit)
             .with_state(engine);
         let serving = axum::serve(OwnUser(listener), routes).with_graceful_shutdown(stop);
@@ -150,20 +149,16 @@ impl ControlSocket {
 
 type Port = State<Arc<dyn Engine>>;
 
-#[derive(Deserialize)]
-struct Page {
-    after: Option<SaleId>,
-}
-
-async fn list(State(engine): Port, Query(page): Query<Page>) -> Response {
-    match engine.sales(page.after).await {
+async fn list(State(engine): Port, Query(query): Query<SalesQuery>) -> Response {
+    let after = match query.after.as_deref().map(SaleId::new).transpose() {
+        Ok(after) => after,
+        Err(bad) => return Problem::bad_request(bad.to_string()).into_response(),
+    };
+    match engine.sales(after).await {
         Ok(sales) => {
             let now_ms = now_ms();
-            let views: Vec<SaleView> = sales
-                .iter()
-                .map(|sale| SaleView::new(sale, now_ms))
-                .collect();
-            Json(views).into_response()
+            let views = sales.iter().map(|stock| convert::sale(stock, now_ms));
+            Json(views.collect::<Vec<_>>()).into_response()
         }
         Err(fault) => failed(&fault),
     }
@@ -171,25 +166,39 @@ async fn list(State(engine): Port, Query(page): Query<Page>) -> Response {
 
 async fn show(State(engine): Port, UrlPath(id): UrlPath<SaleId>) -> Response {
     match engine.sale(&id).await {
-        Ok(Some(stock)) => Json(SaleView::new(&stock, now_ms())).into_response(),
+        Ok(Some(stock)) => Json(convert::sale(&stock, now_ms())).into_response(),
         Ok(None) => refused(&SaleRefused::NoSuchSale(id)),
         Err(fault) => failed(&fault),
     }
 }
 
-async fn create(State(engine): Port, Json(new): Json<NewSale>) -> Response {
-    changed(&engine, engine.create_sale(new).await).await
+async fn create(State(engine): Port, Json(new): Json<api::NewSale>) -> Response {
+    match convert::new_sale(new) {
+        Ok(new) => changed(&engine, engine.create_sale(new).await).await,
+        Err(invalid) => not_possible(&invalid),
+    }
 }
 
 async fn change(
     State(engine): Port,
     UrlPath(id): UrlPath<SaleId>,
-    Json(change): Json<SaleChange>,
+    Json(change): Json<api::SaleChange>,
 ) -> Response {
-    changed(&engine, engine.change_sale(&id, change).await).await
+    match convert::sale_change(change) {
+        Ok(change) => changed(&engine, engine.change_sale(&id, change).await).await,
+        Err(invalid) => not_possible(&invalid),
+    }
 }
 
-async fn audit(State(engine): Port, Json(history): Json<Vec<HistoryEntry>>) -> Response {
+fn not_possible(invalid: &InvalidRequest) -> Response {
+    Problem::new(ProblemType::SaleRefused, invalid.to_string()).into_response()
+}
+
+async fn audit(State(engine): Port, Json(history): Json<Vec<api::HistoryEntry>>) -> Response {
+    let history = match convert::history(history) {
+        Ok(history) => history,
+        Err(invalid) => return Problem::bad_request(invalid.to_string()).into_response(),
+    };
     match engine.audit(history).await {
         Ok(report) => Json(report).into_response(),
         Err(fault) => failed(&fault),
@@ -207,7 +216,7 @@ async fn changed(
     };
     match engine.sale(&sale.id).await {
         Ok(Some(SaleStock { free, .. })) => {
-            Json(SaleView::new(&SaleStock { sale, free }, now_ms())).into_response()
+            Json(convert::sale(&SaleStock { sale, free }, now_ms())).into_response()
         }
         Ok(None) => no_such_sale().into_response(),
         // The change is stored; only the stock could not be read.
@@ -227,7 +236,9 @@ fn refused(reason: &SaleRefused) -> Response {
         }
         SaleRefused::InvalidSale(_) | SaleRefused::Change(_) => StatusCode::UNPROCESSABLE_ENTITY,
     };
-    Problem::new(status, "sale-refused", "Refused", reason.to_string()).into_response()
+    Problem::new(ProblemType::SaleRefused, reason.to_string())
+        .status(status)
+        .into_response()
 }
 
 /// Operators see the fault's own text, unlike HTTP clients.

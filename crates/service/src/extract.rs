@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::Request;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
-use hyper::{Request, StatusCode};
+use seckill_api::{self as api, AttemptBody, DEFAULT_ITEM_ID, ORDER_LINES_MAX, ProblemType};
 use seckill_sale::{Attempt, Buyer, IdempotencyKey, SaleId};
-use serde::Deserialize;
 
 use crate::ServiceOptions;
 use crate::problem::Problem;
@@ -20,20 +20,6 @@ use crate::responses::quantity_not_sold;
 const QUANTITY_MAX: u32 = 1;
 /// The header of the IETF draft "The Idempotency-Key HTTP Header Field".
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
-
-/// The body of `POST /v1/sales/{sale}/orders`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct OrderBody<'a> {
-    #[serde(borrow, default)]
-    buyer: Option<Cow<'a, str>>,
-    #[serde(default = "one")]
-    quantity: serde_json::Number,
-}
-
-fn one() -> serde_json::Number {
-    1.into()
-}
 
 /// Reads the whole body, within the limits of size and time.
 pub(crate) async fn read_body(body: Incoming, options: &ServiceOptions) -> Result<Bytes, Problem> {
@@ -46,9 +32,7 @@ pub(crate) async fn read_body(body: Incoming, options: &ServiceOptions) -> Resul
             "the body is incomplete: {error}"
         ))),
         Err(_) => Err(Problem::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "body-too-slow",
-            "The body did not arrive in time",
+            ProblemType::BodyTooSlow,
             format!(
                 "the whole body must arrive within {} ms",
                 options.body_wait_ms
@@ -70,9 +54,7 @@ pub(crate) fn check_length(headers: &HeaderMap, options: &ServiceOptions) -> Res
 
 fn too_large(options: &ServiceOptions) -> Problem {
     Problem::new(
-        StatusCode::PAYLOAD_TOO_LARGE,
-        "body-too-large",
-        "The body is too large",
+        ProblemType::BodyTooLarge,
         format!("a body may have at most {} bytes", options.body_max_bytes),
     )
 }
@@ -148,9 +130,7 @@ pub(crate) async fn attempt(
 
 fn not_json() -> Problem {
     Problem::new(
-        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        "not-json",
-        "The body is not declared as JSON",
+        ProblemType::NotJson,
         "send the body with Content-Type: application/json",
     )
 }
@@ -165,13 +145,56 @@ fn read_order(body: &[u8], is_object: bool, attempt: &mut Attempt) -> Result<(),
     if !is_object {
         return Err(wrong(&"it is not a JSON object"));
     }
-    let order: OrderBody<'_> = serde_json::from_slice(body).map_err(|error| wrong(&error))?;
-    let quantity = order.quantity.as_u64().and_then(|n| u32::try_from(n).ok());
-    attempt.quantity = quantity.ok_or_else(|| quantity_not_sold(QUANTITY_MAX))?;
+    let order: AttemptBody<'_> = serde_json::from_slice(body).map_err(|error| wrong(&error))?;
+    attempt.quantity = match quantity(&order)? {
+        0 => return Err(quantity_not_sold(QUANTITY_MAX)),
+        quantity => quantity,
+    };
     if let Some(buyer) = order.buyer {
         attempt.buyer = Buyer::new(&buyer).map_err(|bad| Problem::bad_request(bad.to_string()))?;
     }
     Ok(())
+}
+
+/// The units to buy; 0 is a number that is never sold. Every sale has only the default item, so an
+/// attempt may have only the line for it.
+fn quantity(order: &AttemptBody<'_>) -> Result<u32, Problem> {
+    let lines = match (order.quantity, &order.lines) {
+        (quantity, None) => return Ok(quantity.unwrap_or(1)),
+        (None, Some(lines)) => lines,
+        (Some(_), Some(_)) => {
+            return Err(Problem::bad_request(
+                "the body has both quantity and lines: leave one of them out",
+            ));
+        }
+    };
+    if lines.is_empty() || lines.len() > ORDER_LINES_MAX {
+        return Err(Problem::bad_request(format!(
+            "the body has {} lines: an attempt must have 1 to {ORDER_LINES_MAX}",
+            lines.len()
+        )));
+    }
+    if let Some(other) = lines.iter().find(|line| line.item != DEFAULT_ITEM_ID) {
+        return Err(no_such_item(&other.item));
+    }
+    match lines.as_slice() {
+        [line] => Ok(line.quantity),
+        _ => Err(Problem::bad_request(format!(
+            "the body has {} lines for the item {DEFAULT_ITEM_ID}: an item may have only one",
+            lines.len()
+        ))),
+    }
+}
+
+fn no_such_item(item: &str) -> Problem {
+    let problem = api::Problem {
+        item: Some(item.to_owned()),
+        ..api::Problem::new(
+            ProblemType::NoSuchItem,
+            format!("the sale has only the item {DEFAULT_ITEM_ID}"),
+        )
+    };
+    problem.into()
 }
 
 /// All anonymous callers of a sale share one set of keys: a key that is easy to guess could return
@@ -179,9 +202,7 @@ fn read_order(body: &[u8], is_object: bool, attempt: &mut Attempt) -> Result<(),
 fn check_key(attempt: &Attempt) -> Result<(), Problem> {
     match &attempt.key {
         Some(key) if attempt.buyer.is_anonymous() && !key.is_unguessable() => Err(Problem::new(
-            StatusCode::BAD_REQUEST,
-            "key-needs-buyer",
-            "The key needs a buyer",
+            ProblemType::KeyNeedsBuyer,
             "an Idempotency-Key without a buyer must have at least 128 bits, such as a UUID; \
              name the buyer in the body, or send a longer key",
         )),
@@ -217,5 +238,35 @@ mod tests {
         assert!(key_of(&[""]).is_err());
         assert!(key_of(&["two words"]).is_err());
         assert!(key_of(&["k".repeat(10_000).as_str()]).is_err());
+    }
+
+    fn quantity_of(body: &str) -> Result<u32, String> {
+        let mut attempt = Attempt::anonymous(SaleId::new("phone").unwrap());
+        read_order(body.as_bytes(), true, &mut attempt)
+            .map(|()| attempt.quantity)
+            .map_err(|problem| String::from_utf8(problem.to_json().to_vec()).unwrap())
+    }
+
+    #[test]
+    fn lines_name_only_the_default_item() {
+        assert_eq!(quantity_of("{}"), Ok(1));
+        assert_eq!(quantity_of(r#"{"quantity":2}"#), Ok(2));
+        assert_eq!(quantity_of(r#"{"lines":[{"item":"default"}]}"#), Ok(1));
+        let line = r#"{"item":"default","quantity":2}"#;
+        assert_eq!(quantity_of(&format!(r#"{{"lines":[{line}]}}"#)), Ok(2));
+        for (body, expected) in [
+            (r#"{"quantity":0}"#.to_owned(), "quantity-not-sold"),
+            (r#"{"quantity":1.5}"#.to_owned(), "quantity-not-sold"),
+            (format!(r#"{{"lines":[{line},{line}]}}"#), "only one"),
+            (r#"{"lines":[]}"#.to_owned(), "0 lines"),
+            (
+                format!(r#"{{"quantity":1,"lines":[{line}]}}"#),
+                "both quantity and lines",
+            ),
+            (r#"{"lines":[{"item":"XL"}]}"#.to_owned(), r#""item":"XL""#),
+        ] {
+            let problem = quantity_of(&body).unwrap_err();
+            assert!(problem.contains(expected), "{body}: {problem}");
+        }
     }
 }

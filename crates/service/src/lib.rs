@@ -3,6 +3,7 @@
 
 mod connections;
 mod control;
+pub mod convert;
 mod dispatch;
 mod extract;
 mod listen;
@@ -10,17 +11,14 @@ mod metrics;
 mod problem;
 mod responses;
 mod routes;
-mod sales;
 
 use std::sync::Arc;
 
 use seckill_engine::Engine;
 use seckill_sale::SaleId;
 
-pub use control::{CONTROL_AUDIT_PATH, CONTROL_SALES_PATH, ControlSocket, connect_control};
+pub use control::{ControlSocket, connect_control};
 pub use listen::serve;
-pub use problem::{PROBLEM_TYPE_PREFIX, Problem};
-pub use sales::{SaleStatus, SaleView};
 
 use crate::metrics::Metrics;
 

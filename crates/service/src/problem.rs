@@ -1,141 +1,108 @@
-//! Errors as RFC 9457 problem details. A released type must never change.
-//! docs/HTTP.md lists the types and their meanings.
+//! Problems as responses. Their types and members are in `seckill-api`; docs/HTTP.md lists them.
+
+use std::borrow::Cow;
 
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
+use seckill_api::{self as api, ProblemType};
 use seckill_engine::{Cause, Effect, Fault};
-use serde_json::{Map, Value, json};
 
-pub const PROBLEM_TYPE_PREFIX: &str = "urn:seckill:problem:";
+use crate::responses::to_json;
 
 pub(crate) const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
 #[derive(Debug, Clone)]
-pub struct Problem {
-    status: StatusCode,
-    name: &'static str,
-    title: &'static str,
-    detail: String,
-    more: Map<String, Value>,
+pub(crate) struct Problem {
+    /// Boxed, because results carry problems.
+    body: Box<api::Problem>,
     retry_after_s: Option<u32>,
 }
 
-impl Problem {
-    /// A problem of the type `urn:seckill:problem:{name}`.
-    pub fn new(
-        status: StatusCode,
-        name: &'static str,
-        title: &'static str,
-        detail: impl Into<String>,
-    ) -> Self {
+impl From<api::Problem> for Problem {
+    fn from(body: api::Problem) -> Self {
         Self {
-            status,
-            name,
-            title,
-            detail: detail.into(),
-            more: Map::new(),
+            body: Box::new(body),
             retry_after_s: None,
         }
     }
+}
 
-    /// 400, for a request that is not valid in itself.
-    pub(crate) fn bad_request(detail: impl Into<String>) -> Self {
-        Self::new(
-            StatusCode::BAD_REQUEST,
-            "bad-request",
-            "The request is not valid",
-            detail,
-        )
+impl Problem {
+    /// A problem without optional members.
+    pub(crate) fn new(problem_type: ProblemType, detail: impl Into<Cow<'static, str>>) -> Self {
+        api::Problem::new(problem_type, detail).into()
     }
 
-    #[must_use]
-    pub fn with(mut self, member: &str, value: impl Into<Value>) -> Self {
-        self.more.insert(member.to_owned(), value.into());
-        self
+    /// 400, for a request that is not valid in itself.
+    pub(crate) fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ProblemType::BadRequest, detail)
     }
 
     /// Replaces the detail, for a reader who may see internals.
     #[must_use]
     pub(crate) fn detail(mut self, detail: String) -> Self {
-        self.detail = detail;
+        self.body.detail = detail.into();
         self
     }
 
+    /// Replaces the status of a type that has several.
     #[must_use]
-    pub fn retry_after(mut self, seconds: u32) -> Self {
-        self.retry_after_s = Some(seconds);
+    pub(crate) fn status(mut self, status: StatusCode) -> Self {
+        self.body.status = status.as_u16();
         self
     }
 
     /// A fault as a 503, never as a rejection. The fault's own text is only for operators, because
     /// it may name files and servers.
     pub(crate) fn of_fault(fault: &Fault, retry_after_s: u32) -> Self {
-        let (name, title, what) = match fault.cause {
+        let (problem_type, what) = match fault.cause {
             Cause::Overloaded => (
-                "overloaded",
-                "Too many requests are waiting",
+                ProblemType::Overloaded,
                 "more requests are waiting than the service accepts",
             ),
             Cause::Rebuilding => (
-                "rebuilding",
-                "The sale is being rebuilt",
+                ProblemType::Rebuilding,
                 "the service is rebuilding its state from the order store",
             ),
             Cause::Store => (
-                "store-unavailable",
-                "The order store is unavailable",
+                ProblemType::StoreUnavailable,
                 "the service cannot store orders now",
             ),
-            Cause::Stopping => (
-                "stopping",
-                "The service is stopping",
-                "the service is stopping",
-            ),
+            Cause::Stopping => (ProblemType::Stopping, "the service is stopping"),
             Cause::Deadline => (
-                "no-answer-in-time",
-                "No answer in time",
+                ProblemType::NoAnswerInTime,
                 "the service did not finish in time",
             ),
         };
         let effect = match fault.effect {
-            Effect::Happened => "happened",
-            Effect::None => "none",
-            Effect::Unknown => "unknown",
+            Effect::Happened => api::Effect::Happened,
+            Effect::None => api::Effect::None,
+            Effect::Unknown => api::Effect::Unknown,
         };
-        Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            name,
-            title,
-            format!("{what}; {}, retry later", fault.effect),
-        )
-        .with("effect", effect)
-        .retry_after(retry_after_s)
+        let detail = format!("{what}; {}, retry later", fault.effect);
+        let body = api::Problem {
+            effect: Some(effect),
+            ..api::Problem::new(problem_type, detail)
+        };
+        Self {
+            retry_after_s: Some(retry_after_s),
+            ..body.into()
+        }
     }
 
-    pub(crate) fn to_json(&self) -> Vec<u8> {
-        let mut members = json!({
-            "type": format!("{PROBLEM_TYPE_PREFIX}{}", self.name),
-            "title": self.title,
-            "status": self.status.as_u16(),
-            "detail": self.detail,
-        });
-        if let Value::Object(members) = &mut members {
-            members.extend(self.more.clone());
-        }
-        members.to_string().into_bytes()
+    pub(crate) fn to_json(&self) -> Bytes {
+        to_json(&self.body)
     }
 
     pub(crate) fn response(&self) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::from(self.to_json()));
-        *response.status_mut() = self.status;
+        let status = StatusCode::from_u16(self.body.status);
+        *response.status_mut() = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(CONTENT_TYPE, PROBLEM_JSON);
         if let Some(seconds) = self.retry_after_s {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
@@ -146,5 +113,23 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> axum::response::Response {
         self.response().map(axum::body::Body::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_a_503_with_its_effect_and_without_its_own_text() {
+        let fault = Fault::unknown(Cause::Store, "/var/lib/seckill is full");
+        let problem = Problem::of_fault(&fault, 3);
+        let response = problem.response();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()[RETRY_AFTER], "3");
+        assert_eq!(
+            problem.to_json(),
+            r#"{"type":"urn:seckill:problem:store-unavailable","title":"The order store is unavailable","status":503,"detail":"the service cannot store orders now; it is unknown whether the request took effect, retry later","effect":"unknown"}"#
+        );
     }
 }

@@ -10,14 +10,14 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use seckill_api::{self as api, PendingOrder, PendingState, ProblemType, order_path};
 use seckill_engine::{Fault, OrderRefused, Outcome};
 use seckill_sale::{Order, OrderChange, OrderId, SaleId};
-use serde_json::json;
 
 use crate::Service;
+use crate::convert::{self, now_ms};
 use crate::problem::Problem;
 use crate::responses::no_such_sale;
-use crate::sales::{SaleView, now_ms};
 
 /// The two paths that take attempts are here only for requests with a wrong method.
 pub(crate) fn router(service: Arc<Service>) -> Router {
@@ -45,22 +45,12 @@ async fn no_such_page(uri: Uri) -> Problem {
         "there is no {}; buy with POST /seckill or POST /v1/sales/{{sale}}/orders",
         uri.path().chars().take(100).collect::<String>()
     );
-    Problem::new(
-        StatusCode::NOT_FOUND,
-        "no-such-page",
-        "There is no such path",
-        detail,
-    )
+    Problem::new(ProblemType::NoSuchPage, detail)
 }
 
 async fn wrong_method(method: Method) -> Problem {
     let detail = format!("this path does not support {method}; see the Allow header");
-    Problem::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "wrong-method",
-        "The method is not supported here",
-        detail,
-    )
+    Problem::new(ProblemType::WrongMethod, detail)
 }
 
 impl Service {
@@ -74,7 +64,7 @@ async fn sale(State(service): State<Arc<Service>>, Path(id): Path<String>) -> Re
         return no_such_sale().into_response();
     };
     match service.engine.sale(&id).await {
-        Ok(Some(stock)) => no_store(Json(SaleView::new(&stock, now_ms()))),
+        Ok(Some(stock)) => no_store(Json(convert::sale(&stock, now_ms()))),
         Ok(None) => no_such_sale().into_response(),
         Err(fault) => service.fault(&fault).into_response(),
     }
@@ -101,16 +91,13 @@ async fn cancel(State(service): State<Arc<Service>>, Path(id): Path<String>) -> 
         Ok(Err(OrderRefused::NoSuchOrder)) => no_such_order().into_response(),
         Ok(Err(OrderRefused::Pending)) => pending(&service, &id),
         Ok(Err(OrderRefused::NotAllowed(refused))) => {
-            let state = refused.state.as_str();
+            let state = convert::order_state(refused.state);
             let detail = format!("an order that is {state} cannot be cancelled");
-            Problem::new(
-                StatusCode::CONFLICT,
-                "not-cancellable",
-                "The order cannot be cancelled",
-                detail,
-            )
-            .with("state", state)
-            .into_response()
+            let problem = api::Problem {
+                state: Some(state),
+                ..api::Problem::new(ProblemType::NotCancellable, detail)
+            };
+            Problem::from(problem).into_response()
         }
         Err(fault) => service.fault(&fault).into_response(),
     }
@@ -118,9 +105,7 @@ async fn cancel(State(service): State<Arc<Service>>, Path(id): Path<String>) -> 
 
 fn no_such_order() -> Problem {
     Problem::new(
-        StatusCode::NOT_FOUND,
-        "no-such-order",
-        "There is no such order",
+        ProblemType::NoSuchOrder,
         "no order has this id, and no attempt with this id bought anything",
     )
 }
@@ -128,15 +113,18 @@ fn no_such_order() -> Problem {
 fn pending(service: &Service, id: &OrderId) -> Response {
     let retry_after = service.options.retry_after_s.to_string();
     let headers = [
-        (LOCATION, format!("/v1/orders/{id}")),
+        (LOCATION, order_path(id.as_str())),
         (RETRY_AFTER, retry_after),
     ];
-    let body = Json(json!({"order_id": id, "state": "pending"}));
-    (StatusCode::ACCEPTED, headers, body).into_response()
+    let body = PendingOrder {
+        order_id: id.to_string(),
+        state: PendingState::Pending,
+    };
+    (StatusCode::ACCEPTED, headers, Json(body)).into_response()
 }
 
 fn shown(order: Order) -> Response {
-    no_store(Json(order))
+    no_store(Json(convert::order(order)))
 }
 
 fn no_store(body: impl IntoResponse) -> Response {
@@ -146,33 +134,18 @@ fn no_store(body: impl IntoResponse) -> Response {
 async fn livez(State(service): State<Arc<Service>>) -> Response {
     match service.engine.liveness() {
         Ok(()) => "ok\n".into_response(),
-        Err(reason) => Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "not-alive",
-            "The service needs a restart",
-            reason,
-        )
-        .into_response(),
+        Err(reason) => Problem::new(ProblemType::NotAlive, reason).into_response(),
     }
 }
 
 async fn readyz(State(service): State<Arc<Service>>) -> Response {
-    let components = service.engine.components();
-    let ready = components.iter().all(|component| component.ready);
-    let shown: Vec<_> = components
-        .iter()
-        .map(|component| json!({"component": component.name, "ready": component.ready, "detail": component.detail}))
-        .collect();
-    let status = if ready {
+    let readiness = convert::readiness(service.engine.components());
+    let status = if readiness.ready {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    (
-        status,
-        no_store(Json(json!({"ready": ready, "components": shown}))),
-    )
-        .into_response()
+    (status, no_store(Json(readiness))).into_response()
 }
 
 async fn metrics(State(service): State<Arc<Service>>) -> Response {
@@ -181,8 +154,7 @@ async fn metrics(State(service): State<Arc<Service>>) -> Response {
         Ok(page) => ([(CONTENT_TYPE, OPEN_METRICS)], page).into_response(),
         Err(error) => {
             let detail = format!("the metrics could not be written: {error}");
-            let status = StatusCode::INTERNAL_SERVER_ERROR;
-            Problem::new(status, "no-metrics", "Metrics unavailable", detail).into_response()
+            Problem::new(ProblemType::NoMetrics, detail).into_response()
         }
     }
 }

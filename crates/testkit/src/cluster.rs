@@ -7,9 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use seckill_loadgen::{
-    Buyers, Confirmation, Keys, Outcome, Pacing, Plan, Progress, Report, Target,
-};
+use seckill_api::{AuditVerdict, Audited, HistoryEntry, Sale};
+use seckill_loadgen::{Buyers, Keys, LoadRun, Outcome, Pacing, Plan, Progress, Target};
 use serde_json::Value;
 
 use crate::process::ServerProcess;
@@ -39,7 +38,7 @@ pub struct Cluster {
     relays: Vec<Option<Component>>,
     records: Vec<Option<Component>>,
     started: u32,
-    confirmations: Vec<Confirmation>,
+    confirmations: Vec<HistoryEntry>,
 }
 
 #[derive(Debug)]
@@ -224,7 +223,7 @@ impl Cluster {
             });
         }
         let progress: Vec<Progress> = plans.iter().map(|_| Progress::default()).collect();
-        let reports = std::thread::scope(|scope| {
+        let runs = std::thread::scope(|scope| {
             let loads: Vec<_> = plans
                 .iter()
                 .zip(&progress)
@@ -239,36 +238,40 @@ impl Cluster {
                 std::thread::yield_now();
             }
             meanwhile(self)?;
-            let mut reports: Vec<Report> = Vec::new();
+            let mut runs: Vec<LoadRun> = Vec::new();
             for load in loads {
-                reports.push(
+                runs.push(
                     load.join()
                         .map_err(|_| anyhow::anyhow!("a loadgen thread panicked"))??,
                 );
             }
-            anyhow::Ok(reports)
+            anyhow::Ok(runs)
         })?;
         let mut sum = LoadTotals::default();
-        for report in reports {
+        for LoadRun {
+            report,
+            confirmations,
+        } in runs
+        {
             sum.won += report.count(Outcome::Won);
             sum.sold_out += report.count(Outcome::SoldOut);
             sum.pending += report.count(Outcome::Pending);
             sum.unavailable += report.count(Outcome::Unavailable);
             sum.failed += report.failed;
-            self.confirmations.extend(report.confirmations);
+            self.confirmations.extend(confirmations);
         }
         Ok(sum)
     }
 
     /// The sale as the first running server reports it.
-    pub fn sale(&self, sale: &str) -> anyhow::Result<Value> {
+    pub fn sale(&self, sale: &str) -> anyhow::Result<Sale> {
         let served = self
             .serves
             .iter()
             .flatten()
             .next()
             .context("no server runs")?;
-        Ok(crate::get(served.address, &format!("/v1/sales/{sale}"))?.json())
+        crate::get(served.address, &format!("/v1/sales/{sale}"))?.read()
     }
 
     /// Buys the rest of a sale, waits until no claim is in flight, and audits the result against
@@ -283,30 +286,24 @@ impl Cluster {
             let sum = self.load(sale, &plan, |_| Ok(()))?;
             // The gate may be closed at this time, so `remaining` alone proves nothing.
             let left = self.sale(sale)?;
-            if left["remaining"] == 0 && sum.sold_out > 0 {
+            if left.remaining == 0 && sum.sold_out > 0 {
                 break;
             }
             if began.elapsed() > QUIET_WAIT {
                 bail!(
-                    "not sold out within {QUIET_WAIT:?}: {left}, {sum:?}\n{}",
+                    "not sold out within {QUIET_WAIT:?}: {left:?}, {sum:?}\n{}",
                     self.logs()
                 );
             }
             std::thread::sleep(Duration::from_millis(100));
         }
         loop {
-            let report = self.audit()?;
-            let sold = report["sales"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .find(|report| report["sale"] == sale);
-            let active = sold.and_then(|sold| sold["active"].as_u64());
-            let is_quiet = report["in_flight"] == 0 && active == Some(units);
-            if is_quiet && report["verdict"] == "clean" {
+            let Audited { report, verdict } = self.audit()?;
+            let is_clean = verdict == AuditVerdict::Clean;
+            if is_clean && is_quiet(&report, sale, units) {
                 return Ok(report);
             }
-            if began.elapsed() > QUIET_WAIT || report["verdict"] != "clean" {
+            if began.elapsed() > QUIET_WAIT || !is_clean {
                 bail!(
                     "{units} units of {sale} are not all sold, or the audit is not clean: {report:#}\n{}",
                     self.logs()
@@ -317,7 +314,7 @@ impl Cluster {
     }
 
     /// Runs the audit with every confirmation that clients have read so far.
-    pub fn audit(&self) -> anyhow::Result<Value> {
+    pub fn audit(&self) -> anyhow::Result<Audited<Value>> {
         let history = self.dir.join("history.jsonl");
         let mut file = std::io::BufWriter::new(std::fs::File::create(&history)?);
         for yes in &self.confirmations {
@@ -386,6 +383,17 @@ impl Cluster {
         }
         text
     }
+}
+
+/// Whether no claim is in flight and all units of a sale are sold, according to an audit.
+fn is_quiet(report: &Value, sale: &str, units: u64) -> bool {
+    let sales = report["sales"].as_array();
+    let sold = sales
+        .into_iter()
+        .flatten()
+        .find(|report| report["sale"] == sale);
+    let active = sold.and_then(|sold| sold["active"].as_u64());
+    report["in_flight"] == 0 && active == Some(units)
 }
 
 /// The load on each server.
@@ -488,19 +496,13 @@ fn sell_out_named(cluster: &mut Cluster, sale: &str, units: u64) -> anyhow::Resu
             keys: Keys::PerBuyer(1),
         };
         cluster.load(sale, &plan, |_| Ok(()))?;
-        let report = cluster.audit()?;
+        let Audited { report, verdict } = cluster.audit()?;
         ensure!(
-            report["verdict"] == "clean",
+            verdict == AuditVerdict::Clean,
             "the audit is not clean: {report:#}\n{}",
             cluster.logs()
         );
-        let sold = report["sales"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|report| report["sale"] == sale);
-        if report["in_flight"] == 0 && sold.and_then(|sold| sold["active"].as_u64()) == Some(units)
-        {
+        if is_quiet(&report, sale, units) {
             return Ok(());
         }
         if began.elapsed() > QUIET_WAIT {

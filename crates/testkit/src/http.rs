@@ -6,6 +6,8 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::Context;
+use seckill_api::ProblemKind;
+use serde::de::DeserializeOwned;
 
 const WAIT: Duration = Duration::from_secs(30);
 
@@ -32,14 +34,16 @@ impl Response {
             .map(|(_, value)| value.trim())
     }
 
-    /// The last part of a problem's type, such as `sold-out`.
+    /// The name of a problem's type, such as `sold-out`; empty if the body is not a problem.
     pub fn problem(&self) -> String {
-        let json = self.json();
-        let problem = json["type"].as_str().unwrap_or_default();
-        problem
-            .strip_prefix("urn:seckill:problem:")
-            .unwrap_or_default()
-            .to_owned()
+        let problem: Option<ProblemKind> = serde_json::from_str(&self.body).ok();
+        let name = problem.map(|problem| problem.problem_type.name());
+        name.unwrap_or_default().to_owned()
+    }
+
+    /// The body as a type of the API.
+    pub fn read<T: DeserializeOwned>(&self) -> anyhow::Result<T> {
+        serde_json::from_str(&self.body).with_context(|| format!("unexpected answer: {self:?}"))
     }
 }
 

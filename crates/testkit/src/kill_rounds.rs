@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use seckill_loadgen::{Buyers, Confirmation, Keys, Outcome, Plan, Progress, Report, Target};
+use seckill_api::{HistoryEntry, Sale};
+use seckill_loadgen::{Buyers, Keys, LoadRun, Outcome, Plan, Progress, Target};
 
 use crate::process::{ServerProcess, run};
 
@@ -59,8 +60,8 @@ pub fn kill_rounds(plan: &KillPlan) -> anyhow::Result<KillSummary> {
         let wait = Duration::from_millis(next(&mut random) % plan.kill_within_ms.max(1));
         let before = before_kill(plan, &data, &sale, wait).with_context(place)?;
         summary.confirmations_before_kills += before.confirmations.len() as u64;
-        summary.cut_off += before.failed;
-        let sold = before.count(Outcome::Won);
+        summary.cut_off += before.report.failed;
+        let sold = before.report.count(Outcome::Won);
         summary.killed_while_selling += u32::from(sold > 0 && sold < plan.units.into());
         write(&mut history, &before.confirmations)?;
         // Every confirmation must be in the database as the kill left it.
@@ -98,7 +99,12 @@ fn load(
     })
 }
 
-fn before_kill(plan: &KillPlan, data: &Path, sale: &str, wait: Duration) -> anyhow::Result<Report> {
+fn before_kill(
+    plan: &KillPlan,
+    data: &Path,
+    sale: &str,
+    wait: Duration,
+) -> anyhow::Result<LoadRun> {
     let served = ServerProcess::start(&plan.binary, data, &[], &["--units", "0"])?;
     let (units, folder) = (plan.units.to_string(), data.display().to_string());
     let create = [
@@ -124,29 +130,29 @@ fn before_kill(plan: &KillPlan, data: &Path, sale: &str, wait: Duration) -> anyh
         std::thread::sleep(wait);
         served.kill()?;
         progress.stop();
-        let report = running
+        let run = running
             .join()
             .map_err(|_| anyhow::anyhow!("the loadgen thread panicked"))?;
-        Ok(report?)
+        Ok(run?)
     })
 }
 
-fn after_restart(plan: &KillPlan, data: &Path, sale: &str) -> anyhow::Result<Report> {
+fn after_restart(plan: &KillPlan, data: &Path, sale: &str) -> anyhow::Result<LoadRun> {
     let served = ServerProcess::start(&plan.binary, data, &[], &["--units", "0"])?;
     let load = load(plan, &served, sale, 4 * u64::from(plan.units))?;
-    let report = seckill_loadgen::run(&load, &Progress::default())?;
+    let run = seckill_loadgen::run(&load, &Progress::default())?;
     ensure!(
-        report.failed == 0,
+        run.report.failed == 0,
         "{} attempts failed although nothing was killed",
-        report.failed
+        run.report.failed
     );
-    let shown = crate::get(served.address, &format!("/v1/sales/{sale}"))?.json();
-    ensure!(shown["remaining"] == 0, "{sale} is not sold out: {shown}");
+    let shown: Sale = crate::get(served.address, &format!("/v1/sales/{sale}"))?.read()?;
+    ensure!(shown.remaining == 0, "{sale} is not sold out: {shown:?}");
     served.kill()?;
-    Ok(report)
+    Ok(run)
 }
 
-fn write(history: &mut std::fs::File, confirmations: &[Confirmation]) -> anyhow::Result<()> {
+fn write(history: &mut std::fs::File, confirmations: &[HistoryEntry]) -> anyhow::Result<()> {
     for yes in confirmations {
         writeln!(history, "{}", serde_json::to_string(yes)?)?;
     }
@@ -171,8 +177,8 @@ fn audit(plan: &KillPlan, data: &Path) -> anyhow::Result<()> {
 }
 
 /// A key that had a claim before the kill must get the same claim after it.
-fn compare(before: &[Confirmation], after: &[Confirmation]) -> anyhow::Result<()> {
-    let name = |yes: &Confirmation| (yes.buyer.clone(), yes.key.clone());
+fn compare(before: &[HistoryEntry], after: &[HistoryEntry]) -> anyhow::Result<()> {
+    let name = |yes: &HistoryEntry| (yes.buyer.clone(), yes.key.clone());
     let first: HashMap<_, &str> = before
         .iter()
         .map(|yes| (name(yes), yes.order_id.as_str()))

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use anyhow::{Context, ensure};
+use seckill_api::{CONTROL_SALES_PATH, NewSale};
 
 const THREADS: u32 = 16;
 
@@ -16,10 +17,14 @@ pub fn create_sales(folder: &Path, count: u32, prefix: &str, units: u32) -> anyh
         let mut stream = UnixStream::connect(folder.join("seckill.sock"))?;
         let mut answers = BufReader::new(stream.try_clone()?);
         for index in (first..count).step_by(THREADS as usize) {
-            let body = format!(r#"{{"id":"{prefix}-{index}","total":{units}}}"#);
+            let body = serde_json::to_string(&NewSale {
+                id: format!("{prefix}-{index}"),
+                total: Some(units),
+                ..NewSale::default()
+            })?;
             write!(
                 stream,
-                "POST /sales HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                "POST {CONTROL_SALES_PATH} HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
                 body.len()
             )?;
             read_answer(&mut answers).with_context(|| format!("sale {prefix}-{index}"))?;

@@ -1,0 +1,34 @@
+//! Every request, response and problem of the HTTP API, the control socket and `--json` output, as
+//! plain types by resource. Knows only JSON: no I/O, no rules of a sale, no HTTP library.
+//!
+//! Readers ignore members that they do not know; only bodies that clients write are strict, so that
+//! a mistyped member is not silently ignored. Times are RFC 3339 in UTC with milliseconds, unless
+//! the member's name ends in `_ms`: then they are Unix milliseconds.
+
+mod attempts;
+mod audit;
+mod events;
+mod load;
+mod orders;
+mod probes;
+mod problems;
+mod sales;
+#[cfg(test)]
+mod testing;
+mod units;
+
+pub use attempts::{
+    AttemptAnswer, AttemptBody, AttemptResult, Confirmation, Line, ORDER_LINES_MAX,
+    ORDER_UNITS_MAX, Unconfirmed,
+};
+pub use audit::{AuditVerdict, Audited, CONTROL_AUDIT_PATH, HistoryEntry, HistoryUnit};
+pub use events::{ChangedOrder, Event, EventData, ReservedOrder, SpecVersion};
+pub use load::{DemoReport, Latency, LatencyFrom, LoadFailure, LoadOutcome, LoadReport};
+pub use orders::{Order, OrderState, PendingOrder, PendingState, order_path};
+pub use probes::{ComponentState, Readiness};
+pub use problems::{Effect, ItemRemaining, PROBLEM_TYPE_PREFIX, Problem, ProblemKind, ProblemType};
+pub use sales::{
+    CONTROL_SALES_PATH, Item, ItemChange, ItemTerms, NewItem, NewSale, Price, Sale, SaleChange,
+    SaleStatus, SaleTerms, SalesQuery,
+};
+pub use units::{DEFAULT_ITEM_ID, Unit, single_unit};
