@@ -1,13 +1,15 @@
 //! The client of one round: sends random requests to an engine and records every answer.
 //! It does not check answers itself; `promises` does.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use seckill_embedded::EmbeddedEngine;
 use seckill_engine::{Engine, Outcome};
 use seckill_sale::{
-    Attempt, Buyer, IdempotencyKey, NewSale, Order, OrderChange, OrderId, SaleId, Verdict,
+    Attempt, Buyer, IdempotencyKey, Line, Lines, NewSale, Order, OrderChange, OrderId, SaleId,
+    Verdict,
 };
 use tokio::runtime::Runtime;
 
@@ -65,7 +67,7 @@ impl Client<'_> {
                 None => self.order(&promise.order_id),
             },
             4 => self.order_of_key(&promise),
-            _ if promise.key.is_some() => self.decide_one(&promise.attempt()),
+            _ if promise.key.is_some() => self.repeat(&promise),
             _ => self.attempt_allowed_by(mix),
         }
     }
@@ -146,7 +148,25 @@ impl Client<'_> {
             _ => Some(format!("once-{:x}", self.rng.next_u64())),
         };
         attempt.key = key.map(|key| IdempotencyKey::new(&key)).transpose()?;
+        let terms = &self.promises.offers[index].terms;
+        attempt.lines = match &attempt.key {
+            Some(key) => lines_of_key(terms, key),
+            None => lines(terms, self.rng.next_u64()),
+        };
         Ok(attempt)
+    }
+
+    fn repeat(&mut self, promise: &Promise) -> anyhow::Result<()> {
+        let attempt = self.repeated_attempt(promise)?;
+        self.decide_one(&attempt)
+    }
+
+    fn repeated_attempt(&self, promise: &Promise) -> anyhow::Result<Attempt> {
+        let mut offers = self.promises.offers.iter();
+        let offer = offers.find(|offer| offer.terms.id == promise.sale);
+        let terms = &offer.context("a sale that no one offers")?.terms;
+        let key = promise.key.as_ref().context("an order without a key")?;
+        Ok(promise.attempt(lines_of_key(terms, key)))
     }
 
     fn decide_one(&mut self, attempt: &Attempt) -> anyhow::Result<()> {
@@ -246,7 +266,7 @@ impl Client<'_> {
 
     fn check_repeat(&mut self, promise: &Promise) -> anyhow::Result<()> {
         let (runtime, engine) = (self.runtime, self.engine);
-        let attempt = promise.attempt();
+        let attempt = self.repeated_attempt(promise)?;
         let repeat = wait_for("a repeat", || {
             let verdict = runtime.block_on(engine.decide_one(attempt.clone()));
             Ok(verdict.ok().filter(|v| !matches!(v, Verdict::Pending(_))))
@@ -255,6 +275,29 @@ impl Client<'_> {
         ensure!(is_repeat, "{promise:?} was repeated, but got {repeat:?}");
         self.promises.verdict(&attempt, &Ok(repeat))
     }
+}
+
+/// What an attempt with this key wants, so that its repeats have the same content.
+fn lines_of_key(terms: &NewSale, key: &IdempotencyKey) -> Lines {
+    let mut hasher = DefaultHasher::new();
+    key.as_str().hash(&mut hasher);
+    lines(terms, hasher.finish())
+}
+
+/// Lines that depend on the number alone: 1 to 3 units, of one item or of all.
+fn lines(terms: &NewSale, number: u64) -> Lines {
+    let quantity = 1 + (number % 3) as u32;
+    if terms.items.len() == 1 {
+        return Lines::Quantity(quantity);
+    }
+    let wants_all = number % 7 < 3;
+    let one = (number >> 8) as usize % terms.items.len();
+    let items = terms.items.iter().enumerate();
+    let wanted = items.filter(|(index, _)| wants_all || *index == one);
+    Lines::named(wanted.map(|(_, item)| Line {
+        item: item.id.clone(),
+        quantity: if wants_all { 1 } else { quantity },
+    }))
 }
 
 /// Asks until there is an answer.

@@ -2,10 +2,11 @@
 //! It sends no requests itself, and knows about the store only what answers contain.
 
 use anyhow::{Context, bail, ensure};
-use seckill_engine::{Effect, Fault, OrderRefused, Outcome, SaleRefused};
+use seckill_engine::{Effect, Fault, OrderRefused, Outcome};
 use seckill_sale::{
-    Attempt, Buyer, Claim, HistoryEntry, IdempotencyKey, Invalid, NewSale, Order, OrderId,
-    OrderState, Rejection, Sale, SaleId, Unit, Verdict,
+    Attempt, Buyer, Claim, HistoryEntry, HistoryUnit, IdempotencyKey, Invalid, ItemId, Lines,
+    NewSale, ORDER_UNITS_MAX, Order, OrderId, OrderState, OrderUnit, OrderUnits, Rejection, Sale,
+    SaleId, SaleRefused, Verdict,
 };
 
 /// Whether an order was cancelled, as far as the client can know.
@@ -24,19 +25,20 @@ pub(crate) struct Promise {
     pub(crate) sale: SaleId,
     pub(crate) buyer: Buyer,
     pub(crate) key: Option<IdempotencyKey>,
-    unit: Unit,
+    units: OrderUnits,
     cancel: Cancel,
     /// The run of the engine that first confirmed it.
     run: u32,
 }
 
 impl Promise {
-    /// A repeat of the attempt that made the order.
-    pub(crate) fn attempt(&self) -> Attempt {
+    /// A repeat of the attempt that made the order, whose lines were these.
+    pub(crate) fn attempt(&self, lines: Lines) -> Attempt {
         Attempt {
+            sale: self.sale.clone(),
             buyer: self.buyer.clone(),
             key: self.key.clone(),
-            ..Attempt::anonymous(self.sale.clone())
+            lines,
         }
     }
 }
@@ -47,7 +49,7 @@ struct Shown<'a> {
     sale: &'a SaleId,
     buyer: &'a Buyer,
     key: Option<&'a IdempotencyKey>,
-    unit: Unit,
+    units: &'a OrderUnits,
     state: OrderState,
 }
 
@@ -58,7 +60,7 @@ impl<'a> Shown<'a> {
             sale: &order.sale,
             buyer: &order.buyer,
             key: order.idempotency_key.as_ref(),
-            unit: order.unit,
+            units: &order.units,
             state: order.state,
         }
     }
@@ -72,19 +74,33 @@ pub(crate) struct Offer {
     pub(crate) exists: bool,
 }
 
-/// A definite rejection, as the minimum number of orders that it implies.
+/// A definite rejection, as the minimum number of units in orders that it implies.
 ///
-/// "Sold out" means that each unit had an active and durable order, and "limit reached" that the
-/// buyer had as many as the limit. Orders whose cancellation was confirmed earlier are added: they
-/// are durable as well, but not active. Orders are never deleted, so the store must always contain
-/// at least that many, in any state.
+/// "Sold out" means that each unit of the item had an active and durable order, "not enough left"
+/// that all but the remaining ones had, and "limit reached" that the buyer had nearly as many as the
+/// limit. Units of orders whose cancellation was confirmed earlier are added: they are durable as
+/// well, but not active. Orders are never deleted, so the store must always contain at least that
+/// many, in any state.
 #[derive(Debug, Clone)]
 struct Rejected {
     sale: SaleId,
-    /// `None` if the whole sale was sold out.
+    /// `None` if the rejection is about an item.
     buyer: Option<Buyer>,
-    orders_min: usize,
+    /// `None` if the rejection is about a buyer.
+    item: Option<ItemId>,
+    units_min: usize,
     run: u32,
+}
+
+impl Rejected {
+    fn is_about(&self, sale: &SaleId, buyer: &Buyer) -> bool {
+        self.sale == *sale && self.buyer.as_ref().is_none_or(|b| b == buyer)
+    }
+
+    fn count<'a>(&self, units: impl IntoIterator<Item = &'a OrderUnit>) -> usize {
+        let is_meant = |unit: &&OrderUnit| self.item.as_ref().is_none_or(|i| *i == unit.item);
+        units.into_iter().filter(is_meant).count()
+    }
 }
 
 /// Everything that the clients of one round were told.
@@ -139,7 +155,7 @@ impl Promises {
         let entry = |promise: &Promise| HistoryEntry {
             order_id: promise.order_id.clone(),
             sale: Some(promise.sale.to_string()),
-            unit: promise.unit.number,
+            units: promise.units.iter().map(history_unit).collect(),
         };
         self.confirmed.iter().map(entry).collect()
     }
@@ -213,7 +229,7 @@ impl Promises {
             }
             Ok(Verdict::Rejected(rejection)) => {
                 ensure!(known.is_none(), "{rejection:?}, but the key has {known:?}");
-                self.rejected(attempt, *rejection)
+                self.rejected(attempt, rejection)
             }
             Ok(Verdict::Pending(order_id) | Verdict::Accepted(order_id)) => {
                 self.may_exist(order_id);
@@ -258,7 +274,7 @@ impl Promises {
                 sale: shown.sale.clone(),
                 buyer: shown.buyer.clone(),
                 key: shown.key.cloned(),
-                unit: shown.unit,
+                units: shown.units.clone(),
                 cancel: Cancel::No,
                 run,
             });
@@ -267,7 +283,7 @@ impl Promises {
         let is_same = promise.sale == *shown.sale
             && promise.buyer == *shown.buyer
             && promise.key.as_ref() == shown.key
-            && promise.unit == shown.unit;
+            && promise.units == *shown.units;
         ensure!(is_same, "order {id} changed; it was {promise:?}");
         promise.cancel = match (promise.cancel, shown.state) {
             (Cancel::No, OrderState::Reserved) => Cancel::No,
@@ -283,31 +299,53 @@ impl Promises {
         Ok(())
     }
 
-    fn rejected(&mut self, attempt: &Attempt, rejection: Rejection) -> anyhow::Result<()> {
+    fn rejected(&mut self, attempt: &Attempt, rejection: &Rejection) -> anyhow::Result<()> {
         let run = self.run;
         let offer = self.offer(&attempt.sale)?;
         offer.exists = true;
-        let (buyer, active) = match rejection {
-            Rejection::SoldOut => (None, offer.terms.total),
-            Rejection::LimitReached { limit } => {
-                let terms = offer.terms.buyer_limit;
+        let terms = &offer.terms;
+        let total = |id: &ItemId| {
+            let item = terms.items.iter().find(|item| item.id == *id);
+            item.map(|item| item.total as usize)
+                .context("the rejection names no item of the sale")
+        };
+        let mut about = Vec::new();
+        match rejection {
+            Rejection::SoldOut => {
+                for item in named_items(terms, &attempt.lines) {
+                    about.push((None, Some(item.clone()), total(&item)?));
+                }
+            }
+            Rejection::NotEnoughLeft { remaining } => {
+                for left in remaining {
+                    let sold = total(&left.item)?.checked_sub(left.remaining as usize);
+                    let sold = sold.context("more units are left than the item has")?;
+                    about.push((None, Some(left.item.clone()), sold));
+                }
+            }
+            &Rejection::LimitReached { limit } => {
+                let terms = terms.buyer_limit;
                 ensure!(terms == Some(limit), "the limit is {terms:?}, not {limit}");
-                (Some(attempt.buyer.clone()), limit)
+                let held = (limit + 1).saturating_sub(attempt.lines.quantity());
+                about.push((Some(attempt.buyer.clone()), None, held as usize));
             }
             other @ (Rejection::NotOpen { .. } | Rejection::Closed { .. }) => bail!("{other:?}"),
-        };
-        let matches = |promise: &&Promise| {
-            promise.sale == attempt.sale && buyer.as_ref().is_none_or(|b| *b == promise.buyer)
-        };
-        let matching = self.confirmed.iter().filter(matches);
-        let cancelled = matching.filter(|promise| promise.cancel == Cancel::Confirmed);
-        let orders_min = active as usize + cancelled.count();
-        self.rejected.push(Rejected {
-            sale: attempt.sale.clone(),
-            buyer,
-            orders_min,
-            run,
-        });
+        }
+        for (buyer, item, active) in about {
+            let mut rejected = Rejected {
+                sale: attempt.sale.clone(),
+                buyer,
+                item,
+                units_min: active,
+                run,
+            };
+            let cancelled = self.confirmed.iter().filter(|promise| {
+                promise.cancel == Cancel::Confirmed
+                    && rejected.is_about(&promise.sale, &promise.buyer)
+            });
+            rejected.units_min += rejected.count(cancelled.flat_map(|promise| &promise.units));
+            self.rejected.push(rejected);
+        }
         Ok(())
     }
 
@@ -387,14 +425,12 @@ impl Promises {
     /// Checks every rejection against all orders in the store, in any state.
     pub(crate) fn check_rejections(&self, orders: &[Order]) -> anyhow::Result<()> {
         for rejected in &self.rejected {
-            let matches = |order: &&Order| {
-                order.sale == rejected.sale
-                    && rejected.buyer.as_ref().is_none_or(|b| *b == order.buyer)
-            };
-            let found = orders.iter().filter(matches).count();
+            let orders = orders.iter();
+            let about = orders.filter(|order| rejected.is_about(&order.sale, &order.buyer));
+            let found = rejected.count(about.flat_map(|order| &order.units));
             ensure!(
-                found >= rejected.orders_min,
-                "{rejected:?} was wrong: there are only {found} orders"
+                found >= rejected.units_min,
+                "{rejected:?} was wrong: there are only {found} units in orders"
             );
         }
         Ok(())
@@ -402,11 +438,11 @@ impl Promises {
 
     /// Compares the number of rows in the store with the known orders: no row may be unexplained.
     pub(crate) fn check_rows(&self, rows: u64, orders: &[Order]) -> anyhow::Result<()> {
-        let known = orders.len() as u64;
+        let known: usize = orders.iter().map(|order| order.units.len()).sum();
+        let (known, unnamed) = (known as u64, self.unnamed * u64::from(ORDER_UNITS_MAX));
         ensure!(
-            rows >= known && rows <= known + self.unnamed,
-            "the store has {rows} orders; {known} ids are known, and at most {} more orders are possible",
-            self.unnamed
+            rows >= known && rows <= known + unnamed,
+            "the store has {rows} rows; {known} are known, and at most {unnamed} more are possible"
         );
         Ok(())
     }
@@ -418,13 +454,31 @@ fn shown_claim<'a>(attempt: &'a Attempt, claim: &'a Claim, state: OrderState) ->
         sale: &attempt.sale,
         buyer: &attempt.buyer,
         key: attempt.key.as_ref(),
-        unit: claim.unit,
+        units: &claim.units,
         state,
     }
 }
 
+fn history_unit(unit: &OrderUnit) -> HistoryUnit {
+    HistoryUnit {
+        item: Some(unit.item.to_string()),
+        number: unit.unit.number,
+        generation: Some(unit.unit.generation),
+    }
+}
+
+/// The items that an attempt wants.
+fn named_items(terms: &NewSale, lines: &Lines) -> Vec<ItemId> {
+    match lines {
+        Lines::Quantity(_) => terms.items.iter().map(|item| item.id.clone()).collect(),
+        Lines::Named(lines) => lines.iter().map(|line| line.item.clone()).collect(),
+    }
+}
+
 fn same_terms(terms: &NewSale, sale: &Sale) -> anyhow::Result<()> {
-    let is_same = terms.total == sale.total && terms.buyer_limit == sale.buyer_limit;
+    let totals = terms.items.iter().map(|item| (&item.id, item.total));
+    let is_same = totals.eq(sale.items.iter().map(|item| (&item.id, item.total)))
+        && terms.buyer_limit == sale.buyer_limit;
     ensure!(is_same, "{terms:?} became {sale:?}");
     Ok(())
 }

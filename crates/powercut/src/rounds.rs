@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use seckill_embedded::{EmbeddedEngine, EmbeddedOptions, FileError};
 use seckill_engine::Engine;
-use seckill_sale::{NewSale, SaleId};
+use seckill_sale::{ItemId, NewItem, NewSale, SaleId};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -148,8 +148,21 @@ impl<'a> Round<'a> {
         let mut sales = vec![NewSale::units(SaleId::new("open")?, units(&mut rng))];
         if rng.one_in(2) {
             let mut limited = NewSale::units(SaleId::new("limited")?, units(&mut rng));
-            limited.buyer_limit = Some(2);
+            limited.buyer_limit = Some(4);
             sales.push(limited);
+        }
+        if rng.one_in(2) {
+            let mut sizes = NewSale::units(SaleId::new("sizes")?, 0);
+            sizes.items.clear();
+            for id in ["S", "M", "L"] {
+                sizes.items.push(NewItem {
+                    id: ItemId::new(id)?,
+                    title: String::new(),
+                    total: units(&mut rng),
+                    price: None,
+                });
+            }
+            sales.push(sizes);
         }
         Ok(Self {
             runtime,
