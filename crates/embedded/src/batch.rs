@@ -7,16 +7,16 @@ use fail_parallel::FailPointRegistry;
 use rusqlite::Connection;
 use seckill_engine::OrderRefused;
 use seckill_sale::{
-    Attempt, Attempted, Claim, HeldOrder, IdempotencyKey, Ledger, Names, NewClaim, NewSale, Order,
-    OrderChange, OrderId, OrderState, Sale, SaleChange, SaleId, SaleNo, SaleRefused, SaleWrite,
-    Verdict,
+    Attempt, Attempted, Claim, HeldOrder, Ledger, Names, NewClaim, NewSale, Order, OrderChange,
+    OrderId, OrderState, Sale, SaleChange, SaleId, SaleNo, SaleRefused, SaleWrite, Verdict,
 };
 
 use crate::clock;
 use crate::failpoints;
 use crate::file::FileError;
 use crate::file::events::{self, EventRow, Kind, POINTER_ROWS};
-use crate::file::rows::{self, InsertLine, LineRow, StoredOrder};
+use crate::file::insert::{InsertLines, NewLine};
+use crate::file::rows::{self, StoredOrder};
 use crate::file::{meta, sales};
 use crate::load::FileCounts;
 use crate::memory::Memory;
@@ -66,7 +66,7 @@ pub(crate) struct Batch<'a> {
     store: Store<'a>,
     memory: &'a Memory,
     ledger: &'a mut Ledger<u128>,
-    insert: InsertLine<'a>,
+    insert: InsertLines<'a>,
     now_ms: i64,
     /// The pointers that this batch has moved, with their earlier values.
     moved_pointers: Vec<(SaleNo, i64)>,
@@ -81,7 +81,7 @@ impl<'a> Batch<'a> {
         now_ms: i64,
     ) -> rusqlite::Result<Self> {
         Ok(Self {
-            insert: InsertLine::prepare(store.conn)?,
+            insert: InsertLines::prepare(store.conn)?,
             store,
             memory,
             ledger,
@@ -127,6 +127,7 @@ impl<'a> Batch<'a> {
             // The decisions rest on memory alone, which must still match the file.
             return self.check(CheckAt::Unwritten);
         }
+        self.insert.flush()?;
         if let Some(rows) = rows {
             failpoints::check(self.store.failpoints, failpoints::COUNT_ROWS)?;
             meta::set_row_count(self.store.conn, rows)?;
@@ -177,7 +178,7 @@ impl<'a> Batch<'a> {
         let lines = claim.units.len() as u32;
         for (&claimed, line) in claim.units.iter().zip(1..) {
             let is_first = line == 1;
-            self.insert.insert(&LineRow {
+            self.insert.add(NewLine {
                 date_ms: self.now_ms,
                 order_id: order,
                 line,
@@ -185,12 +186,8 @@ impl<'a> Batch<'a> {
                 sale: claim.sale.get(),
                 claimed,
                 sequence: is_first.then_some(claim.sequence),
-                buyer: attempt.buyer.as_str(),
-                key: attempt
-                    .key
-                    .as_ref()
-                    .filter(|_| is_first)
-                    .map(IdempotencyKey::as_str),
+                buyer: attempt.buyer.clone(),
+                key: attempt.key.clone().filter(|_| is_first),
                 fingerprint: claim.fingerprint.filter(|_| is_first),
             })?;
         }
@@ -243,6 +240,7 @@ impl<'a> Batch<'a> {
         };
         // Before reading the rows, so that no other program can change them before they are written.
         self.begin()?;
+        self.insert.flush()?;
         let Some(found) = rows::order_by_id(self.store.conn, number)? else {
             return Ok(Err(OrderRefused::NoSuchOrder));
         };

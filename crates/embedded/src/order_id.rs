@@ -61,14 +61,7 @@ pub(crate) fn made_at_ms(id: u128) -> i64 {
 
 /// The id as clients see it: 32 lower-case hexadecimal digits.
 pub(crate) fn to_text(id: u128) -> OrderId {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = [0; 32];
-    for (index, byte) in id.to_be_bytes().into_iter().enumerate() {
-        text[2 * index] = DIGITS[usize::from(byte >> 4)];
-        text[2 * index + 1] = DIGITS[usize::from(byte & 0xf)];
-    }
-    let text = std::str::from_utf8(&text).unwrap_or_default();
-    OrderId::new(text).unwrap_or_else(|_| unreachable!("hexadecimal digits are a valid order id"))
+    OrderId::from_number(id)
 }
 
 /// The number of an id in the format of [`to_text`].

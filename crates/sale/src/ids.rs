@@ -174,6 +174,17 @@ impl OrderId {
         Ok(Self(id.into()))
     }
 
+    /// The number as 32 lower-case hexadecimal digits.
+    pub fn from_number(number: u128) -> Self {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [0; 32];
+        for (index, byte) in number.to_be_bytes().into_iter().enumerate() {
+            text[2 * index] = DIGITS[usize::from(byte >> 4)];
+            text[2 * index + 1] = DIGITS[usize::from(byte & 0xf)];
+        }
+        Self(std::str::from_utf8(&text).unwrap_or_default().into())
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -262,6 +273,8 @@ mod tests {
         assert!(IdempotencyKey::new(&"k".repeat(256)).is_err());
         assert!(IdempotencyKey::new("two words").is_err());
         assert!(OrderId::new("../etc").is_err());
+        let number = OrderId::from_number(0x0123_89ab << 96 | 0xf);
+        assert_eq!(number.as_str(), "012389ab00000000000000000000000f");
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod checksum;
 pub(crate) mod events;
 pub(crate) mod folder;
 pub(crate) mod identity;
+pub(crate) mod insert;
 pub(crate) mod lock;
 pub(crate) mod meta;
 pub(crate) mod rows;

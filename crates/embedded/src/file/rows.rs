@@ -1,7 +1,7 @@
-//! Writes, reads and verifies the rows of orders, one for each unit.
+//! Reads and verifies the rows of orders, one for each unit, and changes their states.
 //! They have checksums, because SQLite does not detect a flipped byte inside a value.
 
-use rusqlite::{CachedStatement, Connection, Row, params};
+use rusqlite::{Connection, Row, params};
 use seckill_sale::{
     Buyer, ClaimedUnit, ClaimedUnits, IdempotencyKey, ItemId, ItemNo, Order, OrderState, OrderUnit,
     RowFacts, RowIntegrity, SaleId, Unit,
@@ -9,26 +9,6 @@ use seckill_sale::{
 
 use super::checksum::Checksum;
 use crate::{clock, order_id};
-
-const INSERT_LINE: &str = "INSERT INTO seckill (date, order_id, line, lines, sale, item, unit, generation, sequence, \
-     checksum, buyer, slot, idem_key, fingerprint) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
-/// The parameters that most rows of a batch share are bound only when they change.
-mod parameter {
-    pub(super) const DATE: usize = 1;
-    pub(super) const ORDER_ID: usize = 2;
-    pub(super) const LINE: usize = 3;
-    pub(super) const LINES: usize = 4;
-    pub(super) const SALE: usize = 5;
-    pub(super) const ITEM: usize = 6;
-    pub(super) const UNIT: usize = 7;
-    pub(super) const GENERATION: usize = 8;
-    pub(super) const SEQUENCE: usize = 9;
-    pub(super) const CHECKSUM: usize = 10;
-    pub(super) const BUYER: usize = 11;
-    pub(super) const SLOT: usize = 12;
-    pub(super) const KEY: usize = 13;
-    pub(super) const FINGERPRINT: usize = 14;
-}
 
 pub(super) const LINE_COLUMNS: &str = "line.id, line.date, line.order_id, line.line, line.lines, line.sale, line.item, line.unit, \
      line.generation, line.sequence, line.buyer, line.slot, line.idem_key, line.fingerprint, line.checksum, line.state, \
@@ -61,7 +41,7 @@ pub(crate) struct LineRow<'a> {
 
 impl LineRow<'_> {
     /// Covers the columns that never change.
-    fn checksum(&self) -> i64 {
+    pub(super) fn checksum(&self) -> i64 {
         let ClaimedUnit { item, unit, slot } = self.claimed;
         let mut fixed = [0; 64];
         fixed[..8].copy_from_slice(&self.date_ms.to_le_bytes());
@@ -114,66 +94,6 @@ fn state_of(code: i64) -> Option<OrderState> {
     OrderState::ALL
         .into_iter()
         .find(|&state| state_code(state) == code)
-}
-
-/// What a statement's parameters are bound to.
-#[derive(Default)]
-struct Bound {
-    date_ms: Option<i64>,
-    sale: Option<u32>,
-    has_names: bool,
-}
-
-/// The statement that inserts a line, prepared once per batch.
-pub(crate) struct InsertLine<'conn> {
-    statement: CachedStatement<'conn>,
-    bound: Bound,
-}
-
-impl<'conn> InsertLine<'conn> {
-    pub(crate) fn prepare(conn: &'conn Connection) -> rusqlite::Result<Self> {
-        let mut statement = conn.prepare_cached(INSERT_LINE)?;
-        // The cached statement may still have the names of an earlier batch.
-        statement.clear_bindings();
-        statement.raw_bind_parameter(parameter::BUYER, "")?;
-        Ok(Self {
-            statement,
-            bound: Bound::default(),
-        })
-    }
-
-    pub(crate) fn insert(&mut self, row: &LineRow<'_>) -> rusqlite::Result<()> {
-        let (statement, bound) = (&mut self.statement, &mut self.bound);
-        let ClaimedUnit { item, unit, slot } = row.claimed;
-        if bound.date_ms != Some(row.date_ms) {
-            statement.raw_bind_parameter(parameter::DATE, row.date_ms)?;
-            bound.date_ms = Some(row.date_ms);
-        }
-        if bound.sale != Some(row.sale) {
-            statement.raw_bind_parameter(parameter::SALE, row.sale)?;
-            bound.sale = Some(row.sale);
-        }
-        statement.raw_bind_parameter(parameter::ORDER_ID, row.order_id.to_be_bytes())?;
-        statement.raw_bind_parameter(parameter::LINE, row.line)?;
-        statement.raw_bind_parameter(parameter::LINES, row.lines)?;
-        statement.raw_bind_parameter(parameter::ITEM, item.get())?;
-        statement.raw_bind_parameter(parameter::UNIT, unit.number)?;
-        statement.raw_bind_parameter(parameter::GENERATION, unit.generation)?;
-        let sequence = row.sequence.map(|sequence| sequence as i64);
-        statement.raw_bind_parameter(parameter::SEQUENCE, sequence)?;
-        statement.raw_bind_parameter(parameter::CHECKSUM, row.checksum())?;
-        let has_names = !row.buyer.is_empty() || row.key.is_some() || slot.is_some();
-        if has_names || bound.has_names {
-            let fingerprint = row.fingerprint.map(|fingerprint| fingerprint as i64);
-            statement.raw_bind_parameter(parameter::BUYER, row.buyer)?;
-            statement.raw_bind_parameter(parameter::SLOT, slot)?;
-            statement.raw_bind_parameter(parameter::KEY, row.key)?;
-            statement.raw_bind_parameter(parameter::FINGERPRINT, fingerprint)?;
-            bound.has_names = has_names;
-        }
-        statement.raw_execute()?;
-        Ok(())
-    }
 }
 
 /// A row as it was read.

@@ -5,11 +5,14 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use rusqlite::{Connection, Row};
-use seckill_sale::{ClaimedUnit, Item, ItemId, ItemNo, OrderState, Sale, SaleId, Unit};
+use seckill_sale::{
+    ClaimedUnit, IdempotencyKey, Item, ItemId, ItemNo, OrderState, Sale, SaleId, Unit,
+};
 
 use super::checksum::Checksum;
 use super::events::{self, EventRow, Kind, POINTER_ROWS};
-use super::rows::{self, InsertLine, LineRow};
+use super::insert::{InsertLines, NewLine};
+use super::rows;
 use super::{FileError, sales};
 use crate::{clock, order_id};
 
@@ -115,7 +118,7 @@ impl<'a> Conversion<'a> {
              checksum, version, state_checksum, ended_at FROM seckill_1 ORDER BY id";
         let mut statement = self.conn.prepare(query)?;
         let mut found = statement.query(())?;
-        let mut insert = InsertLine::prepare(self.conn)?;
+        let mut insert = InsertLines::prepare(self.conn)?;
         while let Some(row) = found.next()? {
             let order = Order::read(row)?;
             let damaged =
@@ -159,7 +162,7 @@ impl<'a> Conversion<'a> {
 
     fn insert(
         &mut self,
-        insert: &mut InsertLine<'_>,
+        insert: &mut InsertLines<'_>,
         order: &Order<'_>,
         (number, date_ms): (u128, i64),
     ) -> Result<(), ConvertError> {
@@ -167,12 +170,15 @@ impl<'a> Conversion<'a> {
             let detail = format!("row {}: its sale does not exist", order.id);
             return Err(ConvertError::Damaged(detail));
         };
+        let damaged = |detail: &dyn std::fmt::Display| {
+            ConvertError::Damaged(format!("row {}: {detail}", order.id))
+        };
         // The earlier orders of the unit ended before it was sold again.
         for ended in feed.ended.remove(&order.unit.number).unwrap_or_default() {
             write_end(self.conn, feed, &ended, self.latest_row)?;
         }
         feed.sequence += 1;
-        let row = LineRow {
+        let line = NewLine {
             date_ms,
             order_id: number,
             line: 1,
@@ -184,11 +190,16 @@ impl<'a> Conversion<'a> {
                 slot: order.slot,
             },
             sequence: Some(feed.sequence),
-            buyer: order.buyer,
-            key: order.key,
+            buyer: rows::buyer(order.buyer).map_err(|error| damaged(&error))?,
+            key: order
+                .key
+                .map(IdempotencyKey::new)
+                .transpose()
+                .map_err(|error| damaged(&error))?,
             fingerprint: order.key.and(order.fingerprint),
         };
-        insert.insert(&row)?;
+        insert.add(line)?;
+        insert.flush()?;
         // Gaps show which rows were deleted, so each row keeps its id.
         let inserted = self.conn.last_insert_rowid();
         if inserted != order.id {
