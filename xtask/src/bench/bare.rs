@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use rustix::time::{ClockId, clock_gettime};
 use seckill_embedded::{EmbeddedEngine, EmbeddedOptions};
 use seckill_engine::Engine;
 use seckill_sale::{Attempt, NewSale, SaleId, Verdict};
@@ -57,10 +58,12 @@ pub(crate) fn claims(rows: u32, batch: u32, rounds: u32, dir: &Path) -> anyhow::
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let (mut engine_per_s, mut bare_per_s) = (Vec::new(), Vec::new());
+    let (mut engine_per_s, mut engine_cpu_us, mut bare_per_s) = (vec![], vec![], vec![]);
     for round in 0..rounds {
         let place = dir.join(format!("engine-{round}"));
-        engine_per_s.push(runtime.block_on(engine_claims(&place, rows, batch))?);
+        let (per_s, cpu_us) = runtime.block_on(engine_claims(&place, rows, batch))?;
+        engine_per_s.push(per_s);
+        engine_cpu_us.push(cpu_us);
         // The bare loop writes the engine's rows into the engine's schema.
         let orders = place.join(seckill_embedded::DATABASE_FILE);
         bare_per_s.push(bare_commits(
@@ -71,14 +74,15 @@ pub(crate) fn claims(rows: u32, batch: u32, rounds: u32, dir: &Path) -> anyhow::
     }
     println!(
         "{}",
-        json!({"engine_per_s": engine_per_s, "bare_per_s": bare_per_s})
+        json!({"engine_per_s": engine_per_s, "engine_cpu_us": engine_cpu_us, "bare_per_s": bare_per_s})
     );
     Ok(())
 }
 
 /// Two callers alternate, so that the next call is already waiting when one has been committed, as
-/// under load. Each call is one commit.
-async fn engine_claims(dir: &Path, rows: u32, batch: u32) -> anyhow::Result<f64> {
+/// under load. Each call is one commit. Returns the claims per second, and the CPU time of one in
+/// microseconds.
+async fn engine_claims(dir: &Path, rows: u32, batch: u32) -> anyhow::Result<(f64, f64)> {
     let engine = Arc::new(EmbeddedEngine::open(EmbeddedOptions {
         batch_max: 1,
         ..EmbeddedOptions::new(dir)
@@ -87,7 +91,7 @@ async fn engine_claims(dir: &Path, rows: u32, batch: u32) -> anyhow::Result<f64>
     engine
         .create_sale(NewSale::units(sale.clone(), rows))
         .await??;
-    let began = Instant::now();
+    let (began, cpu_began) = (Instant::now(), process_cpu());
     let caller = || {
         let (engine, sale) = (Arc::clone(&engine), sale.clone());
         tokio::spawn(async move {
@@ -106,10 +110,17 @@ async fn engine_claims(dir: &Path, rows: u32, batch: u32) -> anyhow::Result<f64>
     let (one, other) = (caller(), caller());
     one.await??;
     other.await??;
-    let claims = rows / batch / 2 * 2 * batch;
-    let per_s = f64::from(claims) / began.elapsed().as_secs_f64();
+    let claims = f64::from(rows / batch / 2 * 2 * batch);
+    let per_s = claims / began.elapsed().as_secs_f64();
+    let cpu = process_cpu().saturating_sub(cpu_began);
     engine.close().await;
-    Ok(per_s)
+    Ok((per_s, cpu.as_secs_f64() * 1e6 / claims))
+}
+
+/// User and system time of all threads of this process.
+fn process_cpu() -> Duration {
+    let used = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(used.tv_sec.unsigned_abs(), used.tv_nsec as u32)
 }
 
 struct BareRow {

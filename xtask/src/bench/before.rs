@@ -7,6 +7,7 @@ use anyhow::ensure;
 
 use super::report::Line;
 use super::rig::{Harness, Run, serve};
+use super::turns::{Pair, in_turns};
 
 const REQUESTS: u32 = 60_000;
 
@@ -40,19 +41,12 @@ pub(crate) fn before(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     ];
     let mut lines = Vec::new();
     for load in loads {
-        let (mut cpu, mut rate) = (Vec::new(), Vec::new());
-        for round in 0..rig.rounds {
-            // Which goes first alternates, so that neither profits from a warm cache.
-            let (old, new) = if round.is_multiple_of(2) {
-                let old = one(rig, before, load, "before")?;
-                (old, one(rig, &rig.binary, load, "now")?)
-            } else {
-                let new = one(rig, &rig.binary, load, "now")?;
-                (one(rig, before, load, "before")?, new)
-            };
-            cpu.push(old.cpu_us() / new.cpu_us());
-            rate.push(new.per_s() / old.per_s());
-        }
+        let pairs = in_turns(rig.rounds, |side, _| {
+            one(rig, side.of(before, &rig.binary), load, side.name())
+        })?;
+        let ratios = |ratio: fn(&Pair<Run>) -> f64| pairs.iter().map(ratio).collect::<Vec<_>>();
+        let cpu = ratios(|pair| pair.before.cpu_us() / pair.now.cpu_us());
+        let rate = ratios(|pair| pair.now.per_s() / pair.before.per_s());
         let name = load.0;
         lines.push(Line::of(format!("CPU before ÷ now, {name}"), "", &cpu));
         lines.push(Line::of(format!("rate now ÷ before, {name}"), "", &rate));

@@ -3,13 +3,14 @@
 use anyhow::ensure;
 
 use super::report::Line;
-use super::rig::{Harness, Run};
-use super::{before, cluster, million, scale};
+use super::rig::{Harness, Run, numbers, part};
+use super::{before, cluster, million, model, scale};
 
 pub(crate) type Case = fn(&Harness) -> anyhow::Result<Vec<Line>>;
 
-pub(crate) const ALL: [(&str, Case); 16] = [
+pub(crate) const ALL: [(&str, Case); 17] = [
     ("before", before::before),
+    ("model", model::model),
     ("rejection", rejection),
     ("confirmation", confirmation),
     ("claims", claims),
@@ -122,15 +123,9 @@ fn claims(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let dir = rig.folder("claims").display().to_string();
     std::fs::create_dir_all(&dir)?;
     let rounds = rig.rounds.to_string();
-    let measured = rig.part(&["claims", "200000", "256", &rounds, &dir])?;
-    let numbers = |key: &str| -> Vec<f64> {
-        let values = measured[key].as_array().cloned().unwrap_or_default();
-        values
-            .iter()
-            .filter_map(serde_json::Value::as_f64)
-            .collect()
-    };
-    let (engine, bare) = (numbers("engine_per_s"), numbers("bare_per_s"));
+    let measured = part(&rig.xtask, &["claims", "200000", "256", &rounds, &dir])?;
+    let engine = numbers(&measured, "engine_per_s");
+    let bare = numbers(&measured, "bare_per_s");
     let ratios: Vec<f64> = engine
         .iter()
         .zip(&bare)

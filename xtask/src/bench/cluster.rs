@@ -2,104 +2,22 @@
 //! and a million requests. All servers and the load share the same cores.
 
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use seckill_testkit::ServerProcess;
 use seckill_testkit::servers::{Programs, Urls, wait_until};
-use serde_json::Value;
 
 use super::report::Line;
-use super::rig::{Harness, cpu_s};
-use crate::build;
-use crate::engines::Lease;
+use super::rig::Harness;
+use super::servers::{READY_WAIT, Servers};
 
 /// More than any case sells.
 const UNITS: &str = "100000000";
 const YES_REQUESTS: &str = "100000";
 /// Purchases before the measured ones.
 const WARM_REQUESTS: &str = "500000";
-const READY_WAIT: Duration = Duration::from_secs(60);
 /// Rows in the recorder's case.
 const ROWS: u64 = 100_000;
-
-/// The running servers. They stop on drop.
-struct Servers<'a> {
-    rig: &'a Harness,
-    _lease: Lease,
-    urls: Urls,
-}
-
-impl<'a> Servers<'a> {
-    fn up(rig: &'a Harness) -> anyhow::Result<Self> {
-        let (lease, urls) = Lease::up(&build::target().join("engines-bench"))?;
-        Ok(Self {
-            rig,
-            _lease: lease,
-            urls,
-        })
-    }
-
-    /// Starts over with this many units of `counter`.
-    fn reset(&self, units: &str) -> anyhow::Result<()> {
-        self.command(&["init", "--units", units])
-            .and_then(|_| self.command(&["init", "--reset", "--units", units]))
-            .map(|_| ())
-    }
-
-    fn command(&self, arguments: &[&str]) -> anyhow::Result<Value> {
-        let flags = self.urls.flags();
-        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        self.rig.command(&[arguments, &flags].concat())
-    }
-
-    /// Starts `seckill serve` and waits until it is ready.
-    fn serve(&self, more: &[&str]) -> anyhow::Result<ServerProcess> {
-        let flags = self.urls.flags();
-        let mut arguments = vec!["serve", "--listen", "127.0.0.1:0"];
-        arguments.extend(flags.iter().map(String::as_str));
-        arguments.extend(more);
-        let served = ServerProcess::spawn(
-            &[&self.rig.binary.display().to_string()],
-            &arguments,
-            &self.rig.folder("serve.log"),
-        )?;
-        wait_until("a ready server", READY_WAIT, || {
-            Ok(seckill_testkit::get(served.address, "/readyz")?.status == 200)
-        })?;
-        Ok(served)
-    }
-
-    /// Runs the load, on the same cores.
-    fn load(&self, served: &ServerProcess, more: &[&str]) -> anyhow::Result<Value> {
-        let url = served.url("/seckill");
-        let arguments = [&["load", &url, "--ramp", "0", "--json"], more].concat();
-        self.rig.command(&arguments)
-    }
-
-    /// The CPU time of each server so far, in seconds.
-    fn cpu(&self, served: &ServerProcess) -> anyhow::Result<[(&'static str, f64); 4]> {
-        let of = |name: &str| -> anyhow::Result<f64> {
-            let mut sum = 0.0;
-            for entry in std::fs::read_dir(build::target().join("engines-bench").join("pids"))? {
-                let pid = entry?.file_name().to_string_lossy().parse()?;
-                let command =
-                    std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-                if command.trim().starts_with(name) {
-                    sum += cpu_s(pid)?;
-                }
-            }
-            Ok(sum)
-        };
-        let mysql = of("mariadbd")? + of("mysqld")?;
-        Ok([
-            ("seckill", cpu_s(served.pid())?),
-            ("Redis", of("redis")?),
-            ("MySQL", mysql),
-            ("Kafka", of("java")?),
-        ])
-    }
-}
 
 /// Purchases confirmed by the store, over HTTP.
 pub(crate) fn confirmation(rig: &Harness) -> anyhow::Result<Vec<Line>> {

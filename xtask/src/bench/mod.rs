@@ -7,9 +7,13 @@ mod cases;
 mod cluster;
 mod gate;
 mod million;
+mod model;
+mod model_cluster;
 mod report;
 mod rig;
 mod scale;
+mod servers;
+mod turns;
 
 use std::path::PathBuf;
 
@@ -28,9 +32,12 @@ pub(crate) struct BenchArgs {
     /// Number of rounds of each case; each round also measures the baseline
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// A `seckill` that was built before a change, for the case `before`
+    /// A `seckill` that was built before a change, for the cases `before` and `model`
     #[arg(long, value_name = "BINARY")]
     before: Option<PathBuf>,
+    /// An `xtask` that was built before a change, for the embedded claims of the case `model`
+    #[arg(long, value_name = "BINARY")]
+    before_xtask: Option<PathBuf>,
     /// Print JSON instead of the table
     #[arg(long)]
     json: bool,
@@ -58,7 +65,7 @@ pub(crate) enum Component {
 }
 
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    let rig = Harness::new(args.rounds, args.before.clone())?;
+    let rig = Harness::new(args.rounds, args.before.clone(), args.before_xtask.clone())?;
     let mut report = Report::new();
     for (name, case) in cases::ALL {
         if name.contains(&args.case) {

@@ -22,7 +22,9 @@ pub(crate) struct Harness {
     pub(crate) binary: PathBuf,
     /// The product before a change.
     pub(crate) before: Option<PathBuf>,
-    xtask: PathBuf,
+    /// This program before a change, with the product's crates of that time.
+    pub(crate) before_xtask: Option<PathBuf>,
+    pub(crate) xtask: PathBuf,
     scratch: TempDir,
 }
 
@@ -54,7 +56,11 @@ impl Run {
 }
 
 impl Harness {
-    pub(crate) fn new(rounds: u32, before: Option<PathBuf>) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        rounds: u32,
+        before: Option<PathBuf>,
+        before_xtask: Option<PathBuf>,
+    ) -> anyhow::Result<Self> {
         let cores = std::thread::available_parallelism()?.get();
         ensure!(
             cores >= 2,
@@ -63,6 +69,7 @@ impl Harness {
         Ok(Self {
             rounds,
             before,
+            before_xtask,
             binary: build::release("seckill", "seckill")?,
             xtask: build::release("xtask", "xtask")?,
             scratch: tempfile::tempdir_in(build::target())?,
@@ -85,24 +92,6 @@ impl Harness {
         let xtask = self.xtask.display().to_string();
         words.push(&xtask);
         ServerProcess::spawn(&words, &["bench-part", "http"], &self.folder("bare.log"))
-    }
-
-    /// Runs a component of the bench on the server's core to completion, and returns its standard
-    /// output as JSON.
-    pub(crate) fn part(&self, arguments: &[&str]) -> anyhow::Result<Value> {
-        let done = Command::new(SERVER[0])
-            .args(&SERVER[1..])
-            .arg(&self.xtask)
-            .arg("bench-part")
-            .args(arguments)
-            .stdin(Stdio::null())
-            .output()?;
-        ensure!(
-            done.status.success(),
-            "{}",
-            String::from_utf8_lossy(&done.stderr)
-        );
-        Ok(serde_json::from_slice(&done.stdout)?)
     }
 
     /// Runs the load on its core against a server.
@@ -177,14 +166,33 @@ impl Harness {
     /// Runs a product command to completion and returns its output as JSON, or `null` if it is not
     /// JSON.
     pub(crate) fn command(&self, arguments: &[&str]) -> anyhow::Result<Value> {
-        let done = run(&self.binary, arguments)?;
-        ensure!(
-            done.status.success(),
-            "{}",
-            String::from_utf8_lossy(&done.stderr)
-        );
-        Ok(serde_json::from_slice(&done.stdout).unwrap_or_default())
+        output_json(&self.binary, arguments)
     }
+}
+
+/// Runs a program to completion and returns its output as JSON, or `null` if it is not JSON.
+pub(crate) fn output_json(program: &Path, arguments: &[&str]) -> anyhow::Result<Value> {
+    let done = run(program, arguments)?;
+    ensure!(
+        done.status.success(),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    Ok(serde_json::from_slice(&done.stdout).unwrap_or_default())
+}
+
+/// Runs a component of a bench on the server's core to completion, and returns its standard output
+/// as JSON.
+pub(crate) fn part(xtask: &Path, arguments: &[&str]) -> anyhow::Result<Value> {
+    let xtask = xtask.display().to_string();
+    let words = [&SERVER[1..], &[&xtask, "bench-part"], arguments].concat();
+    output_json(Path::new(SERVER[0]), &words)
+}
+
+/// The numbers in the list under a key; empty if there is no such list.
+pub(crate) fn numbers(report: &Value, key: &str) -> Vec<f64> {
+    let values = report[key].as_array().into_iter().flatten();
+    values.filter_map(Value::as_f64).collect()
 }
 
 /// Starts a product on the server's core.
