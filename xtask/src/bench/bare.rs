@@ -124,12 +124,15 @@ fn process_cpu() -> Duration {
 }
 
 struct BareRow {
-    date: String,
-    order_id: String,
-    sale: String,
+    date_ms: i64,
+    order_id: Vec<u8>,
     unit: u32,
+    sequence: i64,
     checksum: i64,
 }
+
+/// Rows of one statement, as many as the engine's.
+const BARE_GROUP: usize = 16;
 
 fn bare_commits(orders: &Path, bare: &Path, batch: u32) -> anyhow::Result<f64> {
     let source = rusqlite::Connection::open(orders)?;
@@ -143,29 +146,51 @@ fn bare_commits(orders: &Path, bare: &Path, batch: u32) -> anyhow::Result<f64> {
     for sql in schema.query_map((), |row| row.get::<_, String>(0))? {
         target.execute_batch(&sql?)?;
     }
-    let mut read =
-        source.prepare("SELECT date, order_id, sale, unit, checksum FROM seckill ORDER BY id")?;
+    let columns = "SELECT date, order_id, unit, sequence, checksum FROM seckill ORDER BY id";
+    let mut read = source.prepare(columns)?;
     let rows = read.query_map((), |row| {
         Ok(BareRow {
-            date: row.get(0)?,
+            date_ms: row.get(0)?,
             order_id: row.get(1)?,
-            sale: row.get(2)?,
-            unit: row.get(3)?,
+            unit: row.get(2)?,
+            sequence: row.get(3)?,
             checksum: row.get(4)?,
         })
     })?;
     let rows: Vec<BareRow> = rows.collect::<Result<_, _>>()?;
+    let insert = |rows: usize| {
+        let row = "(?, ?, 1, 1, 1, 1, ?, 1, ?, ?, '')";
+        let rows = vec![row; rows].join(", ");
+        target.prepare(&format!(
+            "INSERT INTO seckill (date, order_id, line, lines, sale, item, unit, generation, sequence, checksum, \
+             buyer) VALUES {rows}"
+        ))
+    };
+    let (mut group, mut single) = (insert(BARE_GROUP)?, insert(1)?);
     let began = Instant::now();
-    let mut insert = target.prepare(
-        "INSERT INTO seckill (date, order_id, sale, unit, generation, buyer, state, slot, idem_key, fingerprint, \
-         checksum) VALUES (?1, ?2, ?3, ?4, 1, '', 'reserved', NULL, NULL, NULL, ?5)",
-    )?;
     for part in rows.chunks(batch as usize) {
         target.execute_batch("BEGIN IMMEDIATE")?;
-        for row in part {
-            insert.execute((&row.date, &row.order_id, &row.sale, row.unit, row.checksum))?;
+        let groups = part.chunks_exact(BARE_GROUP);
+        for row in groups.remainder() {
+            bare_insert(&mut single, std::slice::from_ref(row))?;
+        }
+        for rows in groups {
+            bare_insert(&mut group, rows)?;
         }
         target.execute_batch("COMMIT")?;
     }
     Ok(rows.len() as f64 / began.elapsed().as_secs_f64())
+}
+
+fn bare_insert(insert: &mut rusqlite::Statement<'_>, rows: &[BareRow]) -> rusqlite::Result<()> {
+    for (row, index) in rows.iter().zip(0..) {
+        let first = index * 5 + 1;
+        insert.raw_bind_parameter(first, row.date_ms)?;
+        insert.raw_bind_parameter(first + 1, &row.order_id)?;
+        insert.raw_bind_parameter(first + 2, row.unit)?;
+        insert.raw_bind_parameter(first + 3, row.sequence)?;
+        insert.raw_bind_parameter(first + 4, row.checksum)?;
+    }
+    insert.raw_execute()?;
+    Ok(())
 }
