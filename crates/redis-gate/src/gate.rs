@@ -4,15 +4,16 @@
 use std::sync::LazyLock;
 
 use redis::{Cmd, Value};
-use seckill_cluster_codec::message;
+use seckill_cluster_codec::{digest, order_id};
 use seckill_engine::Fault;
-use seckill_sale::{OrderId, Sale};
+use seckill_sale::{Digest, OrderId, Sale, Unit};
 
 use crate::asked::Asked;
-use crate::keys::GateKeys;
+use crate::keys::{GateKeys, item_field};
 use crate::link::Redis;
 use crate::options::{GateOptions, Strategy};
 use crate::reply::{self, Claims, GateReply, Head};
+use crate::stored::{key_claim, unit_of};
 use crate::url::InvalidRedisUrl;
 use crate::watch::Watch;
 
@@ -23,16 +24,16 @@ static SCRIPT_SHA: LazyLock<String> =
 /// Maximum number of attempts in one call. The script unpacks at most three values per attempt into
 /// one command, well below Lua's limit.
 pub const CLAIM_MAX: usize = 256;
-/// Maximum number of items in one `load` or `trim` call.
-pub const ITEMS_MAX: usize = 400;
+/// Maximum number of entries in one `load` or `trim` call.
+pub const ENTRIES_MAX: usize = 400;
 
-/// The key that a rebuild loads items into.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum LoadKey {
-    Claims,
-    Keys,
-    Buyers,
-    Returned,
+/// The units of an item that the gate offers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offered {
+    /// Released units, in the order in which they are sold.
+    pub returned: Vec<Unit>,
+    /// The highest unit number handed out so far.
+    pub handed_out: u32,
 }
 
 /// A client of the gates of all sales.
@@ -70,45 +71,33 @@ impl Gate {
         &self,
         keys: &GateKeys,
         epoch: u32,
+        sale: &Sale,
         asked: &[Asked],
     ) -> Result<GateReply<Claims>, Fault> {
         debug_assert!(asked.len() <= CLAIM_MAX);
         if self.strategy == Strategy::Watch {
-            return self.watch.claim(&self.redis, keys, epoch, asked).await;
+            let watch = &self.watch;
+            return watch.claim(&self.redis, keys, epoch, sale, asked).await;
         }
         let more = |command: &mut Cmd| {
             for asked in asked {
-                command
-                    .arg(asked.order_id.as_str())
-                    .arg(&asked.buyer_digest)
-                    .arg(&asked.key_digest)
-                    .arg(message::fingerprint_text(asked.attempt.fingerprint()))
-                    .arg(asked.attempt.quantity)
-                    .arg(&asked.part);
+                push_attempt(command, asked);
             }
         };
-        match self.run("claim", keys, epoch, more).await? {
-            Ok(parts) => {
-                let claims = reply::claims(parts)?;
-                if claims.decided.len() != asked.len() {
-                    return Err(reply::strange(&Value::Nil));
-                }
-                Ok(Ok(claims))
-            }
-            Err(refusal) => Ok(Err(refusal)),
-        }
+        Ok(match self.run("claim", keys, epoch, more).await? {
+            Ok(parts) => Ok(reply::claims(parts, sale, asked)?),
+            Err(refusal) => Err(refusal),
+        })
     }
 
-    /// Releases the unit of an ended order. Returns whether the gate knows the order.
+    /// Releases the units of an ended order. Returns whether the gate knows the order.
     pub async fn give_back(
         &self,
         keys: &GateKeys,
         epoch: u32,
         order_id: &OrderId,
     ) -> Result<GateReply<(Head, bool)>, Fault> {
-        let more = |command: &mut Cmd| {
-            command.arg(order_id.as_str());
-        };
+        let more = |command: &mut Cmd| push_order_id(command, order_id);
         Ok(match self.run("give_back", keys, epoch, more).await? {
             Ok(mut parts) => {
                 let head = reply::head(&mut parts)?;
@@ -125,7 +114,7 @@ impl Gate {
         epoch: u32,
         sale: &Sale,
     ) -> Result<GateReply<Head>, Fault> {
-        let more = |command: &mut Cmd| terms(command, sale);
+        let more = |command: &mut Cmd| push_terms(command, sale);
         self.headed("sync", keys, epoch, more).await
     }
 
@@ -140,33 +129,28 @@ impl Gate {
         epoch: u32,
         order_id: &OrderId,
     ) -> Result<GateReply<bool>, Fault> {
-        let more = |command: &mut Cmd| {
-            command.arg(order_id.as_str());
-        };
+        let more = |command: &mut Cmd| push_order_id(command, order_id);
         let said = self.run("look", keys, epoch, more).await?;
         Ok(said.map(|parts| {
-            parts
-                .first()
-                .and_then(reply::text)
-                .is_some_and(|found| !found.is_empty())
+            let found = parts.first().and_then(reply::bytes);
+            found.is_some_and(|found| !found.is_empty())
         }))
     }
 
+    /// Returns the order id of a key's claim.
     pub async fn order_of_key(
         &self,
         keys: &GateKeys,
         epoch: u32,
-        key_digest: &str,
+        key: Digest,
     ) -> Result<GateReply<Option<OrderId>>, Fault> {
         let more = |command: &mut Cmd| {
-            command.arg("").arg(key_digest);
+            command.arg("").arg(&digest::to_bytes(key)[..]);
         };
         let said = self.run("look", keys, epoch, more).await?;
         Ok(said.map(|parts| {
-            parts
-                .first()
-                .and_then(reply::text)
-                .and_then(|id| OrderId::new(id).ok())
+            let found = parts.first().and_then(reply::bytes).and_then(key_claim);
+            found.map(|(id, _)| order_id::from_bytes(&id))
         }))
     }
 
@@ -195,68 +179,33 @@ impl Gate {
         Ok(self.run("reset", keys, epoch, more).await?.map(|_| ()))
     }
 
-    /// Loads up to [`ITEMS_MAX`] items into a closed gate: alternating fields and values, or units
-    /// for [`LoadKey::Returned`].
-    pub async fn load(
-        &self,
-        keys: &GateKeys,
-        epoch: u32,
-        leader: &str,
-        into: LoadKey,
-        items: &[String],
-    ) -> Result<GateReply<()>, Fault> {
-        let name = match into {
-            LoadKey::Claims => "c",
-            LoadKey::Keys => "k",
-            LoadKey::Buyers => "b",
-            LoadKey::Returned => "f",
-        };
-        let more = |command: &mut Cmd| {
-            command.arg(leader).arg(name).arg(items);
-        };
-        Ok(self.run("load", keys, epoch, more).await?.map(|_| ()))
-    }
-
-    /// Opens a loaded gate. `handed_out` counts the units given so far, `returned` those of
-    /// them that were released.
-    pub async fn open(
-        &self,
-        keys: &GateKeys,
-        epoch: u32,
-        leader: &str,
-        sale: &Sale,
-        handed_out: u32,
-        returned: usize,
-    ) -> Result<GateReply<()>, Fault> {
-        let more = |command: &mut Cmd| {
-            command.arg(leader);
-            terms(command, sale);
-            command.arg(handed_out).arg(returned);
-        };
-        Ok(self.run("open", keys, epoch, more).await?.map(|_| ()))
-    }
-
-    /// Returns the released units, and the highest unit number handed out so far.
-    pub async fn offered(&self, keys: &GateKeys) -> Result<(Vec<u32>, u32), Fault> {
-        let mut list = redis::cmd("LRANGE");
-        list.arg(keys.returned()).arg(1).arg(-1);
-        let mut next = redis::cmd("HGET");
-        next.arg(keys.terms()).arg("next");
-        let (returned, next) = (self.redis.call(&list).await?, self.redis.call(&next).await?);
-        let Value::Array(returned) = &returned else {
-            return Err(reply::strange(&returned));
-        };
-        let number = |value: &Value| reply::text(value)?.split(':').next()?.parse().ok();
-        let units: Option<Vec<u32>> = returned.iter().map(number).collect();
-        units
-            .zip(number(&next))
-            .ok_or_else(|| reply::strange(&next))
+    /// Returns the units of each item that the gate offers.
+    pub async fn offered(&self, keys: &GateKeys) -> Result<Vec<Offered>, Fault> {
+        let mut offered = Vec::with_capacity(keys.items());
+        for (item, key) in keys.returned() {
+            let mut list = redis::cmd("LRANGE");
+            list.arg(key).arg(1).arg(-1);
+            let mut next = redis::cmd("HGET");
+            next.arg(keys.terms()).arg(item_field("next", item));
+            let (list, next) = (self.redis.call(&list).await?, self.redis.call(&next).await?);
+            let Value::Array(units) = &list else {
+                return Err(reply::strange(&list));
+            };
+            let unit = |value: &Value| unit_of(reply::text(value)?);
+            let returned: Option<Vec<Unit>> = units.iter().map(unit).collect();
+            let handed_out = reply::text(&next).and_then(|next| next.parse().ok());
+            offered.push(Offered {
+                returned: returned.ok_or_else(|| reply::strange(&list))?,
+                handed_out: handed_out.ok_or_else(|| reply::strange(&next))?,
+            });
+        }
+        Ok(offered)
     }
 
     /// Deletes the keys of a sale.
     pub async fn forget(&self, keys: &GateKeys) -> Result<(), Fault> {
         let mut command = redis::cmd("DEL");
-        command.arg(keys.all().as_slice());
+        command.arg(keys.all());
         self.redis.call(&command).await.map(|_| ())
     }
 
@@ -287,7 +236,7 @@ impl Gate {
             command
                 .arg(script)
                 .arg(keys.all().len())
-                .arg(keys.all().as_slice())
+                .arg(keys.all())
                 .arg(operation)
                 .arg(epoch);
             more(&mut command);
@@ -306,12 +255,33 @@ impl Gate {
     }
 }
 
-fn terms(command: &mut Cmd, sale: &Sale) {
+fn push_attempt(command: &mut Cmd, asked: &Asked) {
+    let digest = |digest: Option<Digest>| digest.map(digest::to_bytes);
+    let (buyer, key) = (digest(asked.names.buyer), digest(asked.names.key));
+    let fingerprint = key.map(|_| asked.attempt.fingerprint().to_be_bytes());
+    command
+        .arg(&asked.id[..])
+        .arg(buyer.as_ref().map_or(&[][..], |digest| digest))
+        .arg(key.as_ref().map_or(&[][..], |digest| digest))
+        .arg(fingerprint.as_ref().map_or(&[][..], |bytes| bytes))
+        .arg(asked.lines_text().as_ref())
+        .arg(&asked.part);
+}
+
+/// The gate knows no id other than those of 24 bytes.
+fn push_order_id(command: &mut Cmd, order_id: &OrderId) {
+    let id = order_id::to_bytes(order_id);
+    command.arg(id.as_ref().map_or(&[][..], |id| id));
+}
+
+pub(crate) fn push_terms(command: &mut Cmd, sale: &Sale) {
     let optional = |value: Option<i64>| value.map_or_else(String::new, |value| value.to_string());
     command
         .arg(sale.version)
-        .arg(sale.total)
         .arg(optional(sale.buyer_limit.map(i64::from)))
         .arg(optional(sale.opens_at_ms))
         .arg(optional(sale.closes_at_ms));
+    for item in &sale.items {
+        command.arg(item.total);
+    }
 }

@@ -4,11 +4,12 @@
 use redis::{Cmd, Value};
 use seckill_cluster_codec::message::{self, OutboxClaim};
 use seckill_engine::Fault;
-use seckill_sale::{OrderId, SaleId, Unit};
+use seckill_sale::{OrderId, SaleId};
 
 use crate::gate::Gate;
 use crate::keys::GateKeys;
 use crate::reply::{self, GateReply};
+use crate::stored::units_of;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboxEntry {
@@ -108,25 +109,12 @@ fn entry(value: &Value) -> Option<OutboxEntry> {
     })
 }
 
-fn claim((part, given): (&str, &str), n: u64) -> Option<OutboxClaim> {
-    let mut given = given.split(':');
-    let unit = Unit {
-        number: given.next()?.parse().ok()?,
-        generation: given.next()?.parse().ok()?,
-    };
-    let slot: u8 = given.next()?.parse().ok()?;
-    if given.next().is_some() {
-        return None;
-    }
+fn claim((part, units): (&str, &str), n: u64) -> Option<OutboxClaim> {
     Some(OutboxClaim {
         order_id: OrderId::new(message::order_id_of(part)?).ok()?,
         part: part.to_owned(),
         n,
-        line: message::Line {
-            unit: unit.number,
-            generation: unit.generation,
-            slot: (slot > 0).then_some(slot),
-        },
+        units: units_of(units)?,
     })
 }
 
@@ -146,38 +134,37 @@ mod tests {
 
     #[test]
     fn claims_are_numbered_up_to_the_number_of_their_entry() {
-        let read = entry(&outbox_entry("4-9", &["7:1:0", "8:1:2", "3:5:0"])).unwrap();
+        let read = entry(&outbox_entry("4-9", &["7", "8@2,2/1@3", "3:5"])).unwrap();
         assert_eq!((read.id.as_str(), read.at_ms), ("4-9", 5));
         let claims = read.claims.iter().enumerate();
         let seen: Vec<_> = claims
             .map(|(index, claim)| {
                 assert_eq!(claim.order_id.as_str(), format!("id-{index}"));
-                (
-                    claim.n,
-                    claim.line.unit,
-                    claim.line.generation,
-                    claim.line.slot,
-                )
+                let unit = claim.units[0];
+                let (number, generation) = (unit.unit.number, unit.unit.generation);
+                (claim.n, claim.units.len(), number, generation, unit.slot)
             })
             .collect();
-        assert_eq!(seen, [(7, 7, 1, None), (8, 8, 1, Some(2)), (9, 3, 5, None)]);
+        let expected = [
+            (7, 1, 7, 1, None),
+            (8, 2, 8, 1, Some(2)),
+            (9, 1, 3, 5, None),
+        ];
+        assert_eq!(seen, expected);
     }
 
     #[test]
     fn malformed_entries_are_rejected() {
         for (id, given) in [
-            ("4-9", "7:1"),
-            ("4-9", "9:7:1:0"),
-            ("4-9", "a:1:0"),
-            ("4-x", "7:1:0"),
-            ("4", "7:1:0"),
+            ("4-9", ""),
+            ("4-9", "9:7:1"),
+            ("4-9", "a:1"),
+            ("4-x", "7"),
+            ("4", "7"),
         ] {
             assert_eq!(entry(&outbox_entry(id, &[given])), None, "{id} {given}");
         }
-        assert_eq!(
-            entry(&outbox_entry("4-1", &["1:1:0", "2:1:0", "3:1:0"])),
-            None
-        );
+        assert_eq!(entry(&outbox_entry("4-1", &["1", "2", "3"])), None);
         assert_eq!(entry(&Value::Nil), None);
     }
 }

@@ -2,8 +2,13 @@
 //! never a verdict.
 
 use redis::Value;
+use seckill_cluster_codec::order_id;
 use seckill_engine::{Cause, Fault};
-use seckill_sale::{OrderId, Unit};
+use seckill_sale::{ClaimedUnits, Invalid, ItemRemaining, ItemUnits, OrderId, Rejection, Sale};
+use smallvec::SmallVec;
+
+use crate::asked::Asked;
+use crate::stored::units_of;
 
 /// Why the gate did nothing. Every refusal except `Epoch` requires a rebuild.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,41 +47,44 @@ impl std::fmt::Display for Refusal {
 pub type GateReply<T> = Result<T, Refusal>;
 
 /// A summary of the gate's state, returned with each reply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Head {
     pub epoch: u32,
     pub version: u64,
     /// Increases with each claim, release and change of terms.
     pub n: u64,
-    pub free: u32,
+    /// Of each item.
+    pub free: SmallVec<[u32; 1]>,
     pub now_ms: i64,
     pub limit: Option<u32>,
     pub opens_at_ms: Option<i64>,
     pub closes_at_ms: Option<i64>,
 }
 
+impl Head {
+    /// The free units of all items.
+    pub fn remaining(&self) -> u32 {
+        self.free.iter().sum()
+    }
+}
+
 /// The gate's decision on one attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decided {
     Claimed {
-        unit: Unit,
-        slot: Option<u8>,
+        units: ClaimedUnits,
     },
     /// An earlier call with the same attempt made this claim, and its reply was lost.
     ClaimedBefore {
-        unit: Unit,
+        units: ItemUnits,
     },
     Repeat {
         order_id: OrderId,
-        unit: Unit,
+        units: ItemUnits,
     },
     Mismatch,
-    Quantity,
-    BuyerRequired,
-    NotOpen,
-    Closed,
-    Limit,
-    SoldOut,
+    Rejected(Rejection),
+    Invalid(Invalid),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,7 +132,7 @@ pub(crate) fn head(parts: &mut Vec<Value>) -> Result<Head, Fault> {
             epoch: next().parse().ok()?,
             version: next().parse().ok()?,
             n: next().parse().ok()?,
-            free: next().parse().ok()?,
+            free: numbers(next())?,
             now_ms: next().parse().ok()?,
             limit: optional(next())?,
             opens_at_ms: optional(next())?,
@@ -138,59 +146,101 @@ pub(crate) fn head(parts: &mut Vec<Value>) -> Result<Head, Fault> {
     Ok(head)
 }
 
-/// Parses the reply to `claim`, without its status.
-pub(crate) fn claims(mut parts: Vec<Value>) -> Result<Claims, Fault> {
+/// Parses the reply to a `claim` of these attempts, without its status.
+pub(crate) fn claims(mut parts: Vec<Value>, sale: &Sale, asked: &[Asked]) -> Result<Claims, Fault> {
     let head = head(&mut parts)?;
-    let (entry, verdicts) = match parts.as_slice() {
-        [entry, verdicts] => (text(entry), text(verdicts)),
-        _ => return Err(strange(&Value::Array(parts))),
+    let [entry, verdicts, Value::BulkString(repeated)] = parts.as_slice() else {
+        return Err(strange(&Value::Array(parts)));
     };
-    let decided: Option<Vec<_>> =
-        verdicts.and_then(|verdicts| verdicts.split(' ').map(verdict).collect());
-    match (entry, decided) {
-        (Some(entry), Some(decided)) => Ok(Claims {
-            head,
+    let verdicts = text(verdicts).unwrap_or_default().split(' ');
+    let mut reader = VerdictReader {
+        head: &head,
+        sale,
+        repeated,
+    };
+    let decided: Option<Vec<_>> = asked
+        .iter()
+        .zip(verdicts.clone())
+        .map(|(asked, verdict)| reader.read(verdict, asked))
+        .collect();
+    let is_whole = verdicts.count() == asked.len() && reader.repeated.is_empty();
+    match (text(entry), decided) {
+        (Some(entry), Some(decided)) if is_whole => Ok(Claims {
             entry: entry.to_owned(),
             decided,
+            head,
         }),
         _ => Err(strange(&Value::Array(parts))),
     }
 }
 
-fn verdict(said: &str) -> Option<Decided> {
-    let mut rest = said.get(1..)?.splitn(3, ':');
-    let mut unit = || {
-        Some(Unit {
-            number: rest.next()?.parse().ok()?,
-            generation: rest.next()?.parse().ok()?,
+struct VerdictReader<'a> {
+    head: &'a Head,
+    sale: &'a Sale,
+    /// The order ids of the repeats to come.
+    repeated: &'a [u8],
+}
+
+impl VerdictReader<'_> {
+    fn read(&mut self, verdict: &str, asked: &Asked) -> Option<Decided> {
+        let head = self.head;
+        let (kind, rest) = verdict.split_at_checked(1)?;
+        Some(match (kind, rest) {
+            ("+", units) => Decided::Claimed {
+                units: units_of(units)?,
+            },
+            ("~", units) => Decided::ClaimedBefore {
+                units: item_units(&units_of(units)?),
+            },
+            ("=", units) => {
+                let (id, others) = self.repeated.split_first_chunk()?;
+                self.repeated = others;
+                Decided::Repeat {
+                    order_id: order_id::from_bytes(id),
+                    units: item_units(&units_of(units)?),
+                }
+            }
+            ("e", left) => {
+                let remaining = remaining(self.sale, asked, &numbers(left)?)?;
+                Decided::Rejected(Rejection::NotEnoughLeft { remaining })
+            }
+            ("x", "") => Decided::Mismatch,
+            ("q", "") => Decided::Invalid(asked.lines.clone().err()?),
+            ("b", "") => Decided::Invalid(Invalid::BuyerRequired),
+            ("n", "") => Decided::Rejected(Rejection::NotOpen {
+                opens_at_ms: head.opens_at_ms?,
+            }),
+            ("d", "") => Decided::Rejected(Rejection::Closed {
+                closed_at_ms: head.closes_at_ms?,
+            }),
+            ("l", "") => Decided::Rejected(Rejection::LimitReached { limit: head.limit? }),
+            ("s", "") => Decided::Rejected(Rejection::SoldOut),
+            _ => return None,
         })
-    };
-    Some(match said.get(..1)? {
-        "+" => {
-            let unit = unit()?;
-            let slot: u8 = rest.next()?.parse().ok()?;
-            Decided::Claimed {
-                unit,
-                slot: (slot > 0).then_some(slot),
-            }
-        }
-        "~" => Decided::ClaimedBefore { unit: unit()? },
-        "=" => {
-            let unit = unit()?;
-            Decided::Repeat {
-                order_id: OrderId::new(rest.next()?).ok()?,
-                unit,
-            }
-        }
-        "x" => Decided::Mismatch,
-        "q" => Decided::Quantity,
-        "b" => Decided::BuyerRequired,
-        "n" => Decided::NotOpen,
-        "d" => Decided::Closed,
-        "l" => Decided::Limit,
-        "s" => Decided::SoldOut,
-        _ => return None,
-    })
+    }
+}
+
+/// The free units of each item that an attempt names.
+fn remaining(sale: &Sale, asked: &Asked, left: &[u32]) -> Option<Box<[ItemRemaining]>> {
+    let lines = asked.lines.as_ref().ok()?;
+    if lines.len() != left.len() {
+        return None;
+    }
+    let remaining = lines.iter().zip(left).map(|(&(item, _), &remaining)| {
+        Some(ItemRemaining {
+            item: sale.items.get(item.index())?.id.clone(),
+            remaining,
+        })
+    });
+    remaining.collect()
+}
+
+fn item_units(units: &ClaimedUnits) -> ItemUnits {
+    units.iter().map(|unit| unit.item_unit()).collect()
+}
+
+fn numbers(text: &str) -> Option<SmallVec<[u32; 1]>> {
+    text.split(',').map(|number| number.parse().ok()).collect()
 }
 
 fn optional<T: std::str::FromStr>(text: &str) -> Option<Option<T>> {
@@ -209,6 +259,13 @@ pub(crate) fn text(value: &Value) -> Option<&str> {
     }
 }
 
+pub(crate) fn bytes(value: &Value) -> Option<&[u8]> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes),
+        _ => None,
+    }
+}
+
 /// The fault for an unexpected reply. The effect of the command is unknown.
 pub(crate) fn strange(value: &Value) -> Fault {
     const SHOWN_MAX_CHARS: usize = 200;
@@ -222,25 +279,100 @@ pub(crate) fn strange(value: &Value) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use seckill_cluster_codec::digest::Digester;
+    use seckill_sale::{Attempt, ItemId, Line, Lines, NewItem, NewSale, SaleId};
+
+    fn shirt() -> Sale {
+        let item = |id: &str| NewItem {
+            id: ItemId::new(id).unwrap(),
+            title: String::new(),
+            total: 5,
+            price: None,
+        };
+        let new = NewSale {
+            items: vec![item("S"), item("M")],
+            ..NewSale::units(SaleId::new("shirt").unwrap(), 0)
+        };
+        new.validate().unwrap()
+    }
+
+    fn asked(items: &[&str]) -> Asked {
+        let attempt = Attempt {
+            lines: Lines::named(items.iter().map(|item| Line {
+                item: ItemId::new(item).unwrap(),
+                quantity: 1,
+            })),
+            ..Attempt::anonymous(SaleId::new("shirt").unwrap())
+        };
+        let digester = Digester::new(&[1; 16]);
+        let id = order_id::from_bytes(&[3; 24]);
+        Asked::new(id, attempt, &digester, &shirt()).unwrap()
+    }
+
+    fn decided(verdict: &str, items: &[&str], repeated: &[u8]) -> Option<Decided> {
+        let head = Head {
+            limit: Some(2),
+            opens_at_ms: Some(5),
+            ..Head::default()
+        };
+        let mut reader = VerdictReader {
+            head: &head,
+            sale: &shirt(),
+            repeated,
+        };
+        reader.read(verdict, &asked(items))
+    }
 
     #[test]
     fn verdicts_are_read_strictly() {
-        let unit = Unit {
-            number: 12,
-            generation: 3,
+        let units = units_of("12:3@2,2/7").unwrap();
+        let claimed = Decided::Claimed {
+            units: units.clone(),
         };
-        let order_id = OrderId::new("A_b-c").unwrap();
-        let claimed = |slot| Some(Decided::Claimed { unit, slot });
-        assert_eq!(verdict("+12:3:0"), claimed(None));
-        assert_eq!(verdict("+12:3:2"), claimed(Some(2)));
-        assert_eq!(verdict("~12:3"), Some(Decided::ClaimedBefore { unit }));
-        assert_eq!(
-            verdict("=12:3:A_b-c"),
-            Some(Decided::Repeat { order_id, unit })
-        );
-        assert_eq!(verdict("s"), Some(Decided::SoldOut));
-        for bad in ["", "/", "+12", "+12:3", "+a:1:0", "?", "=1:1", "é"] {
-            assert_eq!(verdict(bad), None, "{bad}");
+        assert_eq!(decided("+12:3@2,2/7", &["S"], b""), Some(claimed));
+        let units = item_units(&units);
+        let before = Decided::ClaimedBefore {
+            units: units.clone(),
+        };
+        assert_eq!(decided("~12:3@2,2/7", &["S"], b""), Some(before));
+        let repeat = Decided::Repeat {
+            order_id: order_id::from_bytes(&[7; 24]),
+            units,
+        };
+        assert_eq!(decided("=12:3,2/7", &["S"], &[7; 30]), Some(repeat));
+        let remaining = |item: &str, remaining| ItemRemaining {
+            item: ItemId::new(item).unwrap(),
+            remaining,
+        };
+        let short = Rejection::NotEnoughLeft {
+            remaining: Box::new([remaining("M", 4), remaining("S", 0)]),
+        };
+        let short = Some(Decided::Rejected(short));
+        assert_eq!(decided("e4,0", &["S", "M"], b""), short);
+        let limit = Decided::Rejected(Rejection::LimitReached { limit: 2 });
+        assert_eq!(decided("l", &["S"], b""), Some(limit));
+        let missing = Invalid::NoSuchItem(ItemId::new("XL").unwrap());
+        assert_eq!(decided("q", &["XL"], b""), Some(Decided::Invalid(missing)));
+        // No closing time, valid lines, no id of a repeat, too few items.
+        for bad in ["d", "q", "=1", "e1", "", "/", "+", "+a", "?", "s1", "é"] {
+            assert_eq!(decided(bad, &["S", "M"], b""), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_reply_has_one_verdict_for_each_attempt() {
+        let reply = |verdicts: &str, repeated: &[u8]| {
+            let head = ["4", "1", "9", "3,2", "1000", "", "", "", "4-9", verdicts];
+            let text = |text: &&str| Value::BulkString(text.as_bytes().to_vec());
+            let mut parts: Vec<Value> = head.iter().map(text).collect();
+            parts.push(Value::BulkString(repeated.to_vec()));
+            claims(parts, &shirt(), &[asked(&["S"]), asked(&["M"])])
+        };
+        let read = reply("=1 +2/4", &[7; 24]).unwrap();
+        assert_eq!((read.head.remaining(), read.head.free.len()), (5, 2));
+        assert_eq!((read.entry.as_str(), read.decided.len()), ("4-9", 2));
+        for (verdicts, repeated) in [("+1", 0), ("+1 +2/4 s", 0), ("+1 s", 24), ("=1 s", 23)] {
+            assert!(reply(verdicts, &[7; 24][..repeated]).is_err(), "{verdicts}");
         }
     }
 

@@ -35,7 +35,7 @@ pub use ledger::{
     Names, NewClaim, OrderWrite, RebuildFault, SaleLedger, SaleNo, SaleRebuild, SaleWrite,
 };
 pub use order::{NotAllowed, Order, OrderChange, OrderState};
-pub use rules::{Context, Decision, KeyedClaim, TakenLines, decide};
+pub use rules::{Context, Decision, KeyedClaim, TakenLines, decide, resolve_lines};
 pub use sale::{
     BUYER_LIMIT_MAX, InvalidSale, NewSale, SALE_TITLE_MAX_BYTES, SALE_TOTAL_MAX, Sale, WindowState,
 };

@@ -64,7 +64,7 @@ pub fn decide<Id>(
             Decision::Mismatch
         };
     }
-    let lines = match lines_of(sale, &attempt.lines) {
+    let lines = match resolve_lines(sale, &attempt.lines) {
         Ok(lines) => lines,
         Err(invalid) => return Decision::Invalid(invalid),
     };
@@ -106,7 +106,9 @@ pub fn decide<Id>(
     Decision::Take { lines, slots }
 }
 
-fn lines_of(sale: &Sale, lines: &Lines) -> Result<TakenLines, Invalid> {
+/// Finds the items of lines, and checks the quantities. The result does not depend on the stock, and
+/// only on the items of the sale, which never change.
+pub fn resolve_lines(sale: &Sale, lines: &Lines) -> Result<TakenLines, Invalid> {
     let max = ORDER_UNITS_MAX;
     let mut found = TakenLines::new();
     match lines {

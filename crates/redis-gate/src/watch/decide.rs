@@ -1,19 +1,33 @@
 //! The decision step of the watch strategy: verdicts by the rules that all engines share, and the
 //! same writes that the script makes. No I/O.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use redis::Pipeline;
-use seckill_cluster_codec::message::fingerprint_text;
+use seckill_cluster_codec::digest;
 use seckill_sale::{
-    Context, Decision, Holding, Invalid, KeyedClaim, OrderState, Rejection, Unit, decide,
+    ClaimedUnit, ClaimedUnits, Context, Decision, Digest, Holding, ItemNo, KeyedClaim, OrderState,
+    Slots, TakenLines, Unit, WindowState, decide,
 };
 
 use super::read::Read;
 use crate::asked::Asked;
-use crate::keys::GateKeys;
-use crate::reply::{Claims, Decided, Head};
-use crate::stored::{slots_text, stored_claim, unit_of};
+use crate::keys::{GateKeys, item_field};
+use crate::reply::{Claims, Decided};
+use crate::stored::{stored_claim, stored_holding, stored_key, units_text};
+
+/// What a batch writes.
+#[derive(Default)]
+struct Writes {
+    claims: Vec<(Vec<u8>, Vec<u8>)>,
+    keys: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The message part and the units of each claim.
+    entry: Vec<(String, String)>,
+    buyers: HashSet<Digest>,
+    /// Of each item that has a claim, how many released units were taken.
+    taken_returned: BTreeMap<ItemNo, usize>,
+    units: usize,
+}
 
 /// Decides a batch like phase 1 of the script. Also returns the writes, if there are any.
 pub(super) fn decide_batch(
@@ -23,149 +37,172 @@ pub(super) fn decide_batch(
     asked: &[Asked],
 ) -> (Claims, Option<Pipeline>) {
     let (win, window_now_ms) = window(&read);
-    let (mut taken, mut taken_returned, mut n) = (0_u32, 0, read.head.n);
-    let mut fresh = read.next;
-    let (mut decided, mut touched) = (Vec::with_capacity(asked.len()), HashSet::new());
-    let (mut claims, mut new_keys, mut entry) = (Vec::new(), Vec::new(), Vec::new());
-    for (asked, known) in asked.iter().zip(&read.known) {
-        let said = match known.as_deref().map(unit_of) {
-            Some(Some(unit)) => Decided::ClaimedBefore { unit },
-            _ => {
-                let slots = read.slots.entry(asked.buyer_digest.clone()).or_default();
-                let context = Context {
-                    keyed: read.by_key.get(&asked.key_digest).cloned(),
-                    holding: Holding::of_slots(*slots),
-                    free: read.head.free - taken,
-                };
-                match decide(&read.sale, &asked.attempt, &context, window_now_ms) {
-                    Decision::Take { slot } => {
-                        let unit = match read.returned.get(taken_returned) {
-                            Some(unit) => {
-                                taken_returned += 1;
-                                *unit
-                            }
-                            None => {
-                                fresh += 1;
-                                Unit {
-                                    number: fresh,
-                                    generation: 1,
-                                }
-                            }
-                        };
-                        taken += 1;
-                        n += 1;
-                        if let Some(slot) = slot {
-                            *slots = slots.with(slot).unwrap_or(*slots);
-                            touched.insert(asked.buyer_digest.clone());
-                        }
-                        take_note(&mut read.by_key, &mut new_keys, asked, unit);
-                        claims.push((asked.order_id.to_string(), claim_text(asked, unit, slot)));
-                        let given =
-                            format!("{}:{}:{}", unit.number, unit.generation, slot.unwrap_or(0));
-                        entry.push((asked.part.clone(), given));
-                        Decided::Claimed { unit, slot }
-                    }
-                    decision => said(decision),
-                }
-            }
-        };
-        decided.push(said);
+    let mut writes = Writes::default();
+    let mut decided = Vec::with_capacity(asked.len());
+    for (index, asked) in asked.iter().enumerate() {
+        decided.push(match &read.known[index] {
+            Some(units) => Decided::ClaimedBefore {
+                units: units.iter().map(|unit| unit.item_unit()).collect(),
+            },
+            None => decide_one(&mut read, &mut writes, asked, window_now_ms),
+        });
     }
-    let mut writes = Pipeline::new();
-    writes.atomic();
-    let mut entry_id = String::new();
-    if taken > 0 {
-        entry_id = format!("{epoch}-{n}");
-        writes.cmd("DECRBY").arg(keys.stock()).arg(taken);
-        let fields = [
-            ("next", u64::from(fresh)),
-            ("n", n),
-            ("outn", read.outn + 1),
-            ("win", win.into()),
-        ];
-        writes.cmd("HSET").arg(keys.terms()).arg(&fields);
-        writes.cmd("HSET").arg(keys.claims()).arg(&claims);
-        if !new_keys.is_empty() {
-            writes.cmd("HSET").arg(keys.by_key()).arg(&new_keys);
-        }
-        if !touched.is_empty() {
-            let changed = touched.iter().map(|digest| {
-                (
-                    digest,
-                    slots_text(read.slots.get(digest).copied().unwrap_or_default()),
-                )
-            });
-            writes
-                .cmd("HSET")
-                .arg(keys.buyers())
-                .arg(changed.collect::<Vec<_>>());
-        }
-        if taken_returned > 0 {
-            writes
-                .cmd("LPOP")
-                .arg(keys.returned())
-                .arg(taken_returned + 1);
-            writes.cmd("LPUSH").arg(keys.returned()).arg("-");
-        }
-        writes
-            .cmd("XADD")
-            .arg(keys.outbox())
-            .arg(&entry_id)
-            .arg("at")
-            .arg(read.head.now_ms)
-            .arg(&entry);
+    read.head.n += writes.claims.len() as u64;
+    let mut entry = String::new();
+    let mut commands = Pipeline::new();
+    commands.atomic();
+    if writes.units > 0 {
+        entry = format!("{epoch}-{}", read.head.n);
+        writes.push_commands(&mut commands, keys, &read, win, &entry);
     } else if win != read.win {
-        writes.cmd("HSET").arg(keys.terms()).arg("win").arg(win);
+        commands.cmd("HSET").arg(keys.terms()).arg("win").arg(win);
     }
-    let head = Head {
-        n,
-        free: read.head.free - taken,
-        ..read.head
-    };
-    let writes = (!writes.is_empty()).then_some(writes);
+    let commands = (!commands.is_empty()).then_some(commands);
+    let head = read.head;
     (
         Claims {
             head,
-            entry: entry_id,
+            entry,
             decided,
         },
-        writes,
+        commands,
     )
 }
 
-fn take_note(
-    by_key: &mut HashMap<String, KeyedClaim>,
-    new_keys: &mut Vec<(String, String)>,
-    asked: &Asked,
-    unit: Unit,
-) {
-    if asked.key_digest.is_empty() {
-        return;
-    }
-    let claim = KeyedClaim {
-        order_id: asked.order_id.clone(),
-        unit,
-        fingerprint: asked.attempt.fingerprint(),
-        state: OrderState::Reserved,
+fn decide_one(read: &mut Read, writes: &mut Writes, asked: &Asked, now_ms: i64) -> Decided {
+    let holding = asked
+        .names
+        .buyer
+        .and_then(|buyer| read.holdings.get(&buyer));
+    let holding = holding.copied().unwrap_or_default();
+    let context = Context {
+        keyed: asked
+            .names
+            .key
+            .and_then(|key| read.by_key.get(&key))
+            .cloned(),
+        holding,
+        free: &read.head.free,
     };
-    by_key.insert(asked.key_digest.clone(), claim);
-    new_keys.push((asked.key_digest.clone(), asked.order_id.to_string()));
+    let (lines, slots) = match decide(&read.sale, &asked.attempt, context, now_ms) {
+        Decision::Take { lines, slots } => (lines, slots),
+        Decision::Repeat(claim) => {
+            return Decided::Repeat {
+                order_id: claim.order_id,
+                units: claim.units,
+            };
+        }
+        Decision::Mismatch => return Decided::Mismatch,
+        Decision::Rejected(rejection) => return Decided::Rejected(rejection),
+        Decision::Invalid(invalid) => return Decided::Invalid(invalid),
+    };
+    let units = take(read, writes, lines, slots);
+    // Units count against a limit only while there is one.
+    let buyer = asked.names.buyer.filter(|_| slots.is_some());
+    if let (Some(buyer), Some(slots)) = (buyer, slots) {
+        let next = Holding {
+            held: holding.held + units.len() as u32,
+            slots: holding.slots.union(slots),
+        };
+        read.holdings.insert(buyer, next);
+        writes.buyers.insert(buyer);
+    }
+    if let Some(key) = asked.names.key {
+        let claim = KeyedClaim {
+            order_id: asked.order_id.clone(),
+            units: units.iter().map(|unit| unit.item_unit()).collect(),
+            fingerprint: asked.attempt.fingerprint(),
+            state: OrderState::Reserved,
+        };
+        let value = stored_key(&asked.id, claim.fingerprint);
+        read.by_key.insert(key, claim);
+        writes.keys.push((digest::to_bytes(key).into(), value));
+    }
+    let value = stored_claim(&units, buyer, true);
+    writes.claims.push((asked.id.into(), value));
+    writes.entry.push((asked.part.clone(), units_text(&units)));
+    Decided::Claimed { units }
 }
 
-fn said(decision: Decision) -> Decided {
-    match decision {
-        Decision::Repeat(claim) => Decided::Repeat {
-            order_id: claim.order_id,
-            unit: claim.unit,
-        },
-        Decision::Mismatch => Decided::Mismatch,
-        Decision::Rejected(Rejection::SoldOut) => Decided::SoldOut,
-        Decision::Rejected(Rejection::LimitReached { .. }) => Decided::Limit,
-        Decision::Rejected(Rejection::NotOpen { .. }) => Decided::NotOpen,
-        Decision::Rejected(Rejection::Closed { .. }) => Decided::Closed,
-        Decision::Invalid(Invalid::Quantity { .. }) => Decided::Quantity,
-        // A gate belongs to one sale, so `NoSuchSale` cannot occur here.
-        Decision::Invalid(_) | Decision::Take { .. } => Decided::BuyerRequired,
+/// Takes the units of lines that `decide` found to be free.
+fn take(
+    read: &mut Read,
+    writes: &mut Writes,
+    lines: TakenLines,
+    slots: Option<Slots>,
+) -> ClaimedUnits {
+    let mut slots = slots.unwrap_or_default().iter();
+    let mut units = ClaimedUnits::new();
+    for (item, quantity) in lines {
+        let stock = &mut read.stocks[item.index()];
+        let taken_returned = writes.taken_returned.entry(item).or_default();
+        read.head.free[item.index()] -= quantity;
+        for _ in 0..quantity {
+            let unit = match stock.returned.pop_front() {
+                Some(unit) => {
+                    *taken_returned += 1;
+                    unit
+                }
+                None => {
+                    stock.next += 1;
+                    Unit {
+                        number: stock.next,
+                        generation: 1,
+                    }
+                }
+            };
+            let slot = slots.next();
+            units.push(ClaimedUnit { item, unit, slot });
+        }
+    }
+    writes.units += units.len();
+    units
+}
+
+impl Writes {
+    /// Like phase 2 of the script.
+    fn push_commands(
+        self,
+        commands: &mut Pipeline,
+        keys: &GateKeys,
+        read: &Read,
+        win: u8,
+        entry: &str,
+    ) {
+        commands.cmd("DECRBY").arg(keys.stock()).arg(self.units);
+        commands.cmd("HSET").arg(keys.terms());
+        for item in self.taken_returned.keys() {
+            let next = read.stocks[item.index()].next;
+            commands.arg(item_field("next", *item)).arg(next);
+        }
+        commands.arg("n").arg(read.head.n);
+        commands.arg("outn").arg(read.outn + 1).arg("win").arg(win);
+        commands.cmd("HSET").arg(keys.claims()).arg(&self.claims);
+        if !self.keys.is_empty() {
+            commands.cmd("HSET").arg(keys.by_key()).arg(&self.keys);
+        }
+        if !self.buyers.is_empty() {
+            commands.cmd("HSET").arg(keys.buyers());
+            for buyer in &self.buyers {
+                let holding = read.holdings.get(buyer).copied().unwrap_or_default();
+                let buyer = digest::to_bytes(*buyer);
+                commands.arg(&buyer[..]).arg(stored_holding(holding));
+            }
+        }
+        for (item, list) in keys.returned() {
+            let taken = self.taken_returned.get(&item).copied().unwrap_or(0);
+            if taken > 0 {
+                commands.cmd("LPOP").arg(list).arg(taken + 1);
+                commands.cmd("LPUSH").arg(list).arg("-");
+            }
+        }
+        commands
+            .cmd("XADD")
+            .arg(keys.outbox())
+            .arg(entry)
+            .arg("at")
+            .arg(read.head.now_ms)
+            .arg(&self.entry);
     }
 }
 
@@ -174,9 +211,9 @@ fn said(decision: Decision) -> Decided {
 fn window(read: &Read) -> (u8, i64) {
     let (sale, now_ms) = (&read.sale, read.head.now_ms);
     let now_win = match sale.window(now_ms) {
-        seckill_sale::WindowState::NotOpen { .. } => 0,
-        seckill_sale::WindowState::Open => 1,
-        seckill_sale::WindowState::Closed { .. } => 2,
+        WindowState::NotOpen { .. } => 0,
+        WindowState::Open => 1,
+        WindowState::Closed { .. } => 2,
     };
     if now_win >= read.win {
         return (now_win, now_ms);
@@ -187,9 +224,4 @@ fn window(read: &Read) -> (u8, i64) {
         sale.opens_at_ms
     };
     (read.win, shown_ms.unwrap_or(now_ms))
-}
-
-fn claim_text(asked: &Asked, unit: Unit, slot: Option<u8>) -> String {
-    let fingerprint = fingerprint_text(asked.attempt.fingerprint());
-    stored_claim(unit, slot, &fingerprint, &asked.buyer_digest, true)
 }

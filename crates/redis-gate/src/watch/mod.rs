@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use redis::Value;
 use redis::aio::MultiplexedConnection;
 use seckill_engine::{Cause, Fault};
+use seckill_sale::Sale;
 
 use self::decide::decide_batch;
 use self::read::read;
@@ -43,6 +44,7 @@ impl Watch {
         redis: &Redis,
         keys: &GateKeys,
         epoch: u32,
+        sale: &Sale,
         asked: &[Asked],
     ) -> Result<GateReply<Claims>, Fault> {
         let mut link = match self.take(keys) {
@@ -52,7 +54,7 @@ impl Watch {
         let until = Instant::now() + self.conflicts_wait;
         let mut conflicts = 0_u32;
         loop {
-            let read = match read(redis, &mut link, keys, epoch, asked).await? {
+            let read = match read(redis, &mut link, keys, epoch, sale, asked).await? {
                 Ok(read) => read,
                 Err(refusal) => {
                     redis.call_on(&mut link, &redis::cmd("UNWATCH")).await?;

@@ -1,88 +1,64 @@
 //! The read step of the watch strategy: reads the state under WATCH in one round trip, with the
 //! same checks as the script. It makes no decisions.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Pipeline, Value};
+use seckill_cluster_codec::{digest, order_id};
 use seckill_engine::{Cause, Fault};
-use seckill_sale::{KeyedClaim, OrderId, OrderState, Sale, Slots, Unit};
+use seckill_sale::{
+    ClaimedUnits, Digest, Holding, ItemNo, KeyedClaim, OrderId, OrderState, Sale, Unit,
+};
+use smallvec::SmallVec;
 
 use crate::asked::Asked;
-use crate::keys::GateKeys;
+use crate::keys::{GateKeys, item_field};
 use crate::link::Redis;
 use crate::reply::{self, GateReply, Head, Refusal};
-use crate::stored::{slots_of, unit_of};
+use crate::stored::{claim_units, holding_of, key_claim, unit_of};
 
 pub(super) struct Read {
     pub(super) head: Head,
+    /// With the gate's terms.
     pub(super) sale: Sale,
     pub(super) win: u8,
-    pub(super) next: u32,
     pub(super) outn: u64,
-    pub(super) returned: Vec<Unit>,
-    pub(super) known: Vec<Option<String>>,
-    pub(super) by_key: HashMap<String, KeyedClaim>,
-    pub(super) slots: HashMap<String, Slots>,
+    /// Of each item.
+    pub(super) stocks: Vec<ReadStock>,
+    pub(super) known: Vec<Option<ClaimedUnits>>,
+    pub(super) by_key: HashMap<Digest, KeyedClaim<OrderId>>,
+    pub(super) holdings: HashMap<Digest, Holding>,
 }
+
+pub(super) struct ReadStock {
+    /// As many released units as the batch may take.
+    pub(super) returned: VecDeque<Unit>,
+    pub(super) next: u32,
+}
+
+/// The fields of the terms before those of the items.
+const FIELDS: [&str; 10] = [
+    "epoch", "run", "gate", "version", "limit", "opens", "closes", "win", "n", "outn",
+];
 
 pub(super) async fn read(
     redis: &Redis,
     link: &mut MultiplexedConnection,
     keys: &GateKeys,
     epoch: u32,
+    sale: &Sale,
     asked: &[Asked],
 ) -> Result<GateReply<Read>, Fault> {
-    let distinct = |of: fn(&Asked) -> &String| {
-        let mut seen = HashSet::new();
-        let named = asked.iter().map(of).filter(|digest| !digest.is_empty());
-        named
-            .filter(|digest| seen.insert(*digest))
-            .collect::<Vec<_>>()
-    };
-    let (key_digests, buyer_digests) = (distinct(|a| &a.key_digest), distinct(|a| &a.buyer_digest));
-    let mut pipeline = Pipeline::new();
-    pipeline.cmd("WATCH").arg(keys.all().as_slice());
-    pipeline.cmd("INFO").arg("server");
-    pipeline.cmd("TIME");
-    pipeline.cmd("GET").arg(keys.stock());
-    pipeline.cmd("HMGET").arg(keys.terms()).arg(&[
-        "epoch", "run", "gate", "version", "total", "limit", "opens", "closes", "win", "next", "n",
-        "outn",
-    ]);
-    pipeline.cmd("LLEN").arg(keys.returned());
-    pipeline.cmd("XLEN").arg(keys.outbox());
-    for hash in [keys.claims(), keys.by_key(), keys.buyers()] {
-        pipeline.cmd("HLEN").arg(hash);
-    }
-    pipeline
-        .cmd("LRANGE")
-        .arg(keys.returned())
-        .arg(1)
-        .arg(asked.len());
-    pipeline.cmd("HMGET").arg(keys.claims());
-    asked.iter().for_each(|asked| {
-        pipeline.arg(asked.order_id.as_str());
-    });
-    // HMGET needs at least one field. Every hash contains the sentinel.
-    pipeline
-        .cmd("HMGET")
-        .arg(keys.by_key())
-        .arg("-")
-        .arg(&key_digests);
-    pipeline
-        .cmd("HMGET")
-        .arg(keys.buyers())
-        .arg("-")
-        .arg(&buyer_digests);
+    let key_digests: BTreeSet<Digest> = asked.iter().filter_map(|a| a.names.key).collect();
+    let buyer_digests: BTreeSet<Digest> = asked.iter().filter_map(|a| a.names.buyer).collect();
+    let pipeline = request(keys, asked, &key_digests, &buyer_digests);
     let replies = match link.req_packed_commands(&pipeline, 0, pipeline.len()).await {
         Ok(replies) => replies,
         Err(error) => return Err(redis.fault(&error)),
     };
-    if let Some(Value::ServerError(error)) = replies
-        .iter()
-        .find(|value| matches!(value, Value::ServerError(_)))
-    {
+    let is_error = |value: &&Value| matches!(value, Value::ServerError(_));
+    if let Some(Value::ServerError(error)) = replies.iter().find(is_error) {
         let detail = format!("{}: {}", error.code(), error.details().unwrap_or_default());
         return match error.code() {
             "WRONGTYPE" => Ok(Err(Refusal::Type(detail))),
@@ -99,128 +75,187 @@ pub(super) async fn read(
         time,
         stock,
         terms,
-        returned_len,
         outbox_len,
-        hash_lens @ ..,
-        returned,
+        claims_len,
+        keys_len,
+        buyers_len,
         known,
-        ids,
-        slots,
+        found,
+        held,
+        lists @ ..,
     ] = replies.as_slice()
     else {
         return Err(strange());
     };
-    let now_ms = time_ms(time).ok_or_else(strange)?;
-    let terms = texts(terms);
-    let Some(terms) = terms.as_deref().filter(|terms| terms.len() == 12) else {
+    let terms = texts(terms).ok_or_else(strange)?;
+    if terms.len() != FIELDS.len() + 2 * keys.items() || lists.len() != 2 * keys.items() {
         return Err(strange());
-    };
-    let [in_epoch, run, gate, ..] = terms else {
-        return Err(strange());
-    };
-    let Some(in_epoch) = in_epoch else {
-        return Ok(Err(Refusal::Gone(format!(
-            "{} does not exist",
-            keys.terms()
-        ))));
-    };
-    if run.as_deref() != run_id(info) {
-        return Ok(Err(Refusal::Run(
-            "Redis has restarted or failed over since the gate was opened".into(),
-        )));
     }
-    if *in_epoch != epoch.to_string() {
-        return Ok(Err(Refusal::Epoch(in_epoch.parse().unwrap_or(0))));
+    if let Err(refusal) = check_gate(&terms, info, keys, epoch) {
+        return Ok(Err(refusal));
     }
-    if gate.as_deref() != Some("open") {
-        return Ok(Err(Refusal::Rebuilding));
+    let number = |at: usize| terms[at]?.parse::<i64>().ok();
+    let (Some(version), Some(win), Some(n), Some(outn)) =
+        (number(3), number(7), number(8), number(9))
+    else {
+        return Ok(Err(no_field(keys)));
+    };
+    let mut head = Head {
+        epoch,
+        version: version as u64,
+        n: n as u64,
+        free: SmallVec::new(),
+        now_ms: time_ms(time).ok_or_else(strange)?,
+        limit: number(4).map(|limit| limit as u32),
+        opens_at_ms: number(5),
+        closes_at_ms: number(6),
+    };
+    let mut stocks = Vec::with_capacity(keys.items());
+    for (index, list) in lists.chunks_exact(2).enumerate() {
+        let at = FIELDS.len() + 2 * index;
+        let (Some(total), Some(next)) = (number(at), number(at + 1)) else {
+            return Ok(Err(no_field(keys)));
+        };
+        let (fresh, returned) = (total - next, int(&list[0]) - 1);
+        if fresh < 0 || returned < 0 {
+            let item = index + 1;
+            let detail = format!("item {item} has {fresh} fresh and {returned} released units");
+            return Ok(Err(Refusal::Drift(detail)));
+        }
+        head.free.push((fresh + returned) as u32);
+        let units = texts(&list[1]).ok_or_else(strange)?;
+        let units: Option<_> = units.into_iter().map(|text| unit_of(text?)).collect();
+        stocks.push(ReadStock {
+            returned: units.ok_or_else(strange)?,
+            next: next as u32,
+        });
     }
-    let number = |at: usize| {
-        terms[at]
-            .as_deref()
-            .and_then(|text| text.parse::<i64>().ok())
-    };
-    let numbers = (|| {
-        Some((
-            number(3)?,
-            number(4)?,
-            number(8)?,
-            number(9)?,
-            number(10)?,
-            number(11)?,
-        ))
-    })();
-    let Some((version, total, win, next, n, outn)) = numbers else {
-        return Ok(Err(Refusal::Drift(format!(
-            "{} is missing a field",
-            keys.terms()
-        ))));
-    };
-    let free = total - next + int(returned_len) - 1;
+    let free = i64::from(head.remaining());
     let mirror = reply::text(stock).and_then(|text| text.parse::<i64>().ok());
-    let emptied = hash_lens.iter().any(|len| int(len) < 1) || int(returned_len) < 1;
-    if mirror != Some(free) || int(outbox_len) != outn || emptied {
+    let is_emptied = [claims_len, keys_len, buyers_len].map(int).contains(&0);
+    if mirror != Some(free) || int(outbox_len) != outn || is_emptied {
         let detail = format!(
-            "{} is {mirror:?} (expected {free}); the outbox has {} entries (expected {outn})",
+            "{} is {mirror:?} (expected {free}); the outbox has {} entries (expected {outn}), or a key was emptied",
             keys.stock(),
             int(outbox_len)
         );
         return Ok(Err(Refusal::Drift(detail)));
     }
-    let head = Head {
-        epoch,
-        version: version as u64,
-        n: n as u64,
-        free: free as u32,
-        now_ms,
-        limit: number(5).map(|limit| limit as u32),
-        opens_at_ms: number(6),
-        closes_at_ms: number(7),
-    };
-    let known_values = texts(known).ok_or_else(strange)?;
-    let found = texts(ids).ok_or_else(strange)?;
-    let named: Vec<(&String, String)> = key_digests
-        .iter()
-        .zip(found.into_iter().skip(1))
-        .filter_map(|(digest, id)| Some((*digest, id?)))
+    let known = optionals(known).ok_or_else(strange)?.into_iter();
+    let known: Option<_> = known
+        .map(|value| {
+            value
+                .map(claim_units)
+                .map_or(Some(None), |units| units.map(Some))
+        })
         .collect();
-    let by_key = match keyed(redis, link, keys, &named).await? {
+    // After the sentinel's.
+    let found = optionals(found).ok_or_else(strange)?.into_iter().skip(1);
+    let named = key_digests.into_iter().zip(found);
+    let named = named.filter_map(|(digest, value)| Some((digest, value?)));
+    let by_key = match keyed(redis, link, keys, named).await? {
         Ok(by_key) => by_key,
         Err(refusal) => return Ok(Err(refusal)),
     };
-    let slot_texts = texts(slots).ok_or_else(strange)?;
-    let taken = buyer_digests.iter().zip(slot_texts.into_iter().skip(1));
-    let slots = taken
-        .map(|(digest, text)| ((*digest).clone(), slots_of(&text.unwrap_or_default())))
-        .collect();
-    let returned: Option<Vec<Unit>> = texts(returned)
-        .ok_or_else(strange)?
-        .iter()
-        .map(|text| unit_of(text.as_deref()?))
-        .collect();
-    let Some(sale_id) = asked.first().map(|asked| asked.attempt.sale.clone()) else {
-        return Err(strange());
-    };
+    let held = optionals(held).ok_or_else(strange)?.into_iter().skip(1);
+    let holdings = held.map(|value| value.map(holding_of).unwrap_or_default());
     let sale = Sale {
-        id: sale_id,
-        title: String::new(),
-        total: total as u32,
         buyer_limit: head.limit,
         opens_at_ms: head.opens_at_ms,
         closes_at_ms: head.closes_at_ms,
         version: head.version,
+        ..sale.clone()
     };
     Ok(Ok(Read {
         head,
         sale,
         win: win as u8,
-        next: next as u32,
         outn: outn as u64,
-        returned: returned.ok_or_else(strange)?,
-        known: known_values,
+        stocks,
+        known: known.ok_or_else(strange)?,
         by_key,
-        slots,
+        holdings: buyer_digests.into_iter().zip(holdings).collect(),
     }))
+}
+
+fn request(
+    keys: &GateKeys,
+    asked: &[Asked],
+    key_digests: &BTreeSet<Digest>,
+    buyer_digests: &BTreeSet<Digest>,
+) -> Pipeline {
+    let mut pipeline = Pipeline::new();
+    pipeline.cmd("WATCH").arg(keys.all());
+    pipeline.cmd("INFO").arg("server");
+    pipeline.cmd("TIME");
+    pipeline.cmd("GET").arg(keys.stock());
+    pipeline.cmd("HMGET").arg(keys.terms()).arg(&FIELDS);
+    for (item, _) in keys.returned() {
+        pipeline.arg(item_field("total", item));
+        pipeline.arg(item_field("next", item));
+    }
+    pipeline.cmd("XLEN").arg(keys.outbox());
+    for hash in [keys.claims(), keys.by_key(), keys.buyers()] {
+        pipeline.cmd("HLEN").arg(hash);
+    }
+    pipeline.cmd("HMGET").arg(keys.claims());
+    for asked in asked {
+        pipeline.arg(&asked.id[..]);
+    }
+    // HMGET needs at least one field. Every hash contains the sentinel.
+    for (hash, digests) in [(keys.by_key(), key_digests), (keys.buyers(), buyer_digests)] {
+        pipeline.cmd("HMGET").arg(hash).arg("-");
+        for digest in digests {
+            pipeline.arg(&digest::to_bytes(*digest)[..]);
+        }
+    }
+    for (item, list) in keys.returned() {
+        pipeline.cmd("LLEN").arg(list);
+        pipeline
+            .cmd("LRANGE")
+            .arg(list)
+            .arg(1)
+            .arg(wanted(asked, item));
+    }
+    pipeline
+}
+
+/// The number of units of an item that a batch wants.
+fn wanted(asked: &[Asked], item: ItemNo) -> u32 {
+    let lines = asked.iter().filter_map(|asked| asked.lines.as_ref().ok());
+    let of_item = lines.flatten().filter(|(of, _)| *of == item);
+    of_item.map(|(_, quantity)| quantity).sum()
+}
+
+/// Whether the gate is of this epoch, of this run of Redis, and open.
+fn check_gate(
+    terms: &[Option<&str>],
+    info: &Value,
+    keys: &GateKeys,
+    epoch: u32,
+) -> Result<(), Refusal> {
+    let [in_epoch, run, gate, ..] = *terms else {
+        return Err(no_field(keys));
+    };
+    let Some(in_epoch) = in_epoch else {
+        return Err(Refusal::Gone(format!("{} does not exist", keys.terms())));
+    };
+    if run != run_id(info) {
+        return Err(Refusal::Run(
+            "Redis has restarted or failed over since the gate was opened".into(),
+        ));
+    }
+    if in_epoch != epoch.to_string() {
+        return Err(Refusal::Epoch(in_epoch.parse().unwrap_or(0)));
+    }
+    match gate {
+        Some("open") => Ok(()),
+        _ => Err(Refusal::Rebuilding),
+    }
+}
+
+fn no_field(keys: &GateKeys) -> Refusal {
+    Refusal::Drift(format!("{} is missing a field", keys.terms()))
 }
 
 /// Reads the claims stored under idempotency keys.
@@ -228,39 +263,39 @@ async fn keyed(
     redis: &Redis,
     link: &mut MultiplexedConnection,
     keys: &GateKeys,
-    named: &[(&String, String)],
-) -> Result<GateReply<HashMap<String, KeyedClaim>>, Fault> {
-    if named.is_empty() {
-        return Ok(Ok(HashMap::new()));
-    }
+    named: impl Iterator<Item = (Digest, &[u8])>,
+) -> Result<GateReply<HashMap<Digest, KeyedClaim<OrderId>>>, Fault> {
+    let drift = |why: &str| Refusal::Drift(format!("an idempotency key refers to {why}"));
     let mut command = redis::cmd("HMGET");
     command.arg(keys.claims());
-    named.iter().for_each(|(_, id)| {
-        command.arg(id);
-    });
-    let value = redis.call_on(link, &command).await?;
-    let claims = texts(&value).ok_or_else(|| reply::strange(&value))?;
-    let mut by_key = HashMap::new();
-    for ((digest, id), claim) in named.iter().zip(claims) {
-        let claim = claim.as_deref().and_then(|text| keyed_claim(id, text));
-        let Some(claim) = claim else {
-            let detail = format!("an idempotency key refers to an unknown order: {id}");
-            return Ok(Err(Refusal::Drift(detail)));
+    let mut found = Vec::new();
+    for (digest, value) in named {
+        let Some((id, fingerprint)) = key_claim(value) else {
+            return Ok(Err(drift("something other than an order")));
         };
-        by_key.insert((*digest).clone(), claim);
+        command.arg(&id[..]);
+        found.push((digest, id, fingerprint));
+    }
+    if found.is_empty() {
+        return Ok(Ok(HashMap::new()));
+    }
+    let value = redis.call_on(link, &command).await?;
+    let claims = optionals(&value).ok_or_else(|| reply::strange(&value))?;
+    let mut by_key = HashMap::new();
+    for ((digest, id, fingerprint), claim) in found.into_iter().zip(claims) {
+        let Some(units) = claim.and_then(claim_units) else {
+            return Ok(Err(drift("an unknown order")));
+        };
+        let claim = KeyedClaim {
+            order_id: order_id::from_bytes(&id),
+            units: units.iter().map(|unit| unit.item_unit()).collect(),
+            fingerprint,
+            // Only the store knows the state; the confirmation of a repeat reads it there.
+            state: OrderState::Reserved,
+        };
+        by_key.insert(digest, claim);
     }
     Ok(Ok(by_key))
-}
-
-fn keyed_claim(id: &str, text: &str) -> Option<KeyedClaim> {
-    let fingerprint = text.split(':').nth(3)?;
-    Some(KeyedClaim {
-        order_id: OrderId::new(id).ok()?,
-        unit: unit_of(text)?,
-        fingerprint: u64::from_str_radix(fingerprint, 16).ok()?,
-        // Only the store knows the state; the confirmation of a repeat reads it there.
-        state: OrderState::Reserved,
-    })
 }
 
 fn run_id(info: &Value) -> Option<&str> {
@@ -270,7 +305,7 @@ fn run_id(info: &Value) -> Option<&str> {
 
 fn time_ms(time: &Value) -> Option<i64> {
     let parts = texts(time)?;
-    let [Some(seconds), Some(micros)] = parts.as_slice() else {
+    let [Some(seconds), Some(micros)] = parts[..] else {
         return None;
     };
     Some(seconds.parse::<i64>().ok()? * 1_000 + micros.parse::<i64>().ok()? / 1_000)
@@ -279,17 +314,25 @@ fn time_ms(time: &Value) -> Option<i64> {
 fn int(value: &Value) -> i64 {
     match value {
         Value::Int(number) => *number,
-        _ => -1,
+        _ => 0,
     }
 }
 
-fn texts(value: &Value) -> Option<Vec<Option<String>>> {
+fn optionals(value: &Value) -> Option<Vec<Option<&[u8]>>> {
     let Value::Array(values) = value else {
         return None;
     };
-    let text = |value: &Value| match value {
-        Value::Nil => Some(None),
-        value => reply::text(value).map(|text| Some(text.to_owned())),
+    let bytes = |value| match value {
+        &Value::Nil => Some(None),
+        value => reply::bytes(value).map(Some),
     };
-    values.iter().map(text).collect()
+    values.iter().map(bytes).collect()
+}
+
+fn texts(value: &Value) -> Option<Vec<Option<&str>>> {
+    let text = |bytes: Option<_>| match bytes {
+        Some(bytes) => std::str::from_utf8(bytes).ok().map(Some),
+        None => Some(None),
+    };
+    optionals(value)?.into_iter().map(text).collect()
 }
