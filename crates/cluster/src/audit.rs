@@ -7,17 +7,20 @@ use std::time::Duration;
 use seckill_cluster_codec::message::ClaimMessage;
 use seckill_engine::Fault;
 use seckill_kafka_log::LogContents;
+use seckill_mysql_store::Session;
+use seckill_mysql_store::events::{self, StoredChange, StoredEvent};
 use seckill_mysql_store::orders::{self, Stored};
 use seckill_mysql_store::sales::{self, SaleRow};
-use seckill_redis_gate::{GateKeys, Head};
+use seckill_redis_gate::{GateKeys, Head, Offered};
 use seckill_sale::{
-    AuditReport, Auditor, HistoryEntry, Invariant, OrderFacts, OrderState, RowIntegrity, Violation,
+    AuditReport, AuditedEvent, Auditor, EventFacts, HistoryEntry, IdempotencyKey, Invariant,
+    OrderId, OrderState, RowFacts, RowIntegrity, Violation,
 };
 
 use crate::servers;
-use crate::shared::Core;
+use crate::shared::{Core, keys_of};
 
-/// Orders per page.
+/// Rows per page.
 const PAGE: usize = 5_000;
 /// How many times the audit reads the store while gates keep changing during the read.
 const STILL_TRIES: u32 = 20;
@@ -32,16 +35,24 @@ struct GateView {
     before: Option<Head>,
     /// The gate did not change during the read, and its outbox was empty.
     is_still: bool,
-    outbox: Vec<String>,
-    offered: Option<(Vec<u32>, u32)>,
+    outbox: Vec<OrderId>,
+    /// By item.
+    offered: Option<Vec<Offered>>,
 }
 
 /// The store's contents, for the comparison with the log.
 #[derive(Default)]
 struct Orders {
-    contents: HashMap<String, (String, Stored)>,
-    voids: HashSet<String>,
+    contents: HashMap<OrderId, StoredOrder>,
+    events: Vec<StoredEvent>,
+    voids: HashSet<OrderId>,
     offsets: HashMap<i32, (u32, i64)>,
+}
+
+/// The rows of an order.
+struct StoredOrder {
+    sale: String,
+    lines: Vec<Stored>,
 }
 
 pub(crate) async fn audit(core: &Core, history: &[HistoryEntry]) -> Result<AuditReport, Fault> {
@@ -63,19 +74,20 @@ pub(crate) async fn audit(core: &Core, history: &[HistoryEntry]) -> Result<Audit
         tokio::time::sleep(STILL_PAUSE).await;
     };
     let mut auditor = Auditor::new(gates.iter().map(|gate| gate.row.sale.clone()));
-    for yes in history {
-        auditor.confirmed(yes.order_id.as_str(), yes.sale.as_deref(), yes.unit);
+    history.iter().for_each(|entry| auditor.confirmed(entry));
+    for order in stored.contents.values() {
+        for line in &order.lines {
+            auditor.row(&facts(&order.sale, line));
+        }
     }
-    for (sale, order) in stored.contents.values() {
-        auditor.order(&facts(sale, order));
-    }
+    audit_events(&mut auditor, &gates, &stored.events, &mut outside);
     let mut in_flight = HashSet::new();
     for gate in &gates {
         let sale = gate.row.sale.id.as_str();
         in_flight.extend(gate.outbox.iter().filter(|id| stored.is_open(id)).cloned());
-        match gate.before {
+        match &gate.before {
             Some(head) if gate.is_still => {
-                auditor.gate_left(sale, head.free);
+                auditor.gate_left(sale, &head.free);
                 outside.extend(offered_and_sold(gate, &stored));
             }
             Some(_) => notes.push(format!("sale {sale}: its gate kept changing, so its units could not be compared with the store")),
@@ -84,7 +96,7 @@ pub(crate) async fn audit(core: &Core, history: &[HistoryEntry]) -> Result<Audit
     }
     let log = seckill_kafka_log::read_all(&servers::log(&core.options)).await?;
     compare_log(&log, &stored, &mut in_flight, &mut outside, &mut notes);
-    let mut report = auditor.finish();
+    let mut report = auditor.finish(0);
     report.log_records = Some(log.records);
     report.in_flight = in_flight.len() as u64;
     report.notes = notes;
@@ -98,7 +110,16 @@ pub(crate) async fn audit(core: &Core, history: &[HistoryEntry]) -> Result<Audit
 }
 
 impl Orders {
-    fn is_open(&self, id: &str) -> bool {
+    fn add(&mut self, sale: &str, line: Stored) {
+        let order = self.contents.entry(line.order_id.clone());
+        let order = order.or_insert_with(|| StoredOrder {
+            sale: sale.to_owned(),
+            lines: Vec::new(),
+        });
+        order.lines.push(line);
+    }
+
+    fn is_open(&self, id: &OrderId) -> bool {
         !self.contents.contains_key(id) && !self.voids.contains(id)
     }
 }
@@ -110,7 +131,7 @@ async fn look_at_gates(core: &Core) -> Result<Vec<GateView>, Fault> {
     };
     let mut gates = Vec::with_capacity(rows.len());
     for row in rows {
-        let keys = GateKeys::new(&row.stock_key);
+        let keys = keys_of(&row);
         let before = peek(core, &keys, &row).await;
         gates.push(GateView {
             row,
@@ -144,17 +165,18 @@ async fn look_again(core: &Core, gates: &mut [GateView]) {
             let is_last = page.len() < OUTBOX_PAGE;
             after = page.last().map(|entry| entry.id.clone());
             let claims = page.into_iter().flat_map(|entry| entry.claims);
-            gate.outbox
-                .extend(claims.map(|claim| claim.order_id.to_string()));
+            gate.outbox.extend(claims.map(|claim| claim.order_id));
             if is_last {
                 break;
             }
         }
         gate.offered = core.gate.offered(&gate.keys).await.ok();
         let now = peek(core, &gate.keys, &gate.row).await;
-        let n = |head: Option<Head>| head.map(|head| (head.epoch, head.n));
-        gate.is_still =
-            now.is_some() && n(now) == n(gate.before) && gate.outbox.is_empty() && gate.row.is_open;
+        let n = |head: &Option<Head>| head.as_ref().map(|head| (head.epoch, head.n));
+        gate.is_still = now.is_some()
+            && n(&now) == n(&gate.before)
+            && gate.outbox.is_empty()
+            && gate.row.is_open;
     }
 }
 
@@ -163,61 +185,131 @@ async fn read_store(core: &Core, gates: &[GateView]) -> Result<Orders, Fault> {
     orders::begin_snapshot(&mut session).await?;
     let mut stored = Orders::default();
     for gate in gates {
-        let sale = &gate.row.sale.id;
+        let row = &gate.row;
         let mut after = None;
         loop {
-            let page = orders::page(&mut session, sale, after, PAGE).await?;
+            let page = orders::page(&mut session, row.num, after, PAGE).await?;
             let is_last = page.len() < PAGE;
-            after = page.last().map(|order| order.unit);
-            for order in page {
-                stored
-                    .contents
-                    .insert(order.order_id.clone(), (sale.to_string(), order));
+            after = page.last().map(|line| line.claimed.item_unit());
+            for line in page {
+                stored.add(row.sale.id.as_str(), line);
             }
             if is_last {
                 break;
             }
         }
     }
-    for order in orders::of_no_sale(&mut session).await? {
-        stored.contents.insert(order.1.order_id.clone(), order);
+    for (sale_num, line) in orders::of_no_sale(&mut session).await? {
+        stored.add(&format!("number {sale_num}"), line);
     }
+    read_events(&mut session, &mut stored.events).await?;
     stored.voids = orders::voids(&mut session).await?.into_iter().collect();
     stored.offsets = orders::offsets(&mut session, &core.options.topic).await?;
     session.rollback().await?;
     Ok(stored)
 }
 
-fn facts<'a>(sale: &'a str, order: &'a Stored) -> OrderFacts<'a> {
-    OrderFacts {
-        order_id: &order.order_id,
+async fn read_events(session: &mut Session, events: &mut Vec<StoredEvent>) -> Result<(), Fault> {
+    loop {
+        let after = events.last().map(|event| (event.sale_num, event.sequence));
+        let page = events::page(session, after, PAGE).await?;
+        let is_last = page.len() < PAGE;
+        events.extend(page);
+        if is_last {
+            return Ok(());
+        }
+    }
+}
+
+fn facts<'a>(sale: &'a str, line: &'a Stored) -> RowFacts<'a> {
+    RowFacts {
+        order_id: line.order_id.as_str(),
+        line: line.line,
+        lines: line.line_count,
         sale,
-        unit: order.unit,
-        buyer: &order.buyer,
-        key: order.key.as_deref(),
-        state: order.state,
+        item: line.claimed.item,
+        unit: line.claimed.unit,
+        buyer: &line.buyer,
+        key: line.key.as_deref().filter(|_| line.line == 1),
+        state: line.state,
+        sequence: line.sequence,
         integrity: RowIntegrity::Intact,
+        is_edited: false,
+    }
+}
+
+fn audit_events(
+    auditor: &mut Auditor,
+    gates: &[GateView],
+    events: &[StoredEvent],
+    outside: &mut Vec<Violation>,
+) {
+    let names: HashMap<u32, &str> = gates
+        .iter()
+        .map(|gate| (gate.row.num, gate.row.sale.id.as_str()))
+        .collect();
+    for event in events {
+        let number = event.sale_num;
+        let unnamed = format!("number {number}");
+        let sale = names.get(&number).copied().unwrap_or(&unnamed);
+        let audited = match &event.change {
+            Some(StoredChange::Created(terms) | StoredChange::Changed(terms)) => {
+                AuditedEvent::Terms(terms)
+            }
+            Some(StoredChange::Order(order_id, state)) => AuditedEvent::Order {
+                order_id: order_id.as_str(),
+                state: *state,
+            },
+            None => {
+                outside.push(Violation {
+                    invariant: Invariant::FeedTellsAll,
+                    sale: sale.to_owned(),
+                    item: None,
+                    unit: None,
+                    order_ids: Vec::new(),
+                    detail: format!("event {} cannot be read", event.sequence),
+                });
+                continue;
+            }
+        };
+        auditor.event(&EventFacts {
+            sale,
+            sequence: event.sequence,
+            event: audited,
+        });
     }
 }
 
 /// Violations for units that the gate offers although an order holds them.
 fn offered_and_sold(gate: &GateView, stored: &Orders) -> Vec<Violation> {
-    let Some((returned, next)) = &gate.offered else {
+    let Some(offered) = &gate.offered else {
         return Vec::new();
     };
-    let returned: HashSet<u32> = returned.iter().copied().collect();
-    let sale = gate.row.sale.id.as_str();
-    let is_offered = |unit: u32| unit > *next || returned.contains(&unit);
-    let held = stored.contents.values().filter(|(of, order)| {
-        of == sale
-            && order.state.is_some_and(OrderState::is_active)
-            && is_offered(order.unit.number)
-    });
-    held.map(|(_, order)| Violation {
+    let sale = &gate.row.sale;
+    let is_offered = |line: &Stored| {
+        let (item, unit) = (line.claimed.item, line.claimed.unit);
+        offered.get(item.index()).is_some_and(|offered| {
+            unit.number > offered.handed_out
+                || offered
+                    .returned
+                    .iter()
+                    .any(|free| free.number == unit.number)
+        })
+    };
+    let orders = stored.contents.values();
+    let lines = orders.filter(|order| order.sale == sale.id.as_str());
+    let held = lines
+        .flat_map(|order| &order.lines)
+        .filter(|line| line.state.is_some_and(OrderState::is_active) && is_offered(line));
+    held.map(|line| Violation {
         invariant: Invariant::NoOversell,
-        sale: sale.to_owned(),
-        unit: Some(order.unit.number),
-        order_ids: vec![order.order_id.clone()],
+        sale: sale.id.to_string(),
+        item: sale
+            .items
+            .get(line.claimed.item.index())
+            .map(|item| item.id.to_string()),
+        unit: Some(line.claimed.unit.number),
+        order_ids: vec![line.order_id.to_string()],
         detail: "the gate offers a unit that an order holds".into(),
     })
     .collect()
@@ -226,16 +318,16 @@ fn offered_and_sold(gate: &GateView, stored: &Orders) -> Vec<Violation> {
 fn compare_log(
     log: &LogContents,
     stored: &Orders,
-    in_flight: &mut HashSet<String>,
+    in_flight: &mut HashSet<OrderId>,
     outside: &mut Vec<Violation>,
     notes: &mut Vec<String>,
 ) {
     let mut logged = HashSet::new();
     for (part, offset, claim) in &log.claims {
-        let id = claim.order_id.as_str();
+        let id = &claim.order_id;
         logged.insert(id);
-        if let Some((sale, order)) = stored.contents.get(id) {
-            if !is_same(claim, sale, order) {
+        if let Some(order) = stored.contents.get(id) {
+            if !is_same(claim, order) {
                 outside.push(violation(
                     Invariant::NoPhantoms,
                     claim,
@@ -250,7 +342,7 @@ fn compare_log(
             continue;
         }
         if *offset >= next {
-            in_flight.insert(id.to_owned());
+            in_flight.insert(id.clone());
         } else {
             let detail =
                 "the recorder has passed a claim in the log that is neither an order nor a void";
@@ -269,37 +361,43 @@ fn compare_log(
         ));
         return;
     }
-    for (id, (sale, order)) in &stored.contents {
-        if !logged.contains(id.as_str()) {
+    for (id, order) in &stored.contents {
+        if !logged.contains(id) {
             outside.push(Violation {
                 invariant: Invariant::NoPhantoms,
-                sale: sale.clone(),
-                unit: Some(order.unit.number),
-                order_ids: vec![id.clone()],
+                sale: order.sale.clone(),
+                item: None,
+                unit: None,
+                order_ids: vec![id.to_string()],
                 detail: "the log has no record of the order".into(),
             });
         }
     }
 }
 
-fn is_same(claim: &ClaimMessage, sale: &str, order: &Stored) -> bool {
-    claim.sale_id.as_str() == sale
-        && claim.line.unit() == order.unit
-        && claim.buyer.as_str() == order.buyer
-        && claim
-            .idem_key
-            .as_ref()
-            .map(seckill_sale::IdempotencyKey::as_str)
-            == order.key.as_deref()
-        && claim.fingerprint == order.fingerprint
-        && claim.epoch == order.epoch
+/// The log's slots may differ: a change of the limit renews those of the store.
+fn is_same(claim: &ClaimMessage, order: &StoredOrder) -> bool {
+    let mut lines: Vec<&Stored> = order.lines.iter().collect();
+    lines.sort_unstable_by_key(|line| line.line);
+    let logged = claim.units.iter().map(|unit| unit.item_unit());
+    let units = lines.iter().map(|line| line.claimed.item_unit());
+    let key = claim.idem_key.as_ref().map(IdempotencyKey::as_str);
+    let is_same_line = |line: &&Stored| {
+        line.buyer == claim.buyer.as_str()
+            && line.epoch == claim.epoch
+            && line.key.as_deref() == key
+            // Without a key, the store has no fingerprint.
+            && (key.is_none() || line.fingerprint == Some(claim.fingerprint))
+    };
+    claim.sale_id.as_str() == order.sale && logged.eq(units) && lines.iter().all(is_same_line)
 }
 
 fn violation(invariant: Invariant, claim: &ClaimMessage, detail: &str) -> Violation {
     Violation {
         invariant,
         sale: claim.sale_id.to_string(),
-        unit: Some(claim.line.unit),
+        item: None,
+        unit: None,
         order_ids: vec![claim.order_id.to_string()],
         detail: detail.to_owned(),
     }

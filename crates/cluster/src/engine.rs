@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use seckill_engine::{
-    BoxFuture, Cause, Component, DECIDE_MAX, Engine, Fault, OrderRefused, Outcome, SALES_PAGE_MAX,
-    SaleRefused, SaleStock, Sample,
+    BoxFuture, Cause, Component, DECIDE_MAX, EVENTS_PAGE_MAX, Engine, Fault, OrderRefused, Outcome,
+    SALES_PAGE_MAX, SaleStock, Sample,
 };
-use seckill_mysql_store::{orders, sales};
+use seckill_mysql_store::{events, orders, sales};
 use seckill_sale::{
-    Attempt, AuditReport, Buyer, HistoryEntry, IdempotencyKey, Invalid, NewSale, Order,
-    OrderChange, OrderId, Rejection, Sale, SaleChange, SaleId, Verdict,
+    Attempt, AuditReport, Buyer, Event, HistoryEntry, IdempotencyKey, Invalid, NewSale, Order,
+    OrderChange, OrderId, Rejection, Sale, SaleChange, SaleId, SaleRefused, Verdict, WindowState,
+    resolve_lines,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -202,10 +203,10 @@ impl ClusterEngine {
         ))
     }
 
-    /// Tries to put the unit back on sale at once. If that fails, a later release round does it.
+    /// Tries to put the units back on sale at once. If that fails, a later release round does it.
     async fn back_on_sale(&self, order: &Order) {
         if let Err(fault) = give_back(&self.core, &order.order_id, &order.sale).await {
-            tracing::debug!(%fault, "the unit will go back on sale later");
+            tracing::debug!(%fault, "the units will go back on sale later");
         }
     }
 
@@ -215,15 +216,18 @@ impl ClusterEngine {
             cached.heard(&head);
             return Ok(SaleStock {
                 sale: cached.row.sale.clone(),
-                free: head.free,
+                free: head.free.to_vec(),
             });
         }
         // The gate is unavailable. Once rebuilt, it offers what is free in the store.
         let mut session = self.core.store.ready().await?;
-        let held = orders::active(&mut session, &cached.row.sale.id).await?;
+        let held = orders::active(&mut session, &cached.row).await?;
+        let items = cached.row.sale.items.iter().zip(held);
         Ok(SaleStock {
             sale: cached.row.sale.clone(),
-            free: cached.row.sale.total.saturating_sub(held),
+            free: items
+                .map(|(item, held)| item.total.saturating_sub(held))
+                .collect(),
         })
     }
 }
@@ -231,17 +235,20 @@ impl ClusterEngine {
 impl Engine for ClusterEngine {
     fn answer_from_memory(&self, attempt: &Attempt) -> Option<Verdict> {
         // A key may already have a claim, which only the gate knows.
-        if attempt.key.is_some() || attempt.quantity != 1 || !self.core.sale_cache.is_fresh() {
+        if attempt.key.is_some() || !self.core.sale_cache.is_fresh() {
             return None;
         }
         self.core.sale_cache.with(&attempt.sale, |cached| {
             let row = &cached.row;
+            let lines = match resolve_lines(&row.sale, &attempt.lines) {
+                Ok(lines) => lines,
+                Err(invalid) => return Some(Verdict::Invalid(invalid)),
+            };
             if row.sale.buyer_limit.is_some() && attempt.buyer.is_anonymous() {
                 return Some(Verdict::Invalid(Invalid::BuyerRequired));
             }
-            let closes = row.sale.closes_at_ms.is_some_and(|at_ms| at_ms <= now_ms());
-            (cached.is_sold_out() && row.is_open && !closes)
-                .then_some(Verdict::Rejected(Rejection::SoldOut))
+            let is_open = row.is_open && row.sale.window(now_ms()) == WindowState::Open;
+            (is_open && cached.is_sold_out(&lines)).then_some(Verdict::Rejected(Rejection::SoldOut))
         })?
     }
 
@@ -313,6 +320,17 @@ impl Engine for ClusterEngine {
                 stocks.push(self.stock(row).await?);
             }
             Ok(stocks)
+        })
+    }
+
+    fn events<'a>(
+        &'a self,
+        sale: &'a SaleId,
+        after: u64,
+    ) -> BoxFuture<'a, Result<Option<Vec<Event>>, Fault>> {
+        Box::pin(async move {
+            let mut session = self.core.store.ready().await?;
+            events::events(&mut session, sale, after, EVENTS_PAGE_MAX).await
         })
     }
 

@@ -3,11 +3,11 @@
 
 use seckill_engine::Fault;
 use seckill_mysql_store::{Store, meta, orders, sales, setup};
-use seckill_redis_gate::GateKeys;
 use seckill_sale::DEFAULT_SALE_ID;
 
 use crate::options::{ClusterOptions, InvalidOptions};
 use crate::servers;
+use crate::shared::keys_of;
 
 /// Marks a store whose sales were created by the demo, which may delete them.
 const DEMO_MARK: &str = "made_by_demo";
@@ -93,7 +93,7 @@ async fn forget(options: &ClusterOptions, store: &Store) -> Result<(), NotInitia
     // The store first: without its sale, a claim still in flight cannot be stored.
     setup::forget(store).await?;
     for row in rows {
-        gate.forget(&GateKeys::new(&row.stock_key)).await?;
+        gate.forget(&keys_of(&row)).await?;
     }
     let ends = seckill_kafka_log::empty_topic(&servers::log(options)).await?;
     let mut session = store.ready().await?;

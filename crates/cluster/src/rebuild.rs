@@ -6,18 +6,18 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use seckill_cluster_codec::message::fingerprint_text;
+use seckill_cluster_codec::order_id;
 use seckill_engine::{Cause, Fault};
 use seckill_mysql_store::Session;
 use seckill_mysql_store::orders::{self, Stored};
 use seckill_mysql_store::sales::{self, SaleRow};
-use seckill_redis_gate::{
-    GateKeys, GateReply, ITEMS_MAX, LoadKey, Refusal, slots_text, stored_claim,
+use seckill_redis_gate::{GateKeys, GateLoad, GateReply, LoadedItem, LoadedOrder, Refusal};
+use seckill_sale::{
+    Buyer, ClaimedUnits, IdempotencyKey, Names, OrderId, OrderState, SaleId, SaleRebuild,
 };
-use seckill_sale::{Buyer, IdempotencyKey, OrderState, SaleId, Slots, Unit};
 use tokio::sync::{mpsc, watch};
 
-use crate::shared::{Core, Names};
+use crate::shared::{self, Core, keys_of};
 use crate::stop::stopped;
 
 /// Orders per page of the snapshot.
@@ -86,7 +86,7 @@ pub(crate) async fn rebuild(core: &Core, id: &SaleId) -> Result<(), Fault> {
         return Ok(());
     };
     if row.is_open && !row.is_suspect() {
-        let keys = GateKeys::new(&row.stock_key);
+        let keys = keys_of(&row);
         match core.gate.peek(&keys, row.epoch).await? {
             Ok(head) => {
                 core.sale_cache.take(row).heard(&head);
@@ -145,7 +145,7 @@ pub(crate) async fn rebuild(core: &Core, id: &SaleId) -> Result<(), Fault> {
 /// This way, a Redis that restarted intact loses nothing. A gate in a later epoch than the store's
 /// is a fault: continuing would sell again what was sold in that epoch.
 pub(crate) async fn drain(core: &Core, row: &SaleRow) -> Result<(), Fault> {
-    let keys = GateKeys::new(&row.stock_key);
+    let keys = keys_of(row);
     let until = Instant::now() + Duration::from_millis(core.options.drain_wait_ms);
     loop {
         match core.gate.close(&keys, row.epoch).await {
@@ -178,23 +178,19 @@ fn went_back(row: &SaleRow, epoch: u32) -> Fault {
         "the gate {} is in epoch {epoch}, but MySQL has its sale in epoch {}: MySQL's data is older than the gate's, or \
          the keys belong to another cluster. Bring MySQL's data up to date, or set cluster.key_prefix; delete the keys \
          with that name only if none of their data is needed",
-        GateKeys::new(&row.stock_key).terms(),
+        keys_of(row).terms(),
         row.epoch
     );
     Fault::without_effect(Cause::Rebuilding, detail)
 }
 
-/// Unit counts of a snapshot of the store.
-#[derive(Debug, Clone, Copy)]
-struct Loaded {
-    /// The highest unit number handed out.
-    handed_out: u32,
-    /// How many units up to that number are free.
-    returned: usize,
-}
-
 /// Loads the store into the gate, in an epoch that this process leads.
-async fn fill(core: &Core, id: &SaleId, epoch: u32, leader: &str) -> Result<Loaded, Fault> {
+async fn fill(
+    core: &Core,
+    id: &SaleId,
+    epoch: u32,
+    leader: &str,
+) -> Result<Vec<LoadedItem>, Fault> {
     let mut session = core.store.ready().await?;
     let row = sales::one(&mut session, id)
         .await?
@@ -202,7 +198,7 @@ async fn fill(core: &Core, id: &SaleId, epoch: u32, leader: &str) -> Result<Load
     if row.epoch != epoch {
         return Err(not_yet("another process is rebuilding it"));
     }
-    let keys = GateKeys::new(&row.stock_key);
+    let keys = keys_of(&row);
     led(core.gate.reset(&keys, epoch, leader).await?)?;
     // Only after the reset: the snapshot then has every order stored so far, and the only changes
     // that can follow it are orders that end.
@@ -220,22 +216,16 @@ async fn open(
     id: &SaleId,
     epoch: u32,
     leader: &str,
-    loaded: Loaded,
+    loaded: Vec<LoadedItem>,
 ) -> Result<(), Fault> {
     let mut session = core.store.ready().await?;
     // The terms may have changed since. The gate gets the latest; `sync` delivers later changes.
     let row = sales::one(&mut session, id)
         .await?
         .ok_or_else(|| not_yet("the sale no longer exists"))?;
-    let Loaded {
-        handed_out,
-        returned,
-    } = loaded;
-    let keys = GateKeys::new(&row.stock_key);
-    led(core
-        .gate
-        .open(&keys, epoch, leader, &row.sale, handed_out, returned)
-        .await?)?;
+    let keys = keys_of(&row);
+    let opened = core.gate.open(&keys, epoch, leader, &row.sale, &loaded);
+    led(opened.await?)?;
     if !sales::opened(&mut session, id, epoch, leader).await? {
         return Err(not_yet("another process is rebuilding it"));
     }
@@ -260,136 +250,112 @@ async fn load(
     row: &SaleRow,
     keys: &GateKeys,
     leader: &str,
-) -> Result<Loaded, Fault> {
+) -> Result<Vec<LoadedItem>, Fault> {
     let names = core
         .names()
         .ok_or_else(|| not_yet("the store's secret has not been read yet"))?;
+    let has_limit = row.sale.buyer_limit.is_some();
     let mut loading = Loading {
-        core,
-        row,
-        keys,
-        leader,
-        items: HashMap::new(),
+        names,
+        gate: core.gate.load(keys, row.epoch, leader, has_limit),
+        ledger: SaleRebuild::new(row.sale.clone()),
+        incomplete: HashMap::new(),
     };
-    let mut slots: HashMap<String, Slots> = HashMap::new();
-    let mut latest: Option<(Unit, bool)> = None;
-    let (mut handed_out, mut returned) = (0_u32, 0_usize);
-    let total = row.sale.total;
     let mut after = None;
     loop {
         extend(core, row, leader).await?;
-        let page = orders::page(session, &row.sale.id, after, PAGE).await?;
+        let page = orders::page(session, row.num, after, PAGE).await?;
         let is_last = page.len() < PAGE;
-        after = page.last().map(|order| order.unit);
-        for order in page {
-            let is_active = order.state.is_some_and(OrderState::is_active);
-            if let Some((unit, held)) = latest
-                && unit.number != order.unit.number
-                && !held
-            {
-                returned += loading.release(unit.next_generation(), total).await?;
-            }
-            // Units below this one that no order ever had: their claims were never stored.
-            let unseen = handed_out + 1..order.unit.number;
-            for number in unseen {
-                let generation = 1;
-                let unit = Unit { number, generation };
-                returned += loading.release(unit, total).await?;
-            }
-            handed_out = handed_out.max(order.unit.number);
-            latest = Some((order.unit, is_active));
-            claim(&mut loading, names, &mut slots, order, is_active).await?;
+        after = page.last().map(|row| row.claimed.item_unit());
+        for line in page {
+            loading.line(line).await?;
         }
         if is_last {
             break;
         }
     }
-    if let Some((unit, false)) = latest {
-        returned += loading.release(unit.next_generation(), total).await?;
-    }
-    for (buyer, slots) in slots {
-        loading
-            .add(LoadKey::Buyers, [buyer, slots_text(slots)])
-            .await?;
-    }
-    loading.flush_all().await?;
-    Ok(Loaded {
-        handed_out: handed_out.min(total),
-        returned,
-    })
+    loading.finish().await
 }
 
-async fn claim(
-    loading: &mut Loading<'_>,
-    names: &Names,
-    slots: &mut HashMap<String, Slots>,
-    order: Stored,
-    is_active: bool,
-) -> Result<(), Fault> {
-    let buyer = Buyer::new(&order.buyer).unwrap_or_default();
-    let digest = names.digester.buyer(&buyer);
-    if let (true, Some(slot)) = (is_active, order.slot) {
-        let taken = slots.entry(digest.clone()).or_default();
-        *taken = taken.with(slot).unwrap_or(*taken);
-    }
-    let fingerprint = fingerprint_text(order.fingerprint);
-    let text = stored_claim(order.unit, order.slot, &fingerprint, &digest, is_active);
-    if let Some(Ok(key)) = order.key.as_deref().map(IdempotencyKey::new) {
-        let key = names.digester.key(&buyer, &key);
-        loading
-            .add(LoadKey::Keys, [key, order.order_id.clone()])
-            .await?;
-    }
-    loading.add(LoadKey::Claims, [order.order_id, text]).await
-}
-
-/// Collects items and loads them into the gate, at most `ITEMS_MAX` per call.
+/// Loads the rows of a sale into its gate, and follows with a ledger what they leave.
 struct Loading<'a> {
-    core: &'a Core,
-    row: &'a SaleRow,
-    keys: &'a GateKeys,
-    leader: &'a str,
-    items: HashMap<LoadKey, Vec<String>>,
+    names: &'a shared::Names,
+    gate: GateLoad<'a>,
+    ledger: SaleRebuild,
+    /// Orders of several units whose lines have not all been read yet.
+    incomplete: HashMap<OrderId, Vec<Stored>>,
 }
 
 impl Loading<'_> {
-    /// Puts a unit on sale unless it lies above a total that was lowered. Returns how many units it
-    /// put on sale.
-    async fn release(&mut self, unit: Unit, total: u32) -> Result<usize, Fault> {
-        if unit.number > total {
-            return Ok(0);
+    async fn line(&mut self, line: Stored) -> Result<(), Fault> {
+        let buyer = Buyer::new(&line.buyer).unwrap_or_default();
+        let digest = self.names.digester.buyer(&buyer);
+        let seen = self.ledger.unit(line.claimed, is_active(&line), digest);
+        seen.map_err(|fault| contradiction(&line.order_id, &fault))?;
+        if line.line_count <= 1 {
+            return self.order(&[line]).await;
         }
-        let free = format!("{}:{}", unit.number, unit.generation);
-        self.add(LoadKey::Returned, [free]).await?;
-        Ok(1)
+        let (order_id, count) = (line.order_id.clone(), line.line_count);
+        let lines = self.incomplete.entry(order_id.clone()).or_default();
+        lines.push(line);
+        if lines.len() < count as usize {
+            return Ok(());
+        }
+        let mut lines = self.incomplete.remove(&order_id).unwrap_or_default();
+        lines.sort_unstable_by_key(|line| line.line);
+        self.order(&lines).await
     }
 
-    async fn add<const N: usize>(&mut self, into: LoadKey, item: [String; N]) -> Result<(), Fault> {
-        let items = self.items.entry(into).or_default();
-        items.extend(item);
-        if items.len() + N > ITEMS_MAX {
-            let items = std::mem::take(items);
-            self.send(into, &items).await?;
-        }
-        Ok(())
+    /// Loads an order, whose lines are complete.
+    async fn order(&mut self, lines: &[Stored]) -> Result<(), Fault> {
+        let Some(first) = lines.first() else {
+            return Ok(());
+        };
+        let Some(id) = order_id::to_bytes(&first.order_id) else {
+            return Err(contradiction(&first.order_id, &"it is not an order id"));
+        };
+        let buyer = Buyer::new(&first.buyer).unwrap_or_default();
+        let key = first.key.as_deref().map(IdempotencyKey::new);
+        let key = key.and_then(Result::ok);
+        let units: ClaimedUnits = lines.iter().map(|line| line.claimed).collect();
+        let loaded = self.gate.order(LoadedOrder {
+            id,
+            units: &units,
+            names: Names {
+                buyer: self.names.digester.buyer(&buyer),
+                key: key.map(|key| self.names.digester.key(&buyer, &key)),
+            },
+            fingerprint: first.fingerprint,
+            is_active: is_active(first),
+        });
+        led(loaded.await?)
     }
 
-    async fn flush_all(&mut self) -> Result<(), Fault> {
-        for (into, items) in std::mem::take(&mut self.items) {
-            if !items.is_empty() {
-                self.send(into, &items).await?;
-            }
+    async fn finish(self) -> Result<Vec<LoadedItem>, Fault> {
+        if let Some((order_id, lines)) = self.incomplete.iter().next() {
+            let count = lines.first().map_or(0, |line| line.line_count);
+            let detail = format!("it has {} of its {count} lines", lines.len());
+            return Err(contradiction(order_id, &detail));
         }
-        Ok(())
+        let ledger = self.ledger.finish();
+        let ledger = ledger.map_err(|fault| not_yet(&fault.to_string()))?;
+        self.gate
+            .finish(ledger)
+            .await?
+            .map_err(|refusal| refused(&refusal))
     }
+}
 
-    async fn send(&self, into: LoadKey, items: &[String]) -> Result<(), Fault> {
-        led(self
-            .core
-            .gate
-            .load(self.keys, self.row.epoch, self.leader, into, items)
-            .await?)
-    }
+fn is_active(line: &Stored) -> bool {
+    line.state.is_some_and(OrderState::is_active)
+}
+
+/// The store contradicts itself: its unique keys were removed, or it was edited.
+fn contradiction(order_id: &OrderId, detail: &dyn std::fmt::Display) -> Fault {
+    let detail = format!(
+        "order {order_id} in MySQL: {detail}; `seckill audit` lists everything that is wrong"
+    );
+    Fault::without_effect(Cause::Store, detail)
 }
 
 /// Returns a new name for the leader of one rebuild: 64 random bits.

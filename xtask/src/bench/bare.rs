@@ -58,7 +58,8 @@ pub(crate) fn claims(rows: u32, batch: u32, rounds: u32, dir: &Path) -> anyhow::
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let (mut engine_per_s, mut engine_cpu_us, mut bare_per_s) = (vec![], vec![], vec![]);
+    let (mut engine_per_s, mut engine_cpu_us) = (vec![], vec![]);
+    let (mut bare_per_s, mut bare_cpu_us, mut without_feed_cpu_us) = (vec![], vec![], vec![]);
     for round in 0..rounds {
         let place = dir.join(format!("engine-{round}"));
         let (per_s, cpu_us) = runtime.block_on(engine_claims(&place, rows, batch))?;
@@ -66,15 +67,30 @@ pub(crate) fn claims(rows: u32, batch: u32, rounds: u32, dir: &Path) -> anyhow::
         engine_cpu_us.push(cpu_us);
         // The bare loop writes the engine's rows into the engine's schema.
         let orders = place.join(seckill_embedded::DATABASE_FILE);
-        bare_per_s.push(bare_commits(
-            &orders,
-            &dir.join(format!("bare-{round}.db")),
-            batch,
-        )?);
+        let bare = |name: &str, has_feed| {
+            let file = dir.join(format!("{name}-{round}.db"));
+            bare_commits(&orders, &file, batch, has_feed)
+        };
+        // Which goes first alternates.
+        let without_first = round % 2 == 1;
+        let early = without_first.then(|| bare("without", false)).transpose()?;
+        let (per_s, cpu_us) = bare("bare", true)?;
+        bare_per_s.push(per_s);
+        bare_cpu_us.push(cpu_us);
+        without_feed_cpu_us.push(match early {
+            Some((_, cpu_us)) => cpu_us,
+            None => bare("without", false)?.1,
+        });
     }
     println!(
         "{}",
-        json!({"engine_per_s": engine_per_s, "engine_cpu_us": engine_cpu_us, "bare_per_s": bare_per_s})
+        json!({
+            "engine_per_s": engine_per_s,
+            "engine_cpu_us": engine_cpu_us,
+            "bare_per_s": bare_per_s,
+            "bare_cpu_us": bare_cpu_us,
+            "without_feed_cpu_us": without_feed_cpu_us,
+        })
     );
     Ok(())
 }
@@ -127,14 +143,21 @@ struct BareRow {
     date_ms: i64,
     order_id: Vec<u8>,
     unit: u32,
-    sequence: i64,
+    sequence: Option<i64>,
     checksum: i64,
 }
 
 /// Rows of one statement, as many as the engine's.
 const BARE_GROUP: usize = 16;
 
-fn bare_commits(orders: &Path, bare: &Path, batch: u32) -> anyhow::Result<f64> {
+/// Inserts the rows of an engine. Without the feed, they have no numbers of events. Returns the rows
+/// per second, and the CPU time of one in microseconds.
+fn bare_commits(
+    orders: &Path,
+    bare: &Path,
+    batch: u32,
+    has_feed: bool,
+) -> anyhow::Result<(f64, f64)> {
     let source = rusqlite::Connection::open(orders)?;
     let target = rusqlite::Connection::open(bare)?;
     target.pragma_update(None, "journal_mode", "WAL")?;
@@ -153,7 +176,7 @@ fn bare_commits(orders: &Path, bare: &Path, batch: u32) -> anyhow::Result<f64> {
             date_ms: row.get(0)?,
             order_id: row.get(1)?,
             unit: row.get(2)?,
-            sequence: row.get(3)?,
+            sequence: row.get::<_, Option<i64>>(3)?.filter(|_| has_feed),
             checksum: row.get(4)?,
         })
     })?;
@@ -167,7 +190,7 @@ fn bare_commits(orders: &Path, bare: &Path, batch: u32) -> anyhow::Result<f64> {
         ))
     };
     let (mut group, mut single) = (insert(BARE_GROUP)?, insert(1)?);
-    let began = Instant::now();
+    let (began, cpu_began) = (Instant::now(), process_cpu());
     for part in rows.chunks(batch as usize) {
         target.execute_batch("BEGIN IMMEDIATE")?;
         let groups = part.chunks_exact(BARE_GROUP);
@@ -179,7 +202,10 @@ fn bare_commits(orders: &Path, bare: &Path, batch: u32) -> anyhow::Result<f64> {
         }
         target.execute_batch("COMMIT")?;
     }
-    Ok(rows.len() as f64 / began.elapsed().as_secs_f64())
+    let cpu = process_cpu().saturating_sub(cpu_began);
+    let count = rows.len() as f64;
+    let per_s = count / began.elapsed().as_secs_f64();
+    Ok((per_s, cpu.as_secs_f64() * 1e6 / count))
 }
 
 fn bare_insert(insert: &mut rusqlite::Statement<'_>, rows: &[BareRow]) -> rusqlite::Result<()> {

@@ -51,6 +51,7 @@ pub(crate) fn model(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     };
     let builds = Builds { rig, before };
     let mut lines = claims(rig)?;
+    lines.extend(feed(rig)?);
     for part in [rows, restart, model_cluster::claims] {
         lines.extend(part(&builds)?);
     }
@@ -114,6 +115,24 @@ fn claims(rig: &Harness) -> anyhow::Result<Vec<Line>> {
         eprintln!("{} does not report its CPU time", before.display());
     }
     Ok(lines)
+}
+
+/// What the feed adds to the rows of a claim, as a part of what a claim costs the embedded engine.
+fn feed(rig: &Harness) -> anyhow::Result<Vec<Line>> {
+    let folder = emptied(rig, "model-feed")?;
+    std::fs::create_dir_all(&folder)?;
+    let dir = folder.display().to_string();
+    let rounds = rig.rounds.to_string();
+    let arguments = ["claims", CLAIMS, CLAIMS_PER_COMMIT, &rounds, &dir];
+    let measured = part(&rig.xtask, &arguments)?;
+    let figures = |key| numbers(&measured, key).into_iter();
+    let with = figures("bare_cpu_us").zip(figures("without_feed_cpu_us"));
+    let shares = with.zip(figures("engine_cpu_us"));
+    let shares: Vec<f64> = shares
+        .map(|((with, without), engine)| (with - without) / engine)
+        .collect();
+    let what = "CPU of the feed ÷ CPU of an embedded claim";
+    Ok(vec![Line::of(what.to_owned(), "", &shares).at_most(0.03)])
 }
 
 /// The size of a new data folder after its service has stopped, and the CPU time of filling it.

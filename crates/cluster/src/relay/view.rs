@@ -213,9 +213,9 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use seckill_cluster_codec::message::{Line, attempt_part};
+    use seckill_cluster_codec::message::attempt_part;
     use seckill_redis_gate::{GateKeys, OutboxEntry};
-    use seckill_sale::Attempt;
+    use seckill_sale::{Attempt, ClaimedUnits};
 
     fn order_id(id: &str) -> OrderId {
         OrderId::new(id).unwrap()
@@ -227,11 +227,7 @@ mod tests {
             order_id: order_id(id),
             part: attempt_part(&order_id(id), &Attempt::anonymous(sale.clone())),
             n: 1,
-            line: Line {
-                unit: 1,
-                generation: 1,
-                slot: None,
-            },
+            units: ClaimedUnits::new(),
         };
         let claims = ids.iter().map(claim).collect();
         let entry = OutboxEntry {
@@ -241,7 +237,7 @@ mod tests {
         };
         Offer {
             sale: sale.clone(),
-            keys: GateKeys::new("s"),
+            keys: GateKeys::new("s", 1),
             epoch: 1,
             entry,
         }

@@ -4,11 +4,10 @@
 use seckill_engine::{Fault, Outcome};
 use seckill_mysql_store::orders::{self, Settled};
 use seckill_mysql_store::sales;
-use seckill_redis_gate::GateKeys;
 use seckill_sale::{Buyer, IdempotencyKey, OrderId, SaleId};
 
 use crate::clock::now_ms;
-use crate::shared::Core;
+use crate::shared::{Core, keys_of};
 
 /// Returns the outcome of an order id.
 pub(crate) async fn outcome(core: &Core, id: &OrderId) -> Result<Outcome, Fault> {
@@ -24,7 +23,7 @@ pub(crate) async fn outcome(core: &Core, id: &OrderId) -> Result<Outcome, Fault>
     if let Some(order) = orders::order(&mut session, id).await? {
         return Ok(Outcome::Order(order));
     }
-    if let Some((_, settled)) = orders::settled(&mut session, [id.as_str()]).await?.pop() {
+    if let Some((_, settled)) = orders::settled(&mut session, [id]).await?.pop() {
         return match settled {
             Settled::Void(_) => Ok(Outcome::None),
             Settled::Order(..) => Ok(Outcome::Pending),
@@ -40,7 +39,7 @@ pub(crate) async fn outcome(core: &Core, id: &OrderId) -> Result<Outcome, Fault>
         return Ok(Outcome::Pending);
     }
     drop(session);
-    let keys = GateKeys::new(&row.stock_key);
+    let keys = keys_of(&row);
     match core.gate.knows(&keys, row.epoch, id).await? {
         Ok(false) => {}
         Ok(true) => return Ok(Outcome::Pending),
@@ -81,10 +80,10 @@ pub(crate) async fn of_key(
     let Some(names) = core.names() else {
         return Ok(Outcome::Pending);
     };
-    let keys = GateKeys::new(&row.stock_key);
+    let keys = keys_of(&row);
     match core
         .gate
-        .order_of_key(&keys, row.epoch, &names.digester.key(buyer, key))
+        .order_of_key(&keys, row.epoch, names.digester.key(buyer, key))
         .await?
     {
         Ok(Some(id)) => outcome(core, &id).await,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use seckill_cluster_codec::order_id::ByOrder;
 use seckill_engine::{Cause, Fault};
 use seckill_mysql_store::orders::{self, Settled};
-use seckill_sale::{Claim, OrderId, Unit, Verdict};
+use seckill_sale::{OrderId, Verdict};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -105,7 +105,7 @@ impl WaitingClaims {
 
     /// Confirms a claim that the recorder of this process has committed. Repeats stay, and are
     /// returned to the store: since the commit, the order may have been cancelled.
-    fn confirm(&mut self, id: &OrderId, unit: Unit) -> bool {
+    fn confirm(&mut self, id: &OrderId) -> bool {
         let Some(Together { first, others }) = self.waiters.remove(id) else {
             return false;
         };
@@ -113,12 +113,8 @@ impl WaitingClaims {
         let (mut repeats, claims): (Waiters, Waiters) =
             all.partition(|(waiter, _)| waiter.is_repeat);
         for (waiter, reply) in claims {
-            let claim = Claim {
-                unit,
-                ..waiter.claim
-            };
             // The client may have disconnected; the order's address has the outcome.
-            let _ = reply.send(Ok(Verdict::Claimed(claim)));
+            let _ = reply.send(Ok(Verdict::Claimed(waiter.claim)));
         }
         let first = repeats.pop();
         let has_repeats = first.is_some();
@@ -138,11 +134,8 @@ impl WaitingClaims {
         };
         for (waiter, reply) in first.into_iter().chain(others) {
             let answer = match settled {
-                Settled::Order(unit, state) => {
-                    let claim = Claim {
-                        unit: *unit,
-                        ..waiter.claim
-                    };
+                Settled::Order(_, state) => {
+                    let claim = waiter.claim;
                     Ok(if waiter.is_repeat {
                         let state = *state;
                         Verdict::Repeat { claim, state }
@@ -210,12 +203,12 @@ pub(crate) async fn run(core: Arc<Core>, mut inputs: Inputs) {
                 while let Ok(waiters) = inputs.waiters.try_recv() {
                     claims.enter_all(waiters);
                 }
-                for (unit, id) in &stored {
-                    if claims.confirm(id, *unit) {
+                for id in &stored {
+                    if claims.confirm(id) {
                         next_query = Instant::now();
                     }
                 }
-                core.settled(stored.into_iter().map(|(_, id)| id).collect());
+                core.settled(stored);
             }
             waiters = inputs.waiters.recv() => {
                 let Some(waiters) = waiters else { return };
@@ -255,7 +248,7 @@ async fn query(core: &Core, claims: &mut WaitingClaims) -> bool {
     core.confirming.queries.fetch_add(1, Ordering::Relaxed);
     let asked = async {
         let mut session = core.store.ready().await?;
-        orders::settled(&mut session, first.iter().map(|(id, _)| id.as_str())).await
+        orders::settled(&mut session, first.iter().map(|(id, _)| id)).await
     };
     let settled = match asked.await {
         Ok(settled) => settled,

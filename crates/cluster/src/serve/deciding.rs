@@ -6,17 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use seckill_cluster_codec::message::{Line, OutboxClaim};
+use seckill_cluster_codec::message::OutboxClaim;
 use seckill_cluster_codec::order_id::Named;
 use seckill_engine::{Cause, Effect, Fault};
-use seckill_redis_gate::{Asked, CLAIM_MAX, Claims, Decided, Head, Offer, OutboxEntry, Refusal};
-use seckill_sale::{Attempt, Claim, Invalid, Rejection, SaleId, Verdict};
+use seckill_redis_gate::{Asked, CLAIM_MAX, Claims, Decided, Offer, OutboxEntry, Refusal};
+use seckill_sale::{Attempt, Claim, Invalid, ItemUnit, OrderId, SaleId, Verdict};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::clock::now_ms;
 use crate::options::Confirm;
-use crate::shared::{CachedSale, Core, Reply, Waiter};
+use crate::shared::{CachedSale, Core, Names, Reply, Waiter};
 
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
@@ -208,28 +208,35 @@ async fn is_current(core: &Core, cached: &CachedSale) -> bool {
 /// Gives an attempt an order id if its sale is cached.
 fn queued(core: &Core, waiting: Waiting) -> Queued {
     let Waiting { attempt, reply } = waiting;
-    let sale = core
-        .sale_cache
-        .with(&attempt.sale, |cached| (cached.row.num, cached.row.epoch));
-    let with_id = sale.zip(core.names()).and_then(|(of, names)| {
-        let order_id = names.ids.next(id_content(of)).ok()?;
-        Some((of, order_id, &names.digester))
-    });
-    let attempt = match with_id {
-        Some((of, order_id, digester)) => {
-            QueuedAttempt::WithId(of, Asked::new(order_id, attempt, digester))
-        }
+    let known = core.names().zip(core.sale_cache.get(&attempt.sale));
+    let attempt = match known {
+        Some((names, cached)) => match asked(names, &cached, attempt) {
+            Ok(asked) => QueuedAttempt::WithId((cached.row.num, cached.row.epoch), asked),
+            Err((attempt, _)) => QueuedAttempt::WithoutId(attempt),
+        },
         None => QueuedAttempt::WithoutId(attempt),
     };
     Queued { attempt, reply }
 }
 
-/// The content of an order id that is created now.
-fn id_content((sale_num, epoch): (u32, u32)) -> Named {
-    Named {
-        sale_num,
-        epoch,
+/// Gives an attempt an order id that is created now.
+fn asked(
+    names: &Names,
+    cached: &CachedSale,
+    attempt: Attempt,
+) -> Result<Asked, (Attempt, getrandom::Error)> {
+    let content = Named {
+        sale_num: cached.row.num,
+        epoch: cached.row.epoch,
         at_ms: now_ms(),
+    };
+    let order_id = match names.ids.next(content) {
+        Ok(order_id) => order_id,
+        Err(error) => return Err((attempt, error)),
+    };
+    match Asked::new(order_id, attempt, &names.digester, &cached.row.sale) {
+        Some(asked) => Ok(asked),
+        None => unreachable!("a new order id has the format of one"),
     }
 }
 
@@ -260,12 +267,12 @@ fn prepare(
             QueuedAttempt::WithId(_, other_epoch) => other_epoch.attempt,
             QueuedAttempt::WithoutId(attempt) => attempt,
         };
-        match names.ids.next(id_content(of)) {
-            Ok(order_id) => {
-                asked.push(Asked::new(order_id, attempt, &names.digester));
+        match self::asked(names, cached, attempt) {
+            Ok(with_id) => {
+                asked.push(with_id);
                 replies.push(reply);
             }
-            Err(error) => {
+            Err((_, error)) => {
                 let detail = format!("the operating system returned no random bytes: {error}");
                 let _ = reply.send(Err(Fault::without_effect(Cause::Store, detail)));
             }
@@ -306,7 +313,8 @@ async fn call(core: &Core, cached: &CachedSale, asked: &[Asked]) -> Called {
     let mut is_unknown = false;
     loop {
         let began = Instant::now();
-        let called = core.gate.claim(&cached.keys, row.epoch, asked).await;
+        let called = core.gate.claim(&cached.keys, row.epoch, &row.sale, asked);
+        let called = called.await;
         counts.calls.fetch_add(1, Ordering::Relaxed);
         counts
             .call_us
@@ -355,49 +363,54 @@ fn dispatch(
     validity: RejectionValidity,
 ) {
     cached.heard(&claims.head);
-    let new_claims = claims
-        .decided
-        .iter()
-        .filter(|decided| matches!(decided, Decided::Claimed { .. }))
-        .count();
+    let new_units = |decided: &Decided| match decided {
+        Decided::Claimed { units } => units.len() as u32,
+        _ => 0,
+    };
+    let is_new = |decided: &&Decided| matches!(decided, Decided::Claimed { .. });
+    let new_claims = claims.decided.iter().filter(is_new).count();
     let mut n = claims.head.n - new_claims as u64;
-    let mut remaining = claims.head.free + new_claims as u32;
+    let mut remaining = claims.head.remaining() + claims.decided.iter().map(new_units).sum::<u32>();
     let mut outbox = Vec::with_capacity(new_claims);
     let mut waiters = Vec::new();
     let since = tokio::time::Instant::now();
     for ((asked, reply), decided) in asked.into_iter().zip(replies).zip(claims.decided) {
-        if matches!(decided, Decided::Claimed { .. }) {
-            n += 1;
-            remaining -= 1;
-        }
-        let wait = |order_id, unit, is_repeat| Waiter {
-            claim: Claim {
-                order_id,
-                unit,
+        remaining -= new_units(&decided);
+        let wait = |order_id: &OrderId, units: Vec<ItemUnit>, is_repeat| {
+            let claim = Claim {
+                order_id: order_id.clone(),
+                units: cached.row.sale.order_units(units)?,
                 remaining,
-            },
-            is_repeat,
-            since,
+            };
+            Some(Waiter {
+                claim,
+                is_repeat,
+                since,
+            })
         };
-        let waiter = match decided {
-            Decided::Claimed { unit, slot } => {
-                let line = Line {
-                    unit: unit.number,
-                    generation: unit.generation,
-                    slot,
-                };
+        let (order_id, waiter) = match decided {
+            Decided::Claimed { units } => {
+                n += 1;
+                let of_items = units.iter().map(|unit| unit.item_unit()).collect();
                 outbox.push(OutboxClaim {
                     order_id: asked.order_id.clone(),
                     part: asked.part,
                     n,
-                    line,
+                    units,
                 });
-                wait(asked.order_id, unit, false)
+                let waiter = wait(&asked.order_id, of_items, false);
+                (asked.order_id, waiter)
             }
-            Decided::ClaimedBefore { unit } => wait(asked.order_id, unit, false),
-            Decided::Repeat { order_id, unit } => wait(order_id, unit, true),
-            refused => {
-                let verdict = rejection(&refused, &claims.head);
+            Decided::ClaimedBefore { units } => {
+                let waiter = wait(&asked.order_id, units.to_vec(), false);
+                (asked.order_id, waiter)
+            }
+            Decided::Repeat { order_id, units } => {
+                let waiter = wait(&order_id, units.to_vec(), true);
+                (order_id, waiter)
+            }
+            refused @ (Decided::Mismatch | Decided::Rejected(_) | Decided::Invalid(_)) => {
+                let verdict = rejection(refused);
                 let is_rejection = matches!(verdict, Verdict::Rejected(_));
                 let answer = match validity {
                     RejectionValidity::Unsure if is_rejection => {
@@ -411,6 +424,11 @@ fn dispatch(
                 let _ = reply.send(answer);
                 continue;
             }
+        };
+        let Some(waiter) = waiter else {
+            // The gate names an item that the sale does not have. The store decides.
+            let _ = reply.send(Ok(Verdict::Pending(order_id)));
+            continue;
         };
         if core.options.confirm == Confirm::Gate && !waiter.is_repeat {
             let _ = reply.send(Ok(Verdict::Accepted(waiter.claim.order_id)));
@@ -434,25 +452,14 @@ fn dispatch(
     core.wait_for_store(waiters);
 }
 
-fn rejection(decided: &Decided, head: &Head) -> Verdict {
+fn rejection(decided: Decided) -> Verdict {
     match decided {
         Decided::Mismatch => Verdict::Mismatch,
-        Decided::Quantity => Verdict::Invalid(Invalid::Quantity { max: 1 }),
-        Decided::BuyerRequired => Verdict::Invalid(Invalid::BuyerRequired),
-        Decided::NotOpen => Verdict::Rejected(Rejection::NotOpen {
-            opens_at_ms: head.opens_at_ms.unwrap_or(0),
-        }),
-        Decided::Closed => Verdict::Rejected(Rejection::Closed {
-            closed_at_ms: head.closes_at_ms.unwrap_or(0),
-        }),
-        Decided::Limit => Verdict::Rejected(Rejection::LimitReached {
-            limit: head.limit.unwrap_or(0),
-        }),
-        // The caller handles claims and repeats itself.
-        Decided::SoldOut
-        | Decided::Claimed { .. }
-        | Decided::ClaimedBefore { .. }
-        | Decided::Repeat { .. } => Verdict::Rejected(Rejection::SoldOut),
+        Decided::Rejected(rejection) => Verdict::Rejected(rejection),
+        Decided::Invalid(invalid) => Verdict::Invalid(invalid),
+        Decided::Claimed { .. } | Decided::ClaimedBefore { .. } | Decided::Repeat { .. } => {
+            unreachable!("the caller handles claims and repeats")
+        }
     }
 }
 

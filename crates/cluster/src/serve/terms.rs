@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use seckill_engine::{Cause, Effect, Fault, SaleRefused};
+use seckill_engine::{Cause, Effect, Fault};
 use seckill_mysql_store::{Inserted, Session, sales};
-use seckill_sale::{ChangeRefused, NewSale, Sale, SaleChange, SaleId};
+use seckill_sale::{ChangeRefused, NewSale, Sale, SaleChange, SaleId, SaleRefused};
 
 use super::deciding;
 use crate::rebuild;
@@ -83,11 +83,12 @@ pub(crate) async fn change(
         && let Some(row) = sales::one(&mut session, id).await?
     {
         // Refuse an impossible change before closing the gate for it.
-        let stored = sales::usage(&mut session, id, &change).await?;
-        if let Err(refused) = change.apply(&row.sale, stored.usage) {
-            return Ok(Err(ChangeRefused::into(refused)));
-        }
-        if !stored.ends_epoch(&row, &change) {
+        let stored = sales::usage(&mut session, &row, &change).await?;
+        let changed = match change.apply(&row.sale, &stored.usage) {
+            Ok(changed) => changed,
+            Err(refused) => return Ok(Err(ChangeRefused::into(refused))),
+        };
+        if !stored.ends_epoch(&row, &changed) {
             break;
         }
         // The epoch ends: claims in transit are stored first, and meanwhile the lease keeps other
@@ -143,16 +144,16 @@ async fn store_change(
         session.rollback().await?;
         return Ok(Err(SaleRefused::NoSuchSale(id.clone())));
     };
-    let stored = sales::usage(session, id, change).await?;
-    let changed = match change.apply(&row.sale, stored.usage) {
+    let stored = sales::usage(session, &row, change).await?;
+    let changed = match change.apply(&row.sale, &stored.usage) {
         Ok(changed) => changed,
         Err(refused) => {
             session.rollback().await?;
             return Ok(Err(ChangeRefused::into(refused)));
         }
     };
-    sales::store_terms(session, &changed).await?;
-    let ends_epoch = stored.ends_epoch(&row, change);
+    sales::store_terms(session, &row, &changed).await?;
+    let ends_epoch = stored.ends_epoch(&row, &changed);
     if changed.buyer_limit != row.sale.buyer_limit {
         sales::renew_slots(session, id).await?;
     }

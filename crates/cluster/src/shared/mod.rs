@@ -17,7 +17,7 @@ use seckill_redis_gate::{Gate, Offer, Refusal};
 use seckill_sale::{OrderId, SaleId};
 use tokio::sync::{Mutex, Semaphore, mpsc};
 
-pub(crate) use self::sale_cache::{CachedSale, SaleCache};
+pub(crate) use self::sale_cache::{CachedSale, SaleCache, keys_of};
 pub(crate) use self::waiting::{ConfirmingCounts, DecidingCounts, Reply, Waiter, Waiters};
 use crate::options::ClusterOptions;
 

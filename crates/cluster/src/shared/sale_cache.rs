@@ -7,16 +7,46 @@ use std::time::{Duration, Instant};
 
 use seckill_mysql_store::sales::SaleRow;
 use seckill_redis_gate::{GateKeys, Head};
-use seckill_sale::SaleId;
+use seckill_sale::{SaleId, TakenLines};
+
+/// The keys of a sale's gate.
+pub(crate) fn keys_of(row: &SaleRow) -> GateKeys {
+    GateKeys::new(&row.stock_key, row.sale.items.len())
+}
+
+/// Whether two rows say the same of what a server depends on. The latest event does not matter: it
+/// changes with each claim.
+fn is_same(a: &SaleRow, b: &SaleRow) -> bool {
+    let SaleRow {
+        num,
+        sale,
+        stock_key,
+        epoch,
+        is_open,
+        suspect_epoch,
+        lease_is_over,
+        last_sequence: _,
+        voids: _,
+    } = a;
+    (num, epoch, is_open, suspect_epoch, lease_is_over)
+        == (
+            &b.num,
+            &b.epoch,
+            &b.is_open,
+            &b.suspect_epoch,
+            &b.lease_is_over,
+        )
+        && (sale, stock_key) == (&b.sale, &b.stock_key)
+}
 
 /// One sale as last read from the store.
 #[derive(Debug)]
 pub(crate) struct CachedSale {
     pub(crate) row: SaleRow,
     pub(crate) keys: GateKeys,
-    /// The sold-out mark: the gate's `n` + 1 at which no unit was free; 0 if one may be. It lives
-    /// only as long as this entry: a restock creates a new one.
-    sold_out_n: AtomicU64,
+    /// The sold-out mark of each item: the gate's `n` + 1 at which no unit was free; 0 if one may
+    /// be. It lives only as long as this entry: a restock creates a new one.
+    sold_out_n: Box<[AtomicU64]>,
     /// The highest `n` that the gate has reported.
     heard_n: AtomicU64,
     /// Requested since the last refresh.
@@ -25,40 +55,47 @@ pub(crate) struct CachedSale {
 
 impl CachedSale {
     fn new(row: SaleRow) -> Self {
+        let items = row.sale.items.len();
         Self {
-            keys: GateKeys::new(&row.stock_key),
+            keys: keys_of(&row),
             row,
-            sold_out_n: AtomicU64::new(0),
+            sold_out_n: (0..items).map(|_| AtomicU64::new(0)).collect(),
             heard_n: AtomicU64::new(0),
             used: AtomicBool::new(false),
         }
     }
 
-    /// Updates the sold-out mark from the state that the gate reported.
+    /// Updates the sold-out marks from the state that the gate reported.
     pub(crate) fn heard(&self, head: &Head) {
         // Replies may arrive out of order.
         if self.heard_n.fetch_max(head.n, Ordering::AcqRel) > head.n {
             return;
         }
-        let mark = if head.free == 0 && head.version == self.row.sale.version {
-            head.n + 1
-        } else {
-            0
-        };
-        // A new mark must survive the next round, which clears the marks of unused sales.
-        self.used.fetch_or(mark > 0, Ordering::Relaxed);
-        self.sold_out_n.store(mark, Ordering::Release);
+        let is_current = head.version == self.row.sale.version;
+        for (mark, &free) in self.sold_out_n.iter().zip(&head.free) {
+            let is_sold_out = is_current && free == 0;
+            // A new mark must survive the next round, which clears the marks of unused sales.
+            self.used.fetch_or(is_sold_out, Ordering::Relaxed);
+            mark.store(if is_sold_out { head.n + 1 } else { 0 }, Ordering::Release);
+        }
     }
 
-    /// Clears the sold-out mark.
+    /// Clears the sold-out marks.
     pub(crate) fn doubt(&self) {
-        self.sold_out_n.store(0, Ordering::Release);
+        for mark in &self.sold_out_n {
+            mark.store(0, Ordering::Release);
+        }
     }
 
-    pub(crate) fn is_sold_out(&self) -> bool {
+    /// Whether no item of these lines has a free unit.
+    pub(crate) fn is_sold_out(&self, lines: &TakenLines) -> bool {
         self.used.store(true, Ordering::Relaxed);
         // Replies race: a mark counts only while the gate has reported no later state.
-        self.sold_out_n.load(Ordering::Acquire) == self.heard_n.load(Ordering::Acquire) + 1
+        let heard = self.heard_n.load(Ordering::Acquire) + 1;
+        lines.iter().all(|(item, _)| {
+            let mark = self.sold_out_n.get(item.index());
+            mark.is_some_and(|mark| mark.load(Ordering::Acquire) == heard)
+        })
     }
 
     /// Whether the sale was requested since the last call.
@@ -124,7 +161,9 @@ impl SaleCache {
         let id = row.sale.id.clone();
         let fresh = Arc::new(CachedSale::new(row));
         let taken = sales.compute(id, |known| match known {
-            Some((_, cached)) if age(&cached.row) > age(&fresh.row) || cached.row == fresh.row => {
+            Some((_, cached))
+                if age(&cached.row) > age(&fresh.row) || is_same(&cached.row, &fresh.row) =>
+            {
                 papaya::Operation::Abort(Arc::clone(cached))
             }
             _ => papaya::Operation::Insert(Arc::clone(&fresh)),
@@ -144,7 +183,7 @@ impl SaleCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use seckill_sale::NewSale;
+    use seckill_sale::{ItemNo, NewSale};
 
     fn row(epoch: u32, version: u64) -> SaleRow {
         let id = SaleId::new("s").unwrap();
@@ -158,6 +197,8 @@ mod tests {
             is_open: true,
             suspect_epoch: None,
             lease_is_over: true,
+            last_sequence: u64::from(epoch),
+            voids: 0,
         }
     }
 
@@ -168,27 +209,32 @@ mod tests {
         cached.heard(&Head {
             version: 1,
             n: 4,
-            free: 0,
+            free: [0].into(),
             ..Head::default()
         });
-        assert!(sale_cache.take(row(1, 1)).is_sold_out());
-        assert!(!sale_cache.take(row(1, 2)).is_sold_out());
+        let one = [(ItemNo::FIRST, 1)].into_iter().collect();
+        let later = SaleRow {
+            last_sequence: 99,
+            ..row(1, 1)
+        };
+        assert!(sale_cache.take(later).is_sold_out(&one));
+        assert!(!sale_cache.take(row(1, 2)).is_sold_out(&one));
         let newer = sale_cache.take(row(2, 2));
         newer.heard(&Head {
             version: 2,
             n: 4,
-            free: 0,
+            free: [0].into(),
             ..Head::default()
         });
         assert_eq!(sale_cache.take(row(1, 2)).row.epoch, 2);
-        assert!(newer.is_sold_out());
+        assert!(newer.is_sold_out(&one));
         newer.heard(&Head {
             version: 2,
             n: 5,
-            free: 1,
+            free: [1].into(),
             ..Head::default()
         });
-        assert!(!newer.is_sold_out());
+        assert!(!newer.is_sold_out(&one));
     }
 
     #[test]
