@@ -99,13 +99,14 @@ pub(crate) fn bare_per_s(
     }
     command.args(["claim", epoch]);
     for attempt in 0..batch {
-        // The same size as the engine's attempts: an id of 32 characters, no buyer, no key, a
-        // digest, one unit.
-        let id = format!("{attempt:020}{RANDOM}");
+        // The same size as the engine's attempts: an id of 24 bytes, whose text has 32 characters,
+        // no buyer, no key, one unit.
+        let id = format!("{attempt:012}{RANDOM}");
+        let text = format!("{attempt:020}{RANDOM}");
         let digest = "0123456789abcdef";
         let part =
-            format!(r#""order_id":"{id}","buyer":"","idem_key":null,"fingerprint":"{digest}""#);
-        command.args([id.as_str(), "", "", digest, "1", &part]);
+            format!(r#""order_id":"{text}","buyer":"","idem_key":null,"fingerprint":"{digest}""#);
+        command.args([id.as_str(), "", "", "", "1", &part]);
     }
     let done = command
         .stdin(Stdio::null())
