@@ -3,12 +3,12 @@
 
 use std::hash::Hasher;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
-use seckill_sale::{Buyer, IdempotencyKey};
+use seckill_sale::{Attempt, Buyer, Digest, IdempotencyKey, Names};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use crate::order_id::SECRET_BYTES;
+
+pub const DIGEST_BYTES: usize = 16;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Digester(SipHasher13);
@@ -18,27 +18,43 @@ impl Digester {
         Self(SipHasher13::new_with_key(secret))
     }
 
-    /// Empty for the anonymous buyer, who has no limit.
-    pub fn buyer(&self, buyer: &Buyer) -> String {
-        if buyer.is_anonymous() {
-            return String::new();
+    /// `None` for the anonymous buyer, who has no limit.
+    pub fn buyer(&self, buyer: &Buyer) -> Option<Digest> {
+        (!buyer.is_anonymous()).then(|| self.digest(&[buyer.as_str()]))
+    }
+
+    pub fn key(&self, buyer: &Buyer, key: &IdempotencyKey) -> Digest {
+        self.digest(&[buyer.as_str(), key.as_str()])
+    }
+
+    /// The digests of an attempt's names.
+    pub fn names(&self, attempt: &Attempt) -> Names {
+        let key = attempt.key.as_ref();
+        Names {
+            buyer: self.buyer(&attempt.buyer),
+            key: key.map(|key| self.key(&attempt.buyer, key)),
         }
-        self.text(&[buyer.as_str()])
     }
 
-    pub fn key(&self, buyer: &Buyer, key: &IdempotencyKey) -> String {
-        self.text(&[buyer.as_str(), key.as_str()])
-    }
-
-    fn text(&self, parts: &[&str]) -> String {
+    fn digest(&self, parts: &[&str]) -> Digest {
         let mut hasher = self.0;
         for part in parts {
             // The length distinguishes ("ab", "c") from ("a", "bc").
             hasher.write(&(part.len() as u32).to_le_bytes());
             hasher.write(part.as_bytes());
         }
-        STANDARD_NO_PAD.encode(hasher.finish128().as_bytes())
+        hasher.finish128().as_u128()
     }
+}
+
+/// A digest as the gate stores it.
+pub fn to_bytes(digest: Digest) -> [u8; DIGEST_BYTES] {
+    digest.to_le_bytes()
+}
+
+/// The inverse of [`to_bytes`]. `None` unless there are [`DIGEST_BYTES`] bytes.
+pub fn from_bytes(bytes: &[u8]) -> Option<Digest> {
+    bytes.try_into().ok().map(Digest::from_le_bytes)
 }
 
 #[cfg(test)]
@@ -54,7 +70,9 @@ mod tests {
         };
         assert_ne!(key("ab", "c"), key("a", "bc"));
         assert_eq!(key("ab", "c"), key("ab", "c"));
-        assert_eq!(digester.buyer(&Buyer::anonymous()), "");
-        assert_eq!(digester.buyer(&Buyer::new("ann").unwrap()).len(), 22);
+        assert_eq!(digester.buyer(&Buyer::anonymous()), None);
+        let ann = digester.buyer(&Buyer::new("ann").unwrap()).unwrap();
+        assert_eq!(from_bytes(&to_bytes(ann)), Some(ann));
+        assert_eq!(from_bytes(b"short"), None);
     }
 }

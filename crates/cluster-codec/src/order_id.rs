@@ -13,7 +13,8 @@ use siphasher::sip::SipHasher24;
 pub type ByOrder<T> = HashMap<OrderId, T, foldhash::fast::RandomState>;
 
 pub const SECRET_BYTES: usize = 16;
-const ID_BYTES: usize = 24;
+/// The length of an order id as gate and store hold it.
+pub const ID_BYTES: usize = 24;
 const MAC_AT: usize = 20;
 const RANDOM_AT: usize = 14;
 /// Number of random bytes fetched from the system at a time.
@@ -28,6 +29,22 @@ pub struct Named {
     pub epoch: u32,
     /// Creation time in Unix milliseconds, by the clock of the server that created the id.
     pub at_ms: i64,
+}
+
+/// The bytes of an order id, which gate and store hold. `None` if no cluster made the id.
+pub fn to_bytes(id: &OrderId) -> Option<[u8; ID_BYTES]> {
+    let mut bytes = [0; ID_BYTES];
+    let decoded = URL_SAFE_NO_PAD.decode_slice(id.as_str(), &mut bytes);
+    (decoded == Ok(ID_BYTES)).then_some(bytes)
+}
+
+/// The inverse of [`to_bytes`].
+pub fn from_bytes(bytes: &[u8; ID_BYTES]) -> OrderId {
+    let mut text = [0; ID_BYTES / 3 * 4];
+    // The encoding of these bytes has exactly this length, and only characters of order ids.
+    let written = URL_SAFE_NO_PAD.encode_slice(bytes, &mut text);
+    let text = written.ok().and_then(|_| std::str::from_utf8(&text).ok());
+    OrderId::new(text.unwrap_or_default()).unwrap_or_else(|bad| unreachable!("{bad}"))
 }
 
 /// Verifies that an id was created with the store's secret.
@@ -45,8 +62,7 @@ impl Mac {
 
     /// Decodes an id. Returns `None` if it was not created with the secret.
     pub fn read(&self, id: &OrderId) -> Option<Named> {
-        let bytes = URL_SAFE_NO_PAD.decode(id.as_str()).ok()?;
-        let id: [u8; ID_BYTES] = bytes.try_into().ok()?;
+        let id = to_bytes(id)?;
         if self.of(&id) != id[MAC_AT..] {
             return None;
         }
@@ -90,8 +106,7 @@ impl OrderIds {
         self.random(&mut id[RANDOM_AT..MAC_AT])?;
         let mac = self.mac.of(&id);
         id[MAC_AT..].copy_from_slice(&mac);
-        let text = URL_SAFE_NO_PAD.encode(id);
-        Ok(OrderId::new(&text).unwrap_or_else(|bad| unreachable!("{bad}")))
+        Ok(from_bytes(&id))
     }
 
     /// See [`Mac::read`].
@@ -139,6 +154,25 @@ mod tests {
         let ids = OrderIds::new(&[7; SECRET_BYTES]);
         for made_up in ["x", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "a-b_c"] {
             assert_eq!(ids.read(&OrderId::new(made_up).unwrap()), None);
+        }
+    }
+
+    #[test]
+    fn an_id_has_24_bytes() {
+        let text = "AAECAwQFBgcICQoLDA0ODxAREhMUFRb-";
+        let id = OrderId::new(text).unwrap();
+        let bytes = to_bytes(&id).unwrap();
+        assert_eq!((bytes[1], bytes[23]), (1, 0xfe));
+        assert_eq!(from_bytes(&bytes), id);
+        let made_up = [
+            "x",
+            &text[..31],
+            &text[..28],
+            &"A".repeat(33),
+            &"A".repeat(64),
+        ];
+        for made_up in made_up {
+            assert_eq!(to_bytes(&OrderId::new(made_up).unwrap()), None, "{made_up}");
         }
     }
 }
