@@ -1,7 +1,9 @@
 //! The order store: MySQL or MariaDB, the source of truth. Contains all SQL; what a record of the
 //! log becomes is up to the recorder. Must not access the gate or the log.
 
+pub mod events;
 pub mod meta;
+mod migration;
 mod options;
 pub mod orders;
 pub mod recording;

@@ -1,5 +1,5 @@
-//! The schema, as versioned migration steps for MySQL 8 and MariaDB 10.11. Released steps must
-//! never change. Nothing here reads or writes single orders.
+//! The schema, version 2, for MySQL 8.0.16 and MariaDB 10.11 or later. How a database of version 1
+//! becomes one is in `migration`. Nothing here reads or writes single orders.
 
 use seckill_cluster_codec::order_id::SECRET_BYTES;
 use seckill_engine::{Cause, Fault};
@@ -8,20 +8,21 @@ use crate::meta::{self, check_lease};
 use crate::session::Session;
 
 /// The schema version that this binary requires.
-const VERSION: u32 = STEPS.len() as u32;
+pub(crate) const VERSION: u32 = 2;
 
 /// The name of the secret in `seckill_meta`.
 pub(crate) const SECRET: &str = "order_id_secret";
 
 /// External names are VARBINARY because common collations treat `ann`, `Ann` and `ann ` as equal.
 /// The unique keys make it impossible to store an oversell, a unit sold twice, a key claimed twice
-/// or an exceeded limit. NULL never conflicts, so an ended order frees its unit and its slot.
-pub(crate) const STEPS: &[&[&str]] = &[&[
-    "CREATE TABLE seckill_meta (
+/// or an exceeded limit. NULL never conflicts, so an ended order frees its units. Keys and slots
+/// have tables of their own, because most orders have neither, and each index costs every order.
+pub(crate) const TABLES: &[&str] = &[
+    "CREATE TABLE IF NOT EXISTS seckill_meta (
         name VARBINARY(64) NOT NULL PRIMARY KEY,
         value VARBINARY(255) NOT NULL
     ) ENGINE=InnoDB",
-    "CREATE TABLE seckill_sale (
+    "CREATE TABLE IF NOT EXISTS seckill_sale (
         id VARBINARY(64) NOT NULL PRIMARY KEY,
         num INT UNSIGNED NOT NULL AUTO_INCREMENT,
         stock_key VARBINARY(128) NOT NULL,
@@ -32,52 +33,79 @@ pub(crate) const STEPS: &[&[&str]] = &[&[
         leader VARBINARY(64) NULL,
         lease_until DATETIME(3) NULL,
         version BIGINT UNSIGNED NOT NULL DEFAULT 1,
-        state ENUM('live','archived') NOT NULL DEFAULT 'live',
-        total INT UNSIGNED NOT NULL,
         buyer_limit TINYINT UNSIGNED NULL,
         opens_at_ms BIGINT NULL,
         closes_at_ms BIGINT NULL,
-        pay_ms BIGINT NULL,
+        last_sequence BIGINT UNSIGNED NOT NULL DEFAULT 0,
+        voids INT UNSIGNED NOT NULL DEFAULT 0,
         UNIQUE KEY sale_num (num),
         UNIQUE KEY sale_stock_key (stock_key)
     ) ENGINE=InnoDB",
-    "CREATE TABLE seckill (
+    "CREATE TABLE IF NOT EXISTS seckill_item (
+        sale_num INT UNSIGNED NOT NULL,
+        item TINYINT UNSIGNED NOT NULL,
+        id VARBINARY(64) NOT NULL,
+        title VARCHAR(200) CHARACTER SET utf8mb4 NOT NULL,
+        total INT UNSIGNED NOT NULL,
+        price BIGINT UNSIGNED NULL,
+        currency BINARY(3) NULL,
+        PRIMARY KEY (sale_num, item),
+        UNIQUE KEY item_id (sale_num, id)
+    ) ENGINE=InnoDB",
+    // One row for each unit of an order. The first line's `sequence` is the number of the event
+    // that the order was reserved.
+    "CREATE TABLE IF NOT EXISTS seckill (
         id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
         date TIMESTAMP(3) NOT NULL DEFAULT CURRENT_TIMESTAMP(3),
-        order_id VARBINARY(64) NOT NULL,
-        line SMALLINT UNSIGNED NOT NULL DEFAULT 1,
-        sale_id VARBINARY(64) NOT NULL,
+        order_id BINARY(24) NOT NULL,
+        line TINYINT UNSIGNED NOT NULL DEFAULT 1,
+        line_count TINYINT UNSIGNED NOT NULL DEFAULT 1,
+        sale_num INT UNSIGNED NOT NULL,
+        item TINYINT UNSIGNED NOT NULL DEFAULT 1,
         unit INT UNSIGNED NOT NULL,
         gen INT UNSIGNED NOT NULL,
         buyer VARBINARY(128) NOT NULL,
-        slot TINYINT UNSIGNED NULL,
-        idem_key VARBINARY(255) NULL,
-        fingerprint BIGINT UNSIGNED NOT NULL,
         epoch INT UNSIGNED NOT NULL,
+        sequence BIGINT UNSIGNED NULL,
         state ENUM('reserved','paid','expired','cancelled') NOT NULL DEFAULT 'reserved',
         version INT UNSIGNED NOT NULL DEFAULT 1,
-        expires_at DATETIME(3) NULL,
         ended_at DATETIME(3) NULL,
         active_unit INT UNSIGNED GENERATED ALWAYS AS (IF(state IN ('reserved','paid'), unit, NULL)) VIRTUAL,
-        active_slot TINYINT UNSIGNED GENERATED ALWAYS AS (IF(state IN ('reserved','paid'), slot, NULL)) VIRTUAL,
         UNIQUE KEY one_order (order_id, line),
-        UNIQUE KEY one_generation (sale_id, unit, gen),
-        UNIQUE KEY one_active_unit (sale_id, active_unit),
-        UNIQUE KEY one_claim_a_key (sale_id, buyer, idem_key, line),
-        UNIQUE KEY one_order_a_slot (sale_id, buyer, active_slot)
+        UNIQUE KEY one_generation (sale_num, item, unit, gen),
+        UNIQUE KEY one_active_unit (sale_num, item, active_unit),
+        CONSTRAINT seckill_line CHECK (item BETWEEN 1 AND 64 AND (line > 1 OR sequence IS NOT NULL))
     ) ENGINE=InnoDB",
-    "CREATE TABLE seckill_void (
-        order_id VARBINARY(64) NOT NULL PRIMARY KEY,
-        sale_id VARBINARY(64) NOT NULL,
+    "CREATE TABLE IF NOT EXISTS seckill_key (
+        sale_num INT UNSIGNED NOT NULL,
+        buyer VARBINARY(128) NOT NULL,
+        idem_key VARBINARY(255) NOT NULL,
+        order_id BINARY(24) NOT NULL,
+        fingerprint BIGINT UNSIGNED NOT NULL,
+        PRIMARY KEY (sale_num, buyer, idem_key),
+        UNIQUE KEY one_key (order_id)
+    ) ENGINE=InnoDB",
+    // The slots of active orders only.
+    "CREATE TABLE IF NOT EXISTS seckill_slot (
+        sale_num INT UNSIGNED NOT NULL,
+        buyer VARBINARY(128) NOT NULL,
+        slot TINYINT UNSIGNED NOT NULL,
+        order_id BINARY(24) NOT NULL,
+        line TINYINT UNSIGNED NOT NULL,
+        PRIMARY KEY (sale_num, buyer, slot)
+    ) ENGINE=InnoDB",
+    "CREATE TABLE IF NOT EXISTS seckill_void (
+        order_id BINARY(24) NOT NULL PRIMARY KEY,
+        sale_num INT UNSIGNED NOT NULL,
         epoch INT UNSIGNED NOT NULL,
         reason VARCHAR(200) CHARACTER SET utf8mb4 NOT NULL,
         at TIMESTAMP(3) NOT NULL DEFAULT CURRENT_TIMESTAMP(3)
     ) ENGINE=InnoDB",
-    "CREATE TABLE seckill_give_back (
-        order_id VARBINARY(64) NOT NULL PRIMARY KEY,
-        sale_id VARBINARY(64) NOT NULL
+    "CREATE TABLE IF NOT EXISTS seckill_give_back (
+        order_id BINARY(24) NOT NULL PRIMARY KEY,
+        sale_num INT UNSIGNED NOT NULL
     ) ENGINE=InnoDB",
-    "CREATE TABLE seckill_offset (
+    "CREATE TABLE IF NOT EXISTS seckill_offset (
         topic VARBINARY(249) NOT NULL,
         part INT NOT NULL,
         log_gen INT UNSIGNED NOT NULL,
@@ -85,7 +113,7 @@ pub(crate) const STEPS: &[&[&str]] = &[&[
         last_order_id VARBINARY(64) NULL,
         PRIMARY KEY (topic, part)
     ) ENGINE=InnoDB",
-    "CREATE TABLE seckill_dead (
+    "CREATE TABLE IF NOT EXISTS seckill_dead (
         topic VARBINARY(249) NOT NULL,
         log_gen INT UNSIGNED NOT NULL,
         part INT NOT NULL,
@@ -94,16 +122,35 @@ pub(crate) const STEPS: &[&[&str]] = &[&[
         error VARCHAR(500) CHARACTER SET utf8mb4 NOT NULL,
         PRIMARY KEY (topic, log_gen, part, at_offset)
     ) ENGINE=InnoDB",
-    "CREATE TABLE seckill_event (
-        id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
-        pos BIGINT UNSIGNED NULL,
-        sale_id VARBINARY(64) NOT NULL,
-        order_id VARBINARY(64) NULL,
+    // The events that are not rows of `seckill`. One of type `order.reserved` only says that the
+    // event with this number is in row `row_id`. Rows with higher numbers never have lower ids.
+    "CREATE TABLE IF NOT EXISTS seckill_event (
+        sale_num INT UNSIGNED NOT NULL,
+        sequence BIGINT UNSIGNED NOT NULL,
+        row_id BIGINT UNSIGNED NOT NULL,
+        date TIMESTAMP(3) NOT NULL DEFAULT CURRENT_TIMESTAMP(3),
         type VARBINARY(32) NOT NULL,
+        order_id BINARY(24) NULL,
         body MEDIUMBLOB NULL,
-        UNIQUE KEY event_pos (pos)
+        PRIMARY KEY (sale_num, sequence)
     ) ENGINE=InnoDB",
-]];
+];
+
+/// Orders as people read them. The service never uses it.
+pub(crate) const VIEW: &str = "CREATE OR REPLACE SQL SECURITY INVOKER VIEW seckill_orders AS
+    SELECT seckill.id, seckill.date,
+        REPLACE(REPLACE(TO_BASE64(seckill.order_id), '+', '-'), '/', '_') AS order_id,
+        seckill.line, seckill.line_count,
+        CONVERT(sale.id USING utf8mb4) AS sale_id, CONVERT(item.id USING utf8mb4) AS item_id,
+        seckill.unit, seckill.gen, CONVERT(seckill.buyer USING utf8mb4) AS buyer,
+        CONVERT(claimed.idem_key USING utf8mb4) AS idem_key, slot.slot,
+        seckill.state, seckill.ended_at, seckill.epoch, seckill.sequence
+    FROM seckill
+    LEFT JOIN seckill_sale AS sale ON sale.num = seckill.sale_num
+    LEFT JOIN seckill_item AS item ON item.sale_num = seckill.sale_num AND item.item = seckill.item
+    LEFT JOIN seckill_key AS claimed ON claimed.order_id = seckill.order_id
+    LEFT JOIN seckill_slot AS slot ON slot.sale_num = seckill.sale_num AND slot.buyer = seckill.buyer
+        AND slot.order_id = seckill.order_id AND slot.line = seckill.line";
 
 /// Returns the schema version, or 0 if no step has run yet.
 pub(crate) async fn version(session: &mut Session) -> Result<u32, Fault> {

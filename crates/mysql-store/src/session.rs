@@ -9,6 +9,9 @@ use seckill_engine::{Cause, Effect, Fault};
 
 // MySQL error codes.
 const DUPLICATE_KEY: u16 = 1062;
+const NULL_IN_COLUMN: u16 = 1048;
+const CHECK_VIOLATED: u16 = 3819;
+const CHECK_VIOLATED_MARIADB: u16 = 4025;
 const ACCESS_DENIED: u16 = 1045;
 const NO_SUCH_DATABASE: u16 = 1049;
 const NO_SUCH_TABLE: u16 = 1146;
@@ -26,6 +29,17 @@ pub(crate) fn fault(shown: &str, error: &mysql_async::Error) -> Fault {
     };
     let detail = format!("MySQL at {shown}: {} ({}){next}", said.message, said.code);
     Fault::without_effect(Cause::Store, detail)
+}
+
+/// Whether the error means that a guard failed: it sets a column to NULL that cannot be NULL.
+fn is_refusal(code: u16) -> bool {
+    let codes = [
+        DUPLICATE_KEY,
+        NULL_IN_COLUMN,
+        CHECK_VIOLATED,
+        CHECK_VIOLATED_MARIADB,
+    ];
+    codes.contains(&code)
 }
 
 /// A connection in use. If it is dropped inside a transaction or before a response is complete, it
@@ -94,6 +108,23 @@ impl Session {
                     Ok(()) => Ok(Inserted::Done),
                     Err(mysql_async::Error::Server(error)) if error.code == DUPLICATE_KEY => {
                         Ok(Inserted::Duplicate(error.message))
+                    }
+                    Err(error) => Err(error),
+                }
+            })
+            .await
+    }
+
+    /// Runs several statements with guards in one round trip, stopping at the first error. Returns
+    /// MySQL's message if a guard failed or a unique key already has a value.
+    pub(crate) async fn guarded(&mut self, sql: &str) -> Result<Option<String>, Fault> {
+        let (conn, use_of) = self.begin_use()?;
+        use_of
+            .timed(async {
+                match conn.query_drop(sql).await {
+                    Ok(()) => Ok(None),
+                    Err(mysql_async::Error::Server(error)) if is_refusal(error.code) => {
+                        Ok(Some(error.message))
                     }
                     Err(error) => Err(error),
                 }

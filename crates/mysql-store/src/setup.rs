@@ -1,4 +1,4 @@
-//! Creates the database and its tables. `forget` deletes what is in them, and must run only on an
+//! Creates the database and its tables, or migrates them. `forget` deletes what is in them, and must run only on an
 //! explicit request.
 
 use std::time::Duration;
@@ -7,7 +7,8 @@ use seckill_cluster_codec::order_id::SECRET_BYTES;
 use seckill_engine::{Cause, Fault};
 
 use crate::meta::{self, LEASE};
-use crate::schema::{SECRET, STEPS, check_newer, version};
+use crate::migration::{from_version_1, has_column};
+use crate::schema::{SECRET, TABLES, VERSION, VIEW, check_newer, version};
 use crate::session::Session;
 use crate::store::Store;
 
@@ -48,16 +49,23 @@ async fn migrate_locked(session: &mut Session, lease_ms: u64) -> Result<(), Faul
     session.execute(versions).await?;
     let version = version(session).await?;
     check_newer(version)?;
-    for (index, step) in STEPS.iter().enumerate().skip(version as usize) {
-        for statement in *step {
-            // DDL is not transactional, so an interrupted run may have created some tables already.
-            let statement = statement.replacen("CREATE TABLE ", "CREATE TABLE IF NOT EXISTS ", 1);
-            session.execute(&statement).await?;
+    if version == 0 && has_column(session, "seckill", "sale_id").await? {
+        let detail = "an older program has created some of its tables, but not all; run its `seckill init` again, \
+                      then this one's";
+        return Err(Fault::without_effect(Cause::Store, detail));
+    }
+    if version == 1 {
+        from_version_1(session).await?;
+    }
+    if version < VERSION {
+        // An interrupted run may have created some tables already.
+        for table in TABLES {
+            session.execute(table).await?;
         }
+        session.execute(VIEW).await?;
         session
             .execute(&format!(
-                "INSERT INTO seckill_schema (version) VALUES ({})",
-                index + 1
+                "INSERT INTO seckill_schema (version) VALUES ({VERSION})"
             ))
             .await?;
     }
@@ -102,6 +110,9 @@ pub async fn forget(store: &Store) -> Result<(), Fault> {
         "seckill_event",
         "seckill_void",
         "seckill_dead",
+        "seckill_slot",
+        "seckill_key",
+        "seckill_item",
         "seckill",
     ] {
         session.execute(&format!("TRUNCATE TABLE {table}")).await?;
