@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use seckill_cluster_codec::message::whole;
 use seckill_kafka_log::{Delivered, LogCondition, LogProducer};
 use seckill_mysql_store::orders;
-use seckill_redis_gate::{GateKeys, ITEMS_MAX, Offer};
+use seckill_redis_gate::{ENTRIES_MAX, GateKeys, Offer};
 use seckill_sale::{OrderId, SaleId};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::MissedTickBehavior;
@@ -89,7 +89,7 @@ impl Relay {
                 Some(delivered) = inputs.deliveries.recv() => view.delivered(&delivered),
                 Some(ids) = inputs.settled.recv() => {
                     view.settled(&ids);
-                    if view.done_count() >= ITEMS_MAX {
+                    if view.done_count() >= ENTRIES_MAX {
                         self.trim(&mut view);
                     }
                 }
@@ -197,7 +197,7 @@ impl Relay {
         for ((_, epoch), (keys, entries)) in by_gate {
             let (core, state) = (Arc::clone(&self.core), Arc::clone(&self.state));
             tokio::spawn(async move {
-                for entries in entries.chunks(ITEMS_MAX) {
+                for entries in entries.chunks(ENTRIES_MAX) {
                     match core.gate.trim(&keys, epoch, entries).await {
                         Ok(Ok(())) => {
                             state
@@ -228,7 +228,7 @@ impl Relay {
             let _turn = turn;
             let asked = async {
                 let mut session = core.store.ready().await?;
-                orders::settled(&mut session, ids.iter().map(OrderId::as_str)).await
+                orders::settled(&mut session, &ids).await
             };
             match asked.await {
                 // The receiver is dropped only at shutdown.

@@ -9,7 +9,7 @@ use seckill_engine::{Fault, SALES_PAGE_MAX};
 use seckill_sale::{Currency, Item, ItemId, Price, Sale, SaleId};
 
 pub use self::epochs::{abandoned, close, end_epoch, extend, fence, opened, suspect};
-pub use self::terms::{StoredUsage, create, store_terms, usage};
+pub use self::terms::{StoredUsage, create, renew_slots, store_terms, usage};
 use crate::session::Session;
 use crate::sql::{column, quoted, text, text_or_null};
 

@@ -94,6 +94,21 @@ pub async fn store_terms(
     session.execute(&sql).await.map(|_| ())
 }
 
+/// Numbers the slots of each buyer's active units from 1, as a changed limit requires. The row must
+/// be locked.
+pub async fn renew_slots(session: &mut Session, row: &SaleRow) -> Result<(), Fault> {
+    let num = row.num;
+    let forget = format!("DELETE FROM seckill_slot WHERE sale_num = {num}");
+    session.execute(&forget).await?;
+    let number = format!(
+        "INSERT INTO seckill_slot (sale_num, buyer, slot, order_id, line) \
+         SELECT {num}, buyer, place, order_id, line FROM (SELECT buyer, order_id, line, \
+         ROW_NUMBER() OVER (PARTITION BY buyer ORDER BY id) AS place FROM seckill \
+         WHERE sale_num = {num} AND buyer <> '' AND state IN ('reserved','paid')) AS held WHERE place <= 64"
+    );
+    session.execute(&number).await.map(|_| ())
+}
+
 /// Builds the statement for an event with a sale's terms.
 pub(crate) fn event(num: &str, sequence: u64, kind: &str, sale: &Sale) -> Result<String, Fault> {
     let body = serde_json::to_vec(sale).map_err(|error| {
