@@ -291,7 +291,7 @@ pub async fn contents(
         return Ok(contents);
     }
     let sql = format!(
-        "SELECT seckill.order_id, item, unit, gen, seckill.buyer, idem_key, fingerprint FROM seckill \
+        "SELECT seckill.order_id, item, unit, gen, seckill.buyer, idem_key, fingerprint FROM seckill FORCE INDEX (one_order) \
          LEFT JOIN seckill_key ON seckill_key.order_id = seckill.order_id \
          WHERE seckill.order_id IN ({ids}) ORDER BY seckill.order_id, line"
     );

@@ -140,7 +140,8 @@ fn pointers_into<'a>(sql: &mut String, claims: impl Iterator<Item = &'a seckill_
         let _ = write!(
             sql,
             "INSERT INTO seckill_event (sale_num, sequence, row_id, type) \
-             SELECT sale_num, sequence, id, '{POINTER}' FROM seckill WHERE order_id IN ({ids}) AND line = 1; "
+             SELECT sale_num, sequence, id, '{POINTER}' FROM seckill FORCE INDEX (one_order) \
+             WHERE order_id IN ({ids}) AND line = 1; "
         );
     }
 }
