@@ -3,6 +3,7 @@
 use anyhow::Context;
 use clap::Subcommand;
 use seckill_powercut::{PowerPlan, power_rounds};
+use seckill_testkit::servers::ENGINES_DIR_VARIABLE;
 use seckill_testkit::{
     Cluster, KillPlan, Scenario, Shape, cluster_kill_rounds, fast_settings, kill_rounds,
     raise_file_limit, survive,
@@ -54,6 +55,13 @@ pub(crate) enum Fault {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Run random histories through the ledger, the gate's script and the watch strategy, and compare
+    /// every verdict and the whole state after each step
+    Differential {
+        /// Number of commands
+        #[arg(long, default_value_t = 1_000_000)]
+        commands: u32,
+    },
     /// Break the servers of a cluster under load: Redis wiped, rolled back or failed over; MySQL or
     /// Kafka killed; the topic deleted; replies lost
     Servers {
@@ -81,6 +89,7 @@ pub(crate) fn run(fault: &Fault) -> anyhow::Result<()> {
             within_ms,
             seed,
         } => cluster_kill(*rounds, *units, *within_ms, *seed),
+        Fault::Differential { commands } => differential(*commands),
         Fault::Servers { scenario, rounds } => servers(scenario, *rounds),
     }
 }
@@ -110,6 +119,24 @@ fn cluster_kill(rounds: u32, units: u64, within_ms: u64, seed: u64) -> anyhow::R
         summary.rounds, summary.confirmations, summary.pending, summary.failed
     );
     Ok(())
+}
+
+fn differential(commands: u32) -> anyhow::Result<()> {
+    const TEST: [&str; 4] = ["--package", "seckill-redis-gate", "--test", "differential"];
+    build::succeed(
+        build::cargo()
+            .args(["test", "--release", "--no-run"])
+            .args(TEST),
+    )?;
+    let dir = build::target().join("engines-faults");
+    let (_lease, _) = Lease::up(&dir)?;
+    let mut test = build::cargo();
+    test.env(ENGINES_DIR_VARIABLE, &dir)
+        .env("SECKILL_DIFFERENTIAL_COMMANDS", commands.to_string())
+        .args(["test", "--release"])
+        .args(TEST)
+        .args(["--", "--ignored", "--nocapture"]);
+    build::succeed(&mut test)
 }
 
 fn servers(wanted: &str, rounds: u32) -> anyhow::Result<()> {
