@@ -1,5 +1,6 @@
-//! The recorder's transaction: locks the offset row and the sales, then writes rows, voids, events
-//! and the offset. What to write is decided in `plan`, not here; the statements are the store's.
+//! The recorder's transaction. A batch is stored in one round trip, with guards instead of locks. If
+//! they fail, it locks the offset row and the sales, then writes rows, voids and the offset. What to
+//! write is decided in `plan`, not here; the statements are the store's.
 
 use std::collections::HashSet;
 
@@ -7,18 +8,29 @@ use seckill_cluster_codec::message::ClaimMessage;
 use seckill_cluster_codec::order_id::Mac;
 use seckill_engine::{Cause, Fault};
 use seckill_kafka_log::Record;
-use seckill_mysql_store::recording::{self, BatchEnd, Place};
+use seckill_mysql_store::recording::{self, Batch, BatchEnd, Numbers, Place};
 use seckill_mysql_store::{Inserted, Session, Store};
-use seckill_sale::{OrderId, SaleId, Unit};
+use seckill_sale::{ItemUnits, OrderId, SaleId};
 
+use super::memory::Memory;
 use super::plan::{self, Known, Plan};
+
+/// Records to store.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Incoming<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) part: i32,
+    /// The store's position.
+    pub(crate) at: Place,
+    pub(crate) records: &'a [Record],
+}
 
 /// The result of a stored batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Done {
     pub(crate) place: Place,
     /// The orders that have rows now.
-    pub(crate) orders: Vec<(Unit, OrderId)>,
+    pub(crate) orders: Vec<(ItemUnits, OrderId)>,
     pub(crate) voids: u64,
     pub(crate) dead: u64,
 }
@@ -30,15 +42,22 @@ pub(crate) enum Committed {
     Moved,
 }
 
+/// A batch to store: its records, their claims, and where the next batch begins.
+struct Records<'a> {
+    incoming: Incoming<'a>,
+    claims: Vec<&'a ClaimMessage>,
+    place: Place,
+    mark: String,
+}
+
 /// Stores a batch, all or nothing. After a fault, nothing is stored, unless the fault reports an
 /// unknown commit; storing the batch again resolves that by the offset.
 pub(crate) async fn commit(
     store: &Store,
-    topic: &str,
-    part: i32,
-    at: Place,
-    records: &[Record],
+    incoming: Incoming<'_>,
+    memory: &mut Memory,
 ) -> Result<Committed, Fault> {
+    let Incoming { at, records, .. } = incoming;
     let (Some(last), Some(first)) = (records.last(), records.first()) else {
         return Ok(Committed::Moved);
     };
@@ -47,65 +66,134 @@ pub(crate) async fn commit(
     let mac = store.secret().map(Mac::new).ok_or_else(|| {
         Fault::without_effect(Cause::Store, "the store's secret has not been read yet")
     })?;
-    let place = Place {
-        log_gen: at.log_gen,
-        next: last.offset + 1,
+    let records = Records {
+        incoming,
+        claims: records.iter().filter_map(Record::claim).collect(),
+        place: Place {
+            log_gen: at.log_gen,
+            next: last.offset + 1,
+        },
+        mark: plan::mark(last),
     };
-    let mark = plan::mark(last);
-    let claims: Vec<&ClaimMessage> = records.iter().filter_map(Record::claim).collect();
-    let Some(locked) = recording::lock(&mut session, topic, part, at, &claims).await? else {
+    if let Some(done) = at_once(&mut session, &records, memory, &mac).await? {
+        return Ok(Committed::Stored(done));
+    }
+    under_locks(&mut session, &records, memory, &mac).await
+}
+
+/// Stores a batch in one round trip, if all of its records are claims to store and the store is as
+/// this recorder remembers it.
+async fn at_once(
+    session: &mut Session,
+    batch: &Records<'_>,
+    memory: &mut Memory,
+    mac: &Mac,
+) -> Result<Option<Done>, Fault> {
+    if !memory.has_sales_of(&batch.claims) {
+        return Ok(None);
+    }
+    let incoming = batch.incoming;
+    let plan = plan::plan(incoming.records, &memory.known, mac);
+    if !plan.has_only_orders() {
+        return Ok(None);
+    }
+    let sales: HashSet<&SaleId> = plan.orders.iter().map(|claim| &claim.sale_id).collect();
+    let sales = sales
+        .into_iter()
+        .filter_map(|id| memory.known.sales.get(id));
+    let pointers = memory.pointers(&plan.orders);
+    let guarded = Batch {
+        topic: incoming.topic,
+        part: incoming.part,
+        at: incoming.at,
+        place: batch.place,
+        mark: &batch.mark,
+        sales: sales.map(|sale| &sale.row).collect(),
+        claims: &plan.orders,
+        pointers: pointers.clone(),
+    };
+    if let Some(reason) = recording::record(session, &guarded).await? {
+        tracing::debug!(reason, "the batch will be stored under locks");
+        return Ok(None);
+    }
+    memory.stored(&plan, &pointers);
+    Ok(Some(done(batch.place, plan)))
+}
+
+/// Locks the offset row and the sales, and stores what can be stored.
+async fn under_locks(
+    session: &mut Session,
+    batch: &Records<'_>,
+    memory: &mut Memory,
+    mac: &Mac,
+) -> Result<Committed, Fault> {
+    let Records {
+        incoming,
+        claims,
+        place,
+        ..
+    } = batch;
+    let Incoming {
+        topic,
+        part,
+        at,
+        records,
+    } = *incoming;
+    let Some(locked) = recording::lock(session, topic, part, at, claims).await? else {
         session.rollback().await?;
         return Ok(Committed::Moved);
     };
-    let sales = locked.sales.into_iter();
-    let mut known = Known {
-        sales: sales.map(|row| (row.sale.id.clone(), row)).collect(),
-        voids: locked.voids,
-        ..Known::default()
-    };
+    let mut numbers = Numbers::after(locked.sales.iter().map(|sale| &sale.row));
+    memory.read(claims, locked);
     // Most claims are new, so existing orders are read only after a unique key reports a conflict.
-    let mut plan = plan::plan(records, &known, &mac);
+    let mut plan = plan::plan(records, &memory.known, mac);
     if !plan.voids.is_empty() || plan.halt.is_some() {
         // A claim that already has a row must not become a void, whatever its epoch.
-        known.orders = recording::contents(&mut session, &claims).await?;
-        plan = plan::plan(records, &known, &mac);
+        memory.known.orders = recording::contents(session, claims).await?;
+        plan = plan::plan(records, &memory.known, mac);
     }
-    let plan = sound(&mut session, plan).await?;
-    let end = BatchEnd {
-        topic,
-        part,
-        place,
-        mark: &mark,
-        voids: &plan.voids,
-        dead: &plan.dead,
-        suspects: suspects(&plan, &known),
+    let plan = sound(session, plan).await?;
+    let pointers = memory.pointers(&plan.orders);
+    let end = batch_end(batch, &plan, &memory.known, &pointers);
+    let is_stored = if plan.orders.is_empty() {
+        recording::finish(session, &numbers, &end).await?;
+        true
+    } else {
+        let inserted = recording::insert_and_finish(session, &plan.orders, &numbers, &end);
+        inserted.await? == Inserted::Done
     };
-    if plan.orders.is_empty() {
-        recording::finish(&mut session, &[], &end).await?;
-        return Ok(Committed::Stored(done(place, plan)));
+    if is_stored {
+        memory.stored(&plan, &pointers);
+        return Ok(Committed::Stored(done(*place, plan)));
     }
-    if recording::insert_and_finish(&mut session, &plan.orders, &end).await? == Inserted::Done {
-        return Ok(Committed::Stored(done(place, plan)));
-    }
-    known.orders = recording::contents(&mut session, &claims).await?;
-    let plan = sound(&mut session, plan::plan(records, &known, &mac)).await?;
-    let plan = insert_what_fits(&mut session, plan).await?;
-    let end = BatchEnd {
-        voids: &plan.voids,
-        dead: &plan.dead,
-        suspects: suspects(&plan, &known),
-        ..end
-    };
-    recording::finish(&mut session, &plan.orders, &end).await?;
-    Ok(Committed::Stored(done(place, plan)))
+    memory.known.orders = recording::contents(session, claims).await?;
+    let plan = sound(session, plan::plan(records, &memory.known, mac)).await?;
+    let plan = insert_what_fits(session, plan, &mut numbers).await?;
+    let pointers = memory.pointers(&plan.orders);
+    let end = batch_end(batch, &plan, &memory.known, &pointers);
+    recording::finish(session, &numbers, &end).await?;
+    memory.stored(&plan, &pointers);
+    Ok(Committed::Stored(done(*place, plan)))
 }
 
-/// The suspect sales of a plan, with their epochs.
-fn suspects<'a>(plan: &'a Plan<'_>, known: &Known) -> Vec<(&'a SaleId, u32)> {
+fn batch_end<'a>(
+    batch: &'a Records<'_>,
+    plan: &'a Plan<'_>,
+    known: &Known,
+    pointers: &[&'a OrderId],
+) -> BatchEnd<'a> {
     let suspects = plan.suspects.iter();
-    suspects
-        .filter_map(|sale| Some((sale, known.sales.get(sale)?.epoch)))
-        .collect()
+    let suspects = suspects.filter_map(|sale| Some((sale, known.sales.get(sale)?.row.epoch)));
+    BatchEnd {
+        topic: batch.incoming.topic,
+        part: batch.incoming.part,
+        place: batch.place,
+        mark: &batch.mark,
+        voids: &plan.voids,
+        dead: &plan.dead,
+        suspects: suspects.collect(),
+        pointers: pointers.to_vec(),
+    }
 }
 
 /// Returns the plan unless it must not be executed. In that case, rolls the transaction back.
@@ -124,9 +212,10 @@ async fn sound<'a>(session: &mut Session, plan: Plan<'a>) -> Result<Plan<'a>, Fa
 async fn insert_what_fits<'a>(
     session: &mut Session,
     mut plan: Plan<'a>,
+    numbers: &mut Numbers,
 ) -> Result<Plan<'a>, Fault> {
     let claims = std::mem::take(&mut plan.orders);
-    for (claim, reason) in refused(session, &claims).await? {
+    for (claim, reason) in refused(session, &claims, numbers).await? {
         tracing::error!(order_id = %claim.order_id, sale = %claim.sale_id, reason, "a claim could not be stored");
         plan.suspects.insert(claim.sale_id.clone());
         plan.voids
@@ -143,7 +232,10 @@ async fn insert_what_fits<'a>(
 }
 
 fn done(place: Place, plan: Plan<'_>) -> Done {
-    let stored = |claim: &ClaimMessage| (claim.line.unit(), claim.order_id.clone());
+    let stored = |claim: &ClaimMessage| {
+        let units = claim.units.iter().map(|unit| unit.item_unit());
+        (units.collect(), claim.order_id.clone())
+    };
     Done {
         place,
         voids: plan.voids.len() as u64,
@@ -157,6 +249,7 @@ fn done(place: Place, plan: Plan<'_>) -> Done {
 async fn refused<'a>(
     session: &mut Session,
     claims: &[&'a ClaimMessage],
+    numbers: &mut Numbers,
 ) -> Result<Vec<(&'a ClaimMessage, String)>, Fault> {
     let mut refused = Vec::new();
     let mut pieces = vec![claims];
@@ -164,7 +257,7 @@ async fn refused<'a>(
         if piece.is_empty() {
             continue;
         }
-        match recording::insert(session, piece).await? {
+        match recording::insert(session, piece, numbers).await? {
             Inserted::Done => {}
             Inserted::Duplicate(reason) if piece.len() == 1 => {
                 refused.push((piece[0], reason));

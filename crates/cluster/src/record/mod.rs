@@ -2,6 +2,7 @@
 //! offset row and the sales' rows serialize them. It never touches the gate.
 
 mod commit;
+mod memory;
 mod plan;
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,11 +14,12 @@ use seckill_engine::{Cause, Fault};
 use seckill_kafka_log::{FromLog, LogCondition, LogConsumer, Record};
 use seckill_mysql_store::Store;
 use seckill_mysql_store::recording::{self, Place};
-use seckill_sale::{OrderId, Unit};
+use seckill_sale::{ItemUnits, OrderId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use self::commit::Committed;
+use self::commit::{Committed, Incoming};
+use self::memory::Memory;
 use crate::options::ClusterOptions;
 use crate::stop::stopped;
 
@@ -25,7 +27,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// The orders that one transaction stored.
-pub(crate) type StoredOrders = Vec<(Unit, OrderId)>;
+pub(crate) type StoredOrders = Vec<(ItemUnits, OrderId)>;
 
 /// A recorder's counters since its start, and its condition.
 #[derive(Debug, Default)]
@@ -70,6 +72,7 @@ impl Recorder {
     pub(crate) async fn run(self, log: LogConsumer, mut stop: watch::Receiver<bool>) {
         let mut parts: HashMap<i32, ReadPosition> = HashMap::new();
         let mut unplaced: BTreeMap<i32, Retry> = BTreeMap::new();
+        let mut memory = Memory::default();
         // No records are read during a try, and a failing one may be slow: leave time to read.
         let mut not_before = Instant::now();
         loop {
@@ -119,7 +122,8 @@ impl Recorder {
                     let Some(reading) = parts.remove(&part) else {
                         continue;
                     };
-                    match self.records(&log, &stop, part, reading, records).await {
+                    let batch = (part, reading, records);
+                    match self.records(&log, &stop, batch, &mut memory).await {
                         Some(next) => drop(parts.insert(part, next)),
                         None => drop(unplaced.insert(part, Retry::now())),
                     }
@@ -216,9 +220,8 @@ impl Recorder {
         &self,
         log: &LogConsumer,
         stop: &watch::Receiver<bool>,
-        part: i32,
-        mut reading: ReadPosition,
-        mut records: Vec<Record>,
+        (part, mut reading, mut records): (i32, ReadPosition, Vec<Record>),
+        memory: &mut Memory,
     ) -> Option<ReadPosition> {
         if let Some(mark) = reading.check.take() {
             let is_before = |first: &Record| {
@@ -242,7 +245,13 @@ impl Recorder {
         records.retain(|record| record.offset >= reading.place.next);
         // While a batch was stored, more records may have arrived than one statement should hold.
         for batch in records.chunks(self.options.record_batch_max) {
-            reading.place = self.store(stop, part, reading.place, batch).await?;
+            let incoming = Incoming {
+                topic: &self.options.topic,
+                part,
+                at: reading.place,
+                records: batch,
+            };
+            reading.place = self.store(stop, incoming, memory).await?;
         }
         Some(reading)
     }
@@ -253,14 +262,13 @@ impl Recorder {
     async fn store(
         &self,
         stop: &watch::Receiver<bool>,
-        part: i32,
-        place: Place,
-        batch: &[Record],
+        incoming: Incoming<'_>,
+        memory: &mut Memory,
     ) -> Option<Place> {
         let mut stop = stop.clone();
         let mut retry = Retry::now();
         let committed = loop {
-            match commit::commit(&self.store, &self.options.topic, part, place, batch).await {
+            match commit::commit(&self.store, incoming, memory).await {
                 Ok(committed) => break committed,
                 Err(fault) => self.failed(&self.state.storing, fault),
             }
@@ -277,7 +285,7 @@ impl Recorder {
         let state = &self.state;
         state
             .records
-            .fetch_add(batch.len() as u64, Ordering::Relaxed);
+            .fetch_add(incoming.records.len() as u64, Ordering::Relaxed);
         state
             .orders
             .fetch_add(done.orders.len() as u64, Ordering::Relaxed);

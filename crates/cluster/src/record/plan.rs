@@ -4,18 +4,18 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use seckill_cluster_codec::message::ClaimMessage;
-use seckill_cluster_codec::order_id::Mac;
+use seckill_cluster_codec::order_id::{self, Mac};
 use seckill_kafka_log::Record;
-use seckill_mysql_store::recording::{Content, Dead};
-use seckill_mysql_store::sales::SaleRow;
-use seckill_sale::SaleId;
+use seckill_mysql_store::recording::{Content, Dead, KnownSale};
+use seckill_sale::{BUYER_LIMIT_MAX, ClaimedUnit, OrderId, Sale, SaleId};
 
 /// The store's contents, read under the sales' locks.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
-    pub(crate) sales: HashMap<SaleId, SaleRow>,
-    pub(crate) orders: HashMap<String, Content>,
-    pub(crate) voids: HashSet<String>,
+    pub(crate) sales: HashMap<SaleId, KnownSale>,
+    pub(crate) orders: HashMap<OrderId, Content>,
+    /// Void claims, in addition to those of the sales.
+    pub(crate) voids: HashSet<OrderId>,
 }
 
 /// What to write, all or nothing.
@@ -31,10 +31,35 @@ pub(crate) struct Plan<'a> {
     pub(crate) halt: Option<String>,
 }
 
+impl Plan<'_> {
+    /// Whether there are claims to store and nothing else.
+    pub(crate) fn has_only_orders(&self) -> bool {
+        let has_others = !self.voids.is_empty() || !self.dead.is_empty();
+        !self.orders.is_empty() && !has_others && self.suspects.is_empty() && self.halt.is_none()
+    }
+}
+
+/// Whether a correct gate can give these units to a claim.
+fn are_possible(sale: &Sale, units: &[ClaimedUnit]) -> bool {
+    let is_possible = |(index, claimed): (usize, &ClaimedUnit)| {
+        let total = sale.items.get(claimed.item.index()).map(|item| item.total);
+        let earlier = units[..index].iter();
+        (1..=total.unwrap_or(0)).contains(&claimed.unit.number)
+            && claimed.unit.generation > 0
+            && claimed
+                .slot
+                .is_none_or(|slot| (1..=BUYER_LIMIT_MAX).contains(&slot.into()))
+            && earlier
+                .clone()
+                .all(|other| (other.item, other.unit.number) != (claimed.item, claimed.unit.number))
+    };
+    units.iter().enumerate().all(is_possible)
+}
+
 /// Decides a batch. `mac` verifies that this cluster made an order id.
 pub(crate) fn plan<'a>(records: &'a [Record], known: &Known, mac: &Mac) -> Plan<'a> {
     let mut plan = Plan::default();
-    let mut in_batch: HashMap<&str, &ClaimMessage> = HashMap::with_capacity(records.len());
+    let mut in_batch: HashMap<&OrderId, &ClaimMessage> = HashMap::with_capacity(records.len());
     for record in records {
         let claim = match &record.content {
             Ok(claim) => claim,
@@ -52,11 +77,11 @@ pub(crate) fn plan<'a>(records: &'a [Record], known: &Known, mac: &Mac) -> Plan<
             payload: claim.record().into_bytes(),
             error: error.to_owned(),
         };
-        let Some(row) = known.sales.get(&claim.sale_id) else {
+        let Some(sale) = known.sales.get(&claim.sale_id) else {
             plan.dead.push(dead("no such sale"));
             continue;
         };
-        let id = claim.order_id.as_str();
+        let (row, id) = (&sale.row, &claim.order_id);
         let stored_is_same = known
             .orders
             .get(id)
@@ -71,7 +96,7 @@ pub(crate) fn plan<'a>(records: &'a [Record], known: &Known, mac: &Mac) -> Plan<
             }
             continue;
         }
-        if known.voids.contains(id) {
+        if sale.voids.contains(id) || known.voids.contains(id) {
             if claim.epoch == row.epoch {
                 // The gate granted a unit to a claim that was given up. A rebuild frees the unit.
                 plan.suspects.insert(claim.sale_id.clone());
@@ -79,12 +104,15 @@ pub(crate) fn plan<'a>(records: &'a [Record], known: &Known, mac: &Mac) -> Plan<
             continue;
         }
         // Checked before the halt, because another cluster's epochs mean nothing here. Claims of
-        // past epochs are voided either way.
-        if claim.epoch >= row.epoch
-            && mac
-                .read(&claim.order_id)
-                .is_none_or(|named| (named.sale_num, named.epoch) != (row.num, claim.epoch))
-        {
+        // past epochs are voided either way, if there can be an order with this id.
+        let is_ours = if claim.epoch >= row.epoch {
+            let made_for = (row.num, claim.epoch);
+            mac.read(id)
+                .is_some_and(|named| (named.sale_num, named.epoch) == made_for)
+        } else {
+            order_id::to_bytes(id).is_some()
+        };
+        if !is_ours {
             // Well-formed, but from another cluster or fabricated.
             plan.dead.push(dead(
                 "the order id was not made for this sale by this cluster",
@@ -101,7 +129,7 @@ pub(crate) fn plan<'a>(records: &'a [Record], known: &Known, mac: &Mac) -> Plan<
         in_batch.insert(id, claim);
         if claim.epoch < row.epoch {
             plan.voids.push((claim, "stale"));
-        } else if !(1..=row.sale.total).contains(&claim.line.unit) || claim.line.generation == 0 {
+        } else if !are_possible(&row.sale, &claim.units) {
             plan.suspects.insert(claim.sale_id.clone());
             plan.voids.push((claim, "no such unit"));
         } else {
@@ -127,9 +155,10 @@ pub(crate) fn mark(record: &Record) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use seckill_cluster_codec::message::{Line, OutboxClaim, attempt_part, whole};
+    use seckill_cluster_codec::message::{OutboxClaim, attempt_part, whole};
     use seckill_cluster_codec::order_id::{Named, OrderIds, SECRET_BYTES};
-    use seckill_sale::{Attempt, NewSale, OrderId};
+    use seckill_mysql_store::sales::SaleRow;
+    use seckill_sale::{Attempt, ItemNo, NewSale, Unit};
 
     const SECRET: [u8; SECRET_BYTES] = [7; SECRET_BYTES];
     const SALE_NUM: u32 = 1;
@@ -144,17 +173,25 @@ mod tests {
         OrderIds::new(&SECRET).next(named).unwrap()
     }
 
-    fn record(offset: i64, id: &OrderId, epoch: u32, unit: u32) -> Record {
+    fn unit(item: u8, number: u32, generation: u32) -> ClaimedUnit {
+        ClaimedUnit {
+            item: ItemNo::new(item).unwrap(),
+            unit: Unit { number, generation },
+            slot: None,
+        }
+    }
+
+    fn record(offset: i64, id: &OrderId, epoch: u32, number: u32) -> Record {
+        record_of(offset, id, epoch, &[unit(1, number, 1)])
+    }
+
+    fn record_of(offset: i64, id: &OrderId, epoch: u32, units: &[ClaimedUnit]) -> Record {
         let attempt = Attempt::anonymous(SaleId::new("s").unwrap());
         let claim = OutboxClaim {
             order_id: id.clone(),
             part: attempt_part(id, &attempt),
             n: 1,
-            line: Line {
-                unit,
-                generation: 1,
-                slot: None,
-            },
+            units: units.iter().copied().collect(),
         };
         Record::new(offset, whole(&attempt.sale, epoch, 1, &claim).as_bytes())
     }
@@ -169,9 +206,16 @@ mod tests {
             is_open: true,
             suspect_epoch: None,
             lease_is_over: true,
+            last_sequence: 1,
+            voids: 0,
+        };
+        let sale = KnownSale {
+            row,
+            voids: HashSet::new(),
+            has_all_voids: true,
         };
         Known {
-            sales: HashMap::from([(id, row)]),
+            sales: HashMap::from([(id, sale)]),
             ..Known::default()
         }
     }
@@ -199,14 +243,23 @@ mod tests {
         let (mut known, a, b) = (known(), id(3), id(3));
         let first = record(0, &a, 3, 1);
         let stored = first.claim().unwrap();
-        known.orders.insert(a.to_string(), Content::of(stored));
-        known.voids.insert(b.to_string());
+        known.orders.insert(a.clone(), Content::of(stored));
+        known.voids.insert(b.clone());
         let plan = planned(&[record(0, &a, 3, 1), record(1, &b, 3, 2)], &known);
         assert!(plan.orders.is_empty() && plan.voids.is_empty() && plan.dead.is_empty());
         // The gate counts a unit as taken that no order has.
         assert_eq!(plan.suspects.len(), 1);
         let other = planned(&[record(0, &a, 3, 7)], &known);
         assert_eq!((other.dead.len(), other.suspects.len()), (1, 1));
+        let more = [unit(1, 1, 1), unit(1, 2, 1)];
+        let other = planned(&[record_of(0, &a, 3, &more)], &known);
+        assert_eq!((other.dead.len(), other.suspects.len()), (1, 1));
+        // A void that the recorder remembers.
+        let sale = known.sales.values_mut().next().unwrap();
+        sale.voids.insert(a.clone());
+        known.orders.clear();
+        let void = planned(&[record(0, &a, 3, 1)], &known);
+        assert!(void.orders.is_empty() && void.suspects.len() == 1);
     }
 
     #[test]
@@ -214,6 +267,9 @@ mod tests {
         let stale = planned(&[record(0, &id(2), 2, 1)], &known());
         assert_eq!(stale.voids.len(), 1);
         assert!(stale.orders.is_empty() && stale.suspects.is_empty());
+        let made_up = OrderId::new("made-up").unwrap();
+        let stale = planned(&[record(0, &made_up, 2, 1)], &known());
+        assert_eq!((stale.voids.len(), stale.dead.len()), (0, 1));
         let ahead = planned(&[record(0, &id(4), 4, 1)], &known());
         assert!(ahead.halt.is_some_and(|why| why.contains("epoch 4")));
     }
@@ -250,9 +306,27 @@ mod tests {
 
     #[test]
     fn impossible_units_make_the_gate_suspect() {
-        let batch = [record(0, &id(3), 3, 11), record(1, &id(3), 3, 0)];
-        let plan = planned(&batch, &known());
-        assert_eq!((plan.voids.len(), plan.suspects.len()), (2, 1));
+        let in_slot = |slot| ClaimedUnit {
+            slot: Some(slot),
+            ..unit(1, 1, 1)
+        };
+        let impossible: [&[ClaimedUnit]; 7] = [
+            &[unit(1, 11, 1)],
+            &[unit(1, 0, 1)],
+            &[unit(1, 1, 0)],
+            &[unit(2, 1, 1)],
+            &[unit(1, 1, 1), unit(1, 11, 1)],
+            &[unit(1, 1, 1), unit(1, 1, 2)],
+            &[in_slot(65)],
+        ];
+        for units in impossible {
+            let plan = planned(&[record_of(0, &id(3), 3, units)], &known());
+            assert!(plan.orders.is_empty(), "{units:?}");
+            assert_eq!((plan.voids.len(), plan.suspects.len()), (1, 1), "{units:?}");
+        }
+        let possible = [in_slot(64), unit(1, 10, 3)];
+        let plan = planned(&[record_of(0, &id(3), 3, &possible)], &known());
+        assert!(plan.has_only_orders());
     }
 
     #[test]

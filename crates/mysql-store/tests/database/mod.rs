@@ -71,11 +71,17 @@ impl Database {
         conn.disconnect().await.unwrap();
     }
 
+    /// A connection of an operator.
+    pub(crate) async fn conn(&self) -> Conn {
+        let mut conn = Conn::from_url(&self.url).await.unwrap();
+        let setup = "SET time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES'";
+        conn.query_drop(setup).await.unwrap();
+        conn
+    }
+
     /// Runs SQL as an operator would.
     pub(crate) async fn sql<T: FromRow + Send + 'static>(&self, sql: &str) -> Vec<T> {
-        let mut conn = Conn::from_url(&self.url).await.unwrap();
-        let utc = "SET time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES'";
-        conn.query_drop(utc).await.unwrap();
+        let mut conn = self.conn().await;
         let rows = conn.query(sql).await.unwrap();
         conn.disconnect().await.unwrap();
         rows
