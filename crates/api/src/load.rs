@@ -201,7 +201,7 @@ pub struct DemoReport<R> {
     /// Covers more than the audit's: every request was answered, and the numbers add up.
     pub verdict: AuditVerdict,
     /// Units for sale.
-    pub units: u32,
+    pub units: u64,
     pub elapsed_s: f64,
     pub latency: Option<Latency>,
     pub outcomes: BTreeMap<LoadOutcome, u64>,
