@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use seckill_loadgen::{Buyers, Keys};
+use seckill_loadgen::{Buyers, Keys, Lines};
 
 use crate::cluster::{Cluster, LoadPlan, LoadTotals, Shape};
 use crate::servers::{
@@ -315,6 +315,7 @@ pub fn survive(
         over: Some(LOAD_TIME),
         buyers: Buyers::Unique,
         keys: Keys::Unique,
+        lines: Lines::default(),
     };
     let totals = cluster.load(SALE, &plan, |cluster| {
         std::thread::sleep(LOAD_TIME / 3);
