@@ -249,7 +249,8 @@ impl Place {
     fn longest_gap_ms(&self) -> anyhow::Result<u64> {
         let sql = format!(
             "SELECT CAST(COALESCE(MAX(TIMESTAMPDIFF(MICROSECOND, previous, date)), 0) DIV 1000 AS CHAR) FROM \
-             (SELECT date, LAG(date) OVER (ORDER BY id) AS previous FROM seckill WHERE sale_id = '{SALE}') AS orders"
+             (SELECT date, LAG(date) OVER (ORDER BY id) AS previous FROM seckill \
+             WHERE sale_num = (SELECT num FROM seckill_sale WHERE id = '{SALE}')) AS orders"
         );
         let gap = self
             .urls
@@ -334,7 +335,8 @@ pub fn survive(
     // The store's voids uphold the guarantees, but a correct gate does not give a unit out twice in
     // the first place.
     let sql = format!(
-        "SELECT CAST(COUNT(*) AS CHAR) FROM seckill_void WHERE sale_id = '{SALE}' AND reason LIKE 'another order%'"
+        "SELECT CAST(COUNT(*) AS CHAR) FROM seckill_void \
+         WHERE sale_num = (SELECT num FROM seckill_sale WHERE id = '{SALE}') AND reason LIKE 'another order%'"
     );
     let twice = place.urls.mysql(&sql)?;
     ensure!(twice == ["0"], "the gate gave units twice: {twice:?}");
