@@ -65,7 +65,7 @@ fn price(price: Price) -> api::Price {
     }
 }
 
-fn read_price(price: api::Price) -> Result<Price, InvalidRequest> {
+fn read_price(price: &api::Price) -> Result<Price, InvalidRequest> {
     Ok(Price {
         amount: price.amount,
         currency: Currency::new(&price.currency).map_err(invalid)?,
@@ -108,7 +108,7 @@ fn new_item(new: api::NewItem) -> Result<NewItem, InvalidRequest> {
         id: ItemId::new(&new.id).map_err(invalid)?,
         title: new.title,
         total: new.total,
-        price: new.price.map(read_price).transpose()?,
+        price: new.price.as_ref().map(read_price).transpose()?,
     })
 }
 
@@ -138,7 +138,7 @@ pub fn sale_change(change: api::SaleChange) -> Result<SaleChange, InvalidRequest
 
 fn item_change(change: api::ItemChange) -> Result<ItemChange, InvalidRequest> {
     let price = match change.price {
-        Some(Some(price)) => Some(Some(read_price(price)?)),
+        Some(Some(price)) => Some(Some(read_price(&price)?)),
         Some(None) => Some(None),
         None => None,
     };
