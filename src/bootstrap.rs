@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::Context;
 use seckill_cluster::{ClusterEngine, ClusterOptions};
 use seckill_embedded::{CONTROL_SOCKET_FILE, EmbeddedEngine, LockOwner};
-use seckill_engine::{Component, Engine, SaleRefused};
-use seckill_sale::NewSale;
+use seckill_engine::{Component, Engine};
+use seckill_sale::{NewSale, SaleRefused};
 use seckill_service::{ControlSocket, Service};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
@@ -116,13 +116,14 @@ pub(crate) async fn serve(
     configuration: &Configuration,
     listener: TcpListener,
     roles: Roles,
+    default_sale: NewSale,
 ) -> anyhow::Result<Running> {
     let address = listener.local_addr()?;
     let (engine, control, watch) = match configuration.engine {
         EngineKind::Embedded => {
             let data = &configuration.embedded.data;
             let engine = embedded(configuration, &format!("serve on {address}"), true)?;
-            make_default_sale(engine.as_ref(), configuration).await?;
+            make_default_sale(engine.as_ref(), default_sale).await?;
             let control = control(&engine, &data.join(CONTROL_SOCKET_FILE));
             (engine, control, None)
         }
@@ -261,19 +262,20 @@ pub(crate) fn try_listen(address: SocketAddr, backlog: u32) -> std::io::Result<T
     socket.listen(backlog)
 }
 
+/// The sale that `POST /seckill` sells from, as configured.
+pub(crate) fn default_sale(configuration: &Configuration) -> NewSale {
+    NewSale::units(configuration.sale.id.clone(), configuration.units())
+}
+
 /// Creates the default sale unless it exists.
-pub(crate) async fn make_default_sale(
-    engine: &dyn Engine,
-    configuration: &Configuration,
-) -> anyhow::Result<()> {
-    let id = configuration.sale.id.clone();
-    let new = NewSale::units(id.clone(), configuration.units());
+pub(crate) async fn make_default_sale(engine: &dyn Engine, new: NewSale) -> anyhow::Result<()> {
+    let id = new.id.clone();
     match engine.create_sale(new).await? {
         Ok(sale) => {
-            tracing::info!(sale = %sale.id, units = sale.total, "the default sale was created");
+            tracing::info!(sale = %sale.id, units = sale.total(), "the default sale was created");
         }
         Err(SaleRefused::Exists(sale)) => {
-            tracing::info!(sale = %sale.id, units = sale.total, "the default sale already exists");
+            tracing::info!(sale = %sale.id, units = sale.total(), "the default sale already exists");
         }
         Err(refused) => return Err(refused).context(format!("the default sale {id}")),
     }

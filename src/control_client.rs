@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use seckill_api::{Effect, Problem};
 use serde::Serialize;
@@ -24,6 +24,9 @@ pub(crate) enum ControlError {
     /// Nothing was done.
     #[error("{0}")]
     Refused(String),
+    /// Nothing was done, but it may work later.
+    #[error("{0}")]
+    Unavailable(String),
     /// The request may have taken effect.
     #[error("{0}")]
     Unknown(String),
@@ -98,6 +101,9 @@ async fn exchange<T: DeserializeOwned>(
     let detail = problem.detail.into_owned();
     Err(match problem.effect {
         Some(Effect::Unknown) => ControlError::Unknown(detail),
+        Some(Effect::None) if status == StatusCode::SERVICE_UNAVAILABLE => {
+            ControlError::Unavailable(detail)
+        }
         _ => ControlError::Refused(detail),
     })
 }

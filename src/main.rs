@@ -61,6 +61,7 @@ fn run(cli: Cli) -> anyhow::Result<CommandOutcome> {
         Command::Record(args) => commands::component::record(&args),
         Command::Load(args) => commands::load::run(&args),
         Command::Audit(args) => commands::audit::run(&args),
+        Command::Events(args) => commands::events::run(&args),
         Command::Sale(args) => commands::sale::run(&args),
         Command::Backup(args) => commands::backup::backup(&args),
         Command::Restore(args) => commands::backup::restore(&args),

@@ -222,7 +222,11 @@ fn a_copy_that_fails_the_audit_is_not_restored() {
     copy.execute("DELETE FROM seckill WHERE id = 4", ())
         .unwrap();
     drop(copy);
-    assert_fails(&dir, &["restore", "copy.db", "--data", "new"], "row ids 4");
+    assert_fails(
+        &dir,
+        &["restore", "copy.db", "--data", "new"],
+        "did not pass its audit",
+    );
     assert!(!dir.path().join("new/seckill.db").exists());
 }
 

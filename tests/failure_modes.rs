@@ -182,12 +182,15 @@ fn a_truncated_database_is_refused() {
 #[test]
 fn a_flipped_bit_in_an_order_is_detected() {
     let dir = folder_with_orders();
+    // A byte of a row that is not also in an index: one of its checksum.
+    let database = rusqlite::Connection::open(database_file(&dir)).unwrap();
+    let query = "SELECT checksum FROM seckill WHERE id = 7";
+    let checksum: i64 = database.query_row(query, (), |row| row.get(0)).unwrap();
+    drop(database);
     let bytes = std::fs::read(database_file(&dir)).unwrap();
-    // Find a byte inside a row. An order's date is the only such text that is not also in an index.
-    let at = bytes.windows(6).position(|window| {
-        window == b"Zcount" || window.starts_with(b".") && window.ends_with(b"Z0")
-    });
-    let at = at.expect("in each row, the order id follows the date");
+    let mut windows = bytes.windows(8);
+    let at = windows.position(|window| window == checksum.to_be_bytes());
+    let at = at.expect("SQLite stores integers with the most significant byte first");
     let mut file = std::fs::OpenOptions::new()
         .write(true)
         .open(database_file(&dir))
@@ -214,8 +217,10 @@ fn a_manually_copied_order_is_detected() {
     let file = rusqlite::Connection::open(database_file(&dir)).unwrap();
     file.execute_batch(
         "DROP INDEX seckill_active_unit; DROP INDEX seckill_generation; DROP INDEX seckill_order_id;
-         INSERT INTO seckill SELECT 1000, date, order_id, sale, unit, generation, buyer, state, slot, idem_key,
-         fingerprint, version, checksum, state_checksum, ended_at FROM seckill WHERE id = 7",
+         CREATE TABLE one AS SELECT * FROM seckill WHERE id = 7;
+         UPDATE one SET id = 1000;
+         INSERT INTO seckill SELECT * FROM one;
+         DROP TABLE one",
     )
     .unwrap();
     drop(file);
@@ -238,7 +243,7 @@ fn a_running_service_applies_a_manual_state_edit() {
     let won = post(server.address, "/seckill", "").unwrap().json();
     let order_id = won["order_id"].as_str().unwrap();
     let other = rusqlite::Connection::open(database_file(&dir)).unwrap();
-    let cancel = "UPDATE seckill SET state = 'cancelled', state_checksum = 0 WHERE order_id = ?1";
+    let cancel = "UPDATE seckill SET state = 3, state_checksum = 0 WHERE order_id = unhex(?1)";
     assert_eq!(other.execute(cancel, [order_id]).unwrap(), 1);
     drop(other);
     // Attempts during the rebuild get 503 with Retry-After. None is rejected.
@@ -266,7 +271,7 @@ fn a_sold_out_sale_sells_a_manually_released_unit() {
     let sold_out = post(server.address, "/seckill", "").unwrap().json();
     assert_eq!(sold_out["result"], "sold_out");
     let other = rusqlite::Connection::open(database_file(&dir)).unwrap();
-    let cancel = "UPDATE seckill SET state = 'cancelled', state_checksum = 0 WHERE order_id = ?1";
+    let cancel = "UPDATE seckill SET state = 3, state_checksum = 0 WHERE order_id = unhex(?1)";
     let order_id = won["order_id"].as_str().unwrap();
     assert_eq!(other.execute(cancel, [order_id]).unwrap(), 1);
     let started = std::time::Instant::now();

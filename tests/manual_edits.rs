@@ -24,10 +24,10 @@ fn serve_with_orders(dir: &TempDir) -> ServerProcess {
     for _ in 0..5 {
         post(server.address, "/seckill", "").unwrap();
     }
-    // The file records the number of its orders once a second.
+    // The file records the number of its rows once a second.
     let file = Connection::open(data_folder(dir).join("seckill.db")).unwrap();
-    let recorded = "SELECT orders FROM seckill_meta";
-    wait_until("the number of orders is recorded", || {
+    let recorded = "SELECT row_count FROM seckill_meta";
+    wait_until("the number of rows is recorded", || {
         file.query_row(recorded, (), |row| row.get::<_, u32>(0)) == Ok(5)
     });
     server
@@ -90,11 +90,11 @@ fn orders_deleted_from_the_end_are_reported() {
 #[test]
 fn a_state_edit_that_keeps_the_checksum_is_reported() {
     assert_edit_is_reported(
-        "UPDATE seckill SET state = 'paid' WHERE id = 3",
+        "UPDATE seckill SET state = 1 WHERE id = 3",
         "state_checksum differs",
     );
     assert_edit_is_reported(
-        "UPDATE seckill SET state = 'cancelled' WHERE id = 3",
+        "UPDATE seckill SET state = 3 WHERE id = 3",
         "state_checksum differs",
     );
 }
@@ -102,7 +102,7 @@ fn a_state_edit_that_keeps_the_checksum_is_reported() {
 #[test]
 fn changed_terms_are_reported() {
     assert_edit_is_reported(
-        "UPDATE seckill_sale SET total = 1000",
+        "UPDATE seckill_item SET total = 1000",
         "terms were modified",
     );
     assert_edit_is_reported(
@@ -120,7 +120,7 @@ fn an_accepted_loss_is_no_longer_reported() {
     assert_eq!(audit(&dir).0, 1);
     edit(
         &dir,
-        "UPDATE seckill_meta SET orders = (SELECT count(*) FROM seckill), \
+        "UPDATE seckill_meta SET row_count = (SELECT count(*) FROM seckill), \
          deleted = (SELECT coalesce(max(id), 0) - count(*) FROM seckill)",
     );
     let (code, text) = audit(&dir);

@@ -109,6 +109,7 @@ fn rows(report: &AuditReport) -> Vec<(&'static str, String)> {
     let mut rows = vec![
         ("sales", grouped(report.sales.len() as u64)),
         ("rows in the order store", grouped(report.store_rows)),
+        ("events", grouped(report.events)),
     ];
     if let Some(records) = report.log_records {
         rows.push(("messages in the order log", grouped(records)));
@@ -138,6 +139,9 @@ pub(crate) fn broken(report: &AuditReport) -> String {
         text.push_str(&format!("broken: {}: ", violation.invariant));
         if !violation.sale.is_empty() {
             text.push_str(&format!("sale {}: ", violation.sale));
+        }
+        if let Some(item) = &violation.item {
+            text.push_str(&format!("item {item}: "));
         }
         if let Some(unit) = violation.unit {
             text.push_str(&format!("unit {unit}: "));

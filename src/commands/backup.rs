@@ -38,10 +38,12 @@ fn embedded(common: &Common, command: &str) -> anyhow::Result<Configuration> {
 }
 
 fn show(made: &CopySummary) -> anyhow::Result<CommandOutcome> {
+    let orders = made.report.sales.iter().map(|sale| sale.orders).sum();
     let rows = [
         ("file", made.path.display().to_string()),
         ("sales", grouped(made.report.sales.len() as u64)),
-        ("orders", grouped(made.report.store_rows)),
+        ("orders", grouped(orders)),
+        ("rows", grouped(made.report.store_rows)),
         (
             "latest order",
             made.latest_order.clone().unwrap_or_else(|| "-".into()),

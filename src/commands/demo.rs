@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use seckill_api::{AuditVerdict, DemoReport, HistoryEntry, LoadReport};
 use seckill_embedded::{DATA_FILES, DATABASE_FILE};
-use seckill_loadgen::{Outcome, Pacing, Plan, Progress, Target};
-use seckill_sale::{AuditReport, DEFAULT_SALE_ID};
+use seckill_loadgen::{Lines, Outcome, Pacing, Plan, Progress, Target};
+use seckill_sale::{AuditReport, DEFAULT_SALE_ID, ItemId, NewItem, NewSale};
 use seckill_service::convert;
 use tokio::net::TcpListener;
 
@@ -50,11 +50,51 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<CommandOutcome> {
 
 fn flags(args: &DemoArgs, dir: &Path) -> Vec<Flag> {
     let flag = |name, key, value: String| Flag { name, key, value };
+    let named = if args.items.is_some() {
+        "--items"
+    } else {
+        "--units"
+    };
     vec![
-        flag("--units", "sale.units", args.units.to_string()),
+        flag(named, "sale.units", units(args).to_string()),
         flag("demo", "sale.id", DEFAULT_SALE_ID.to_owned()),
         flag("--data", "embedded.data", dir.display().to_string()),
     ]
+}
+
+/// Units for sale, over all items.
+fn units(args: &DemoArgs) -> u64 {
+    match &args.items {
+        Some(items) => items.0.iter().map(|(_, total)| u64::from(*total)).sum(),
+        None => args.units.into(),
+    }
+}
+
+/// The sale that the demo sells.
+fn sale(args: &DemoArgs, configuration: &Configuration) -> NewSale {
+    let mut sale = bootstrap::default_sale(configuration);
+    if let Some(items) = &args.items {
+        let item = |(id, total): &(ItemId, u32)| NewItem {
+            id: id.clone(),
+            title: String::new(),
+            total: *total,
+            price: None,
+        };
+        sale.items = items.0.iter().map(item).collect();
+    }
+    sale
+}
+
+/// What each request asks for.
+fn lines(args: &DemoArgs) -> Lines {
+    let units = args.quantity.0.clone();
+    match &args.items {
+        Some(items) => Lines::Random {
+            units,
+            items: items.0.iter().map(|(id, _)| id.to_string()).collect(),
+        },
+        None => Lines::Quantity(units),
+    }
 }
 
 /// Empties the folder, but only if the demo created it and no other command has used it.
@@ -115,9 +155,10 @@ async fn demo(
         EngineKind::Embedded => clear(dir)?,
         EngineKind::Cluster => demo_cluster::begin_afresh(configuration).await?,
     }
-    let running = bootstrap::serve(configuration, listener, Roles::ALL).await?;
+    let sale = sale(args, configuration);
+    let running = bootstrap::serve(configuration, listener, Roles::ALL, sale.clone()).await?;
     if configuration.engine == EngineKind::Cluster {
-        bootstrap::make_default_sale(running.engine.as_ref(), configuration).await?;
+        bootstrap::make_default_sale(running.engine.as_ref(), sale).await?;
     }
     let url = format!("http://{}/seckill", running.address);
     if !args.json {
@@ -128,7 +169,7 @@ async fn demo(
         };
         output::print(format!(
             "{} units, {} requests {within}, {url}\n",
-            grouped(args.units.into()),
+            grouped(units(args)),
             grouped(args.requests),
         ))?;
     }
@@ -140,6 +181,8 @@ async fn demo(
     let plan = Plan {
         pacing,
         connections: args.requests.clamp(1, CONNECTIONS_MAX) as usize,
+        lines: lines(args),
+        seed: args.seed,
         keep_confirmations: true,
         ..Plan::new(Target::parse(&url)?, args.requests)
     };
@@ -188,17 +231,25 @@ fn listen(args: &DemoArgs, configuration: &Configuration) -> anyhow::Result<TcpL
         .or_else(|_| bootstrap::listen(any, backlog))
 }
 
-/// Checks more than the audit: every request was answered with won or sold out, and the numbers add
-/// up.
+/// Checks more than the audit: every request was answered with won, sold out or not enough left,
+/// each confirmation has all units that were asked for, and the numbers add up.
 fn is_clean(args: &DemoArgs, report: &LoadReport, audited: &AuditReport) -> bool {
-    let sold = u64::from(args.units).min(args.requests);
-    audited.is_clean()
+    let won = report.count(Outcome::Won);
+    let rejected = report.count(Outcome::SoldOut) + report.count(Outcome::NotEnoughLeft);
+    let adds_up = audited.is_clean()
         && report.failed == 0
-        && report.count(Outcome::Won) == sold
-        && report.count(Outcome::SoldOut) == args.requests - sold
-        && audited.store_rows == sold
-        && audited.gate_left == u64::from(args.units) - sold
-        && audited.log_records.is_none_or(|records| records == sold)
+        && won + rejected == args.requests
+        && report.wrong_units == Some(0)
+        && report.units_won == Some(audited.store_rows)
+        && audited.store_rows + audited.gate_left == units(args)
+        && audited.log_records.is_none_or(|records| records == won);
+    let is_sold_as_far_as_asked = match &args.items {
+        // Only what is asked for decides which items sell out.
+        Some(_) => true,
+        // A rejected request asked for more units than were free.
+        None => rejected == 0 || audited.gate_left < u64::from(*args.quantity.0.end()),
+    };
+    adds_up && is_sold_as_far_as_asked
 }
 
 fn demo_report<'a>(
@@ -212,6 +263,8 @@ fn demo_report<'a>(
         won: report.won,
         sold_out: report.sold_out,
         failed: report.failed,
+        units_won: report.units_won.unwrap_or_default(),
+        wrong_units: report.wrong_units.unwrap_or_default(),
         gate_left: audited.gate_left,
         log_records: audited.log_records,
         store_rows: audited.store_rows,
@@ -219,7 +272,7 @@ fn demo_report<'a>(
         undersold: audited.undersold,
         duplicates: audited.duplicates,
         verdict,
-        units: args.units,
+        units: units(args),
         elapsed_s: report.elapsed_s,
         latency: report.latency,
         outcomes: report.outcomes.clone(),
@@ -236,8 +289,17 @@ fn rows(
         ("asked", grouped(report.asked)),
         ("won", grouped(report.won)),
         ("sold out", grouped(report.sold_out)),
-        ("failed", grouped(report.failed)),
     ];
+    let count = |name, count: u64| (count > 0).then(|| (name, grouped(count)));
+    rows.extend(count(
+        "not enough left",
+        report.count(Outcome::NotEnoughLeft),
+    ));
+    rows.push(("failed", grouped(report.failed)));
+    rows.extend(count("wrong units", report.wrong_units.unwrap_or_default()));
+    // The same number where each order has one unit.
+    let units_won = report.units_won.filter(|units| *units != report.won);
+    rows.extend(units_won.map(|units| ("units sold", grouped(units))));
     rows.extend(report.latency.iter().flat_map(load::latency_rows));
     rows.extend([
         (
@@ -275,7 +337,7 @@ fn next_steps(
         EngineKind::Embedded => {
             let (database, dir) = (dir.join(DATABASE_FILE), dir.display());
             text.push_str(&format!(
-                "  sqlite3 {} 'select * from seckill limit 5'\n  seckill audit --data {dir}\n",
+                "  sqlite3 {} 'select * from seckill_orders limit 5'\n  seckill audit --data {dir}\n",
                 database.display()
             ));
             format!("--data {dir}")

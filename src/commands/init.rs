@@ -48,7 +48,7 @@ async fn default_sale(
     engine: &dyn Engine,
     configuration: &Configuration,
 ) -> anyhow::Result<String> {
-    bootstrap::make_default_sale(engine, configuration).await?;
+    bootstrap::make_default_sale(engine, bootstrap::default_sale(configuration)).await?;
     let id = &configuration.sale.id;
     let stock = engine
         .sale(id)
@@ -56,6 +56,7 @@ async fn default_sale(
         .with_context(|| format!("the sale {id} was deleted in the meantime"))?;
     Ok(format!(
         "sale     {id}: {} of {} units left",
-        stock.free, stock.sale.total
+        stock.remaining(),
+        stock.sale.total()
     ))
 }

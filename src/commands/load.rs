@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use seckill_api::{HistoryEntry, Latency, LatencyFrom, LoadReport};
-use seckill_loadgen::{Outcome, Pacing, Plan, Progress, Target};
+use seckill_loadgen::{Lines, Outcome, Pacing, Plan, Progress, Target};
 
 use crate::CommandOutcome;
 use crate::bootstrap;
@@ -37,6 +37,8 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<CommandOutcome> {
         threads: args.threads,
         buyers: args.buyers,
         keys: args.keys,
+        lines: lines(args),
+        seed: args.seed,
         paths: args.paths,
         timeout_ms: args.timeout_ms,
         keep_confirmations: args.history.is_some(),
@@ -61,6 +63,11 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<CommandOutcome> {
         );
         return Ok(CommandOutcome::Failed);
     }
+    let wrong = report.wrong_units.unwrap_or(0);
+    if wrong > 0 {
+        eprintln!("seckill: {wrong} confirmations do not have the units that were asked for");
+        return Ok(CommandOutcome::Failed);
+    }
     if report.answered > 0 && report.count(Outcome::Refused) == report.answered {
         eprintln!(
             "seckill: every answer from {} was an error; check the path",
@@ -69,6 +76,19 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<CommandOutcome> {
         return Ok(CommandOutcome::Failed);
     }
     Ok(CommandOutcome::Ok)
+}
+
+/// What each request asks for.
+fn lines(args: &LoadArgs) -> Lines {
+    match (&args.lines, &args.quantity) {
+        (Some(lines), _) => Lines::Fixed(lines.0.clone()),
+        (None, Some(units)) if args.items.is_empty() => Lines::Quantity(units.0.clone()),
+        (None, Some(units)) => Lines::Random {
+            units: units.0.clone(),
+            items: args.items.clone(),
+        },
+        (None, None) => Lines::default(),
+    }
 }
 
 /// The first Ctrl-C stops the load and shows the results, the second stops the process.
@@ -201,6 +221,7 @@ fn rows(report: &LoadReport) -> Vec<(String, String)> {
             .iter()
             .map(|(cause, n)| count(cause.as_str(), *n)),
     );
+    rows.extend(report.units_won.map(|units| count("units won", units)));
     rows.push(row("time", format!("{:.2} s", report.elapsed_s)));
     rows.push(count("answers per second", report.answers_per_s as u64));
     let latency = report.latency.iter().flat_map(latency_rows);

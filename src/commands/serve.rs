@@ -39,8 +39,9 @@ async fn serve(
         signal(SignalKind::interrupt())?,
         signal(SignalKind::terminate())?,
     );
+    let default_sale = bootstrap::default_sale(configuration);
     let listener = bootstrap::listen(configuration.service.listen, configuration.backlog())?;
-    let running = bootstrap::serve(configuration, listener, roles).await?;
+    let running = bootstrap::serve(configuration, listener, roles, default_sale).await?;
     if configuration.engine == EngineKind::Embedded {
         demo::keep(&configuration.embedded.data)?;
         warn_of_other_units(&running, configuration, names_units).await?;
@@ -69,11 +70,11 @@ async fn warn_of_other_units(
     let units = configuration.units();
     if let Some(stock) = running.engine.sale(id).await?
         && names_units
-        && stock.sale.total != units
+        && stock.sale.total() != units
     {
         tracing::warn!(
             "sale {id} already exists with {} units, so --units {units} has no effect; `seckill sale change {id} --units {units}` changes it",
-            stock.sale.total
+            stock.sale.total()
         );
     }
     Ok(())

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use seckill_cluster::ClusterOptions;
 use seckill_embedded::{EmbeddedOptions, LockOwner};
-use seckill_sale::{SALE_TOTAL_MAX, SaleId};
+use seckill_sale::{ORDER_UNITS_MAX, SALE_TOTAL_MAX, SaleId};
 use seckill_service::ServiceOptions;
 use serde::Deserialize;
 
@@ -64,6 +64,7 @@ pub(crate) struct ServiceSection {
     body_max_bytes: Between<256, 1_048_576>,
     head_wait_ms: Between<10, HOUR_MS>,
     body_wait_ms: Between<10, HOUR_MS>,
+    order_units_max: Between<1, { ORDER_UNITS_MAX as u64 }>,
     shutdown_wait_ms: Between<0, HOUR_MS>,
     retry_after_s: Between<1, 3_600>,
 }
@@ -108,6 +109,7 @@ impl Configuration {
             head_wait_ms: service.head_wait_ms.get(),
             body_max_bytes: service.body_max_bytes.get() as usize,
             body_wait_ms: service.body_wait_ms.get(),
+            order_units_max: service.order_units_max.get() as u32,
             shutdown_wait_ms: service.shutdown_wait_ms.get(),
             retry_after_s: service.retry_after_s.get() as u32,
         }

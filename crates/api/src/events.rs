@@ -4,6 +4,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::{SaleTerms, Unit};
 
+/// The feed on the control socket. `GET` answers a page of a sale's events, oldest first; an empty
+/// one means that there are no more for now.
+pub const CONTROL_EVENTS_PATH: &str = "/events";
+
+/// The query of the control socket's feed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventsQuery {
+    /// The sale's id.
+    pub sale: String,
+    /// The page starts after the event with this sequence; 0 or absent for the first page.
+    #[serde(default)]
+    pub after: u64,
+}
+
 /// One thing that happened to an order or a sale. `seckill events --json` prints one a line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
@@ -80,6 +95,14 @@ mod tests {
             sequence: 17,
             data,
         }
+    }
+
+    #[test]
+    fn a_page_starts_at_the_first_event_by_default() {
+        let query: EventsQuery = serde_json::from_str(r#"{"sale":"counter"}"#).unwrap();
+        assert_eq!(query.after, 0);
+        let misspelt = r#"{"sale":"counter","from":1}"#;
+        assert!(serde_json::from_str::<EventsQuery>(misspelt).is_err());
     }
 
     #[test]

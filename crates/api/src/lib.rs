@@ -22,7 +22,9 @@ pub use attempts::{
     ORDER_UNITS_MAX, Unconfirmed,
 };
 pub use audit::{AuditVerdict, Audited, CONTROL_AUDIT_PATH, HistoryEntry, HistoryUnit};
-pub use events::{ChangedOrder, Event, EventData, ReservedOrder, SpecVersion};
+pub use events::{
+    CONTROL_EVENTS_PATH, ChangedOrder, Event, EventData, EventsQuery, ReservedOrder, SpecVersion,
+};
 pub use load::{DemoReport, Latency, LatencyFrom, LoadFailure, LoadOutcome, LoadReport};
 pub use orders::{Order, OrderState, PendingOrder, PendingState, order_path};
 pub use probes::{ComponentState, Readiness};

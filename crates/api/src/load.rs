@@ -151,6 +151,11 @@ pub struct LoadReport {
     pub sold_out: u64,
     /// Requests without an answer.
     pub failed: u64,
+    /// Units of the confirmations without repeats; null unless confirmations were kept.
+    pub units_won: Option<u64>,
+    /// Confirmations, including repeats, whose units are not exactly those that the attempt asked
+    /// for; null unless confirmations were kept.
+    pub wrong_units: Option<u64>,
     /// Answers by outcome; outcomes that did not occur are omitted.
     pub outcomes: BTreeMap<LoadOutcome, u64>,
     /// Answers by status code.
@@ -180,11 +185,15 @@ pub struct DemoReport<R> {
     pub won: u64,
     pub sold_out: u64,
     pub failed: u64,
+    /// Units of the confirmations.
+    pub units_won: u64,
+    /// Confirmations whose units are not exactly those that the attempt asked for.
+    pub wrong_units: u64,
     /// Units that the gate still offers.
     pub gate_left: u64,
     /// Messages in the order log; null if the engine has no log.
     pub log_records: Option<u64>,
-    /// Rows in the order store.
+    /// Rows in the order store, one for each unit of an order.
     pub store_rows: u64,
     pub oversold: u64,
     pub undersold: u64,
@@ -192,7 +201,7 @@ pub struct DemoReport<R> {
     /// Covers more than the audit's: every request was answered, and the numbers add up.
     pub verdict: AuditVerdict,
     /// Units for sale.
-    pub units: u32,
+    pub units: u64,
     pub elapsed_s: f64,
     pub latency: Option<Latency>,
     pub outcomes: BTreeMap<LoadOutcome, u64>,
@@ -223,6 +232,8 @@ mod tests {
             won: 2,
             sold_out: 7,
             failed: 1,
+            units_won: Some(3),
+            wrong_units: None,
             outcomes: BTreeMap::from([(LoadOutcome::Won, 2), (LoadOutcome::SoldOut, 7)]),
             statuses: BTreeMap::from([(200, 9)]),
             failures: BTreeMap::from([(LoadFailure::TimedOut, 1)]),
@@ -234,7 +245,7 @@ mod tests {
         };
         is_json(
             &report,
-            r#"{"asked":10,"answered":9,"won":2,"sold_out":7,"failed":1,"outcomes":{"won":2,"sold_out":7},"statuses":{"200":9},"failures":{"timed_out":1},"elapsed_s":0.5,"answers_per_s":18.0,"latency_from":"sent","latency":{"mean_us":1.5,"p50_us":1,"p90_us":2,"p99_us":3,"p999_us":4,"max_us":5},"latency_won":null}"#,
+            r#"{"asked":10,"answered":9,"won":2,"sold_out":7,"failed":1,"units_won":3,"wrong_units":null,"outcomes":{"won":2,"sold_out":7},"statuses":{"200":9},"failures":{"timed_out":1},"elapsed_s":0.5,"answers_per_s":18.0,"latency_from":"sent","latency":{"mean_us":1.5,"p50_us":1,"p90_us":2,"p99_us":3,"p999_us":4,"max_us":5},"latency_won":null}"#,
         );
         assert_eq!(report.count(LoadOutcome::SoldOut), 7);
         assert_eq!(report.count(LoadOutcome::Closed), 0);
@@ -260,6 +271,8 @@ mod tests {
             won: 1,
             sold_out: 2,
             failed: 0,
+            units_won: 1,
+            wrong_units: 0,
             gate_left: 0,
             log_records: None,
             store_rows: 1,
@@ -278,7 +291,7 @@ mod tests {
         };
         is_json(
             &report,
-            r#"{"asked":3,"won":1,"sold_out":2,"failed":0,"gate_left":0,"log_records":null,"store_rows":1,"oversold":0,"undersold":0,"duplicates":0,"verdict":"clean","units":1,"elapsed_s":0.5,"latency":null,"outcomes":{"won":1,"sold_out":2},"audit":{"store_rows":1,"verdict":"clean"}}"#,
+            r#"{"asked":3,"won":1,"sold_out":2,"failed":0,"units_won":1,"wrong_units":0,"gate_left":0,"log_records":null,"store_rows":1,"oversold":0,"undersold":0,"duplicates":0,"verdict":"clean","units":1,"elapsed_s":0.5,"latency":null,"outcomes":{"won":1,"sold_out":2},"audit":{"store_rows":1,"verdict":"clean"}}"#,
         );
     }
 }

@@ -2,6 +2,7 @@
 //! depend on the engines; of the service, it knows only the API's types.
 
 mod connection;
+mod lines;
 mod outcome;
 mod plan;
 mod report;
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+pub use lines::Lines;
 pub use plan::{Buyers, InvalidTarget, Keys, Pacing, Plan, Target};
 pub use report::LoadRun;
 pub use seckill_api::{LoadFailure as Failure, LoadOutcome as Outcome};

@@ -1,10 +1,13 @@
-//! The plan of a run: the target, the number of requests, the pace and the buyers. Sends nothing.
+//! The plan of a run: the target, the number of requests, the pace, the buyers and what they ask for.
+//! Sends nothing.
 
 use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use seckill_api::AttemptBody;
+
+use crate::lines::{Lines, Wanted};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
@@ -116,6 +119,10 @@ pub struct Plan {
     pub threads: usize,
     pub buyers: Buyers,
     pub keys: Keys,
+    /// What each attempt asks for. Attempts with the same buyer and key ask for the same.
+    pub lines: Lines,
+    /// Of the random choices.
+    pub seed: u64,
     /// If above 1, `{}` in the target's path becomes 0 to `paths - 1`, in turn.
     pub paths: u64,
     /// The longest wait for an answer.
@@ -137,6 +144,8 @@ impl Plan {
             threads: 1,
             buyers: Buyers::Anonymous,
             keys: Keys::None,
+            lines: Lines::default(),
+            seed: 1,
             paths: 1,
             timeout_ms: 10_000,
             keep_confirmations: false,
@@ -178,22 +187,51 @@ impl Plan {
         })
     }
 
+    /// What request `index` asks for. It depends on buyer and key if keys repeat, because a key
+    /// belongs to one content.
+    pub(crate) fn wanted(&self, index: u64) -> Wanted<'_> {
+        let number = match (self.keys, self.buyers) {
+            (Keys::PerBuyer(keys), Buyers::Repeating(buyers)) => {
+                index % buyers.max(1).saturating_mul(keys.max(1))
+            }
+            (Keys::PerBuyer(keys), Buyers::Anonymous) => index % keys.max(1),
+            (Keys::PerBuyer(_), Buyers::Unique) | (Keys::None | Keys::Unique, _) => index,
+        };
+        self.lines.wanted(self.seed, number)
+    }
+
     /// Whether all requests have the same bytes.
     pub(crate) fn is_uniform(&self) -> bool {
-        self.buyers == Buyers::Anonymous && self.keys == Keys::None && self.paths == 1
+        self.buyers == Buyers::Anonymous
+            && self.keys == Keys::None
+            && self.paths == 1
+            && self.lines.is_uniform()
+    }
+
+    /// The body of request `index`, unless the attempt asks for what it gets without one.
+    fn body(&self, index: u64) -> Option<String> {
+        let (quantity, lines) = match self.wanted(index) {
+            Wanted::Quantity(1) => (None, None),
+            Wanted::Quantity(quantity) => (Some(quantity), None),
+            Wanted::Lines(lines) => (None, Some(lines)),
+        };
+        let buyer = self.buyer(index).map(Into::into);
+        if buyer.is_none() && quantity.is_none() && lines.is_none() {
+            return None;
+        }
+        let body = AttemptBody {
+            buyer,
+            quantity,
+            lines,
+        };
+        let text = serde_json::to_string(&body);
+        Some(text.unwrap_or_else(|error| unreachable!("a struct of text: {error}")))
     }
 
     /// Appends request `index` to `into`.
     pub(crate) fn write_request(&self, index: u64, into: &mut Vec<u8>) {
         let Self { target, method, .. } = self;
-        let body = self.buyer(index).map(|buyer| AttemptBody {
-            buyer: Some(buyer.into()),
-            ..AttemptBody::default()
-        });
-        let body = body.map(|body| {
-            let text = serde_json::to_string(&body);
-            text.unwrap_or_else(|error| unreachable!("a struct of text: {error}"))
-        });
+        let body = self.body(index);
         let key = self
             .key(index)
             .map(|key| format!("Idempotency-Key: {key}\r\n"));
@@ -281,5 +319,52 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("Idempotency-Key: k1\r\n"));
+    }
+
+    #[test]
+    fn a_body_is_sent_only_where_it_says_something() {
+        let body = |lines: Lines, buyers| {
+            let plan = Plan {
+                lines,
+                buyers,
+                ..plan(9)
+            };
+            plan.body(0)
+        };
+        let fixed = || Lines::Fixed(vec![("S".into(), 1), ("M".into(), 2)]);
+        assert_eq!(body(Lines::default(), Buyers::Anonymous), None);
+        assert_eq!(
+            body(Lines::Quantity(2..=2), Buyers::Anonymous).unwrap(),
+            r#"{"quantity":2}"#
+        );
+        assert_eq!(
+            body(fixed(), Buyers::Unique).unwrap(),
+            r#"{"buyer":"b0","lines":[{"item":"S","quantity":1},{"item":"M","quantity":2}]}"#
+        );
+        let bare = plan(9);
+        assert!(bare.is_uniform());
+        let random = Plan {
+            lines: Lines::Quantity(1..=3),
+            ..plan(9)
+        };
+        assert!(!random.is_uniform());
+    }
+
+    #[test]
+    fn a_key_that_repeats_asks_for_the_same() {
+        for buyers in [Buyers::Anonymous, Buyers::Repeating(5), Buyers::Unique] {
+            let plan = Plan {
+                buyers,
+                keys: Keys::PerBuyer(3),
+                lines: Lines::Quantity(1..=16),
+                ..plan(200)
+            };
+            let mut first = std::collections::HashMap::new();
+            for index in 0..200 {
+                let who = (plan.buyer(index), plan.key(index));
+                let wanted = first.entry(who).or_insert_with(|| plan.wanted(index));
+                assert_eq!(*wanted, plan.wanted(index), "{buyers:?} {index}");
+            }
+        }
     }
 }

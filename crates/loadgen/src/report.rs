@@ -47,6 +47,8 @@ pub(crate) struct Tally {
     latest: (u16, u64),
     all: Histogram<u64>,
     won: Histogram<u64>,
+    units_won: u64,
+    wrong_units: u64,
 }
 
 fn histogram() -> Histogram<u64> {
@@ -65,6 +67,8 @@ impl Tally {
             latest: (0, 0),
             all: histogram(),
             won: histogram(),
+            units_won: 0,
+            wrong_units: 0,
         }
     }
 
@@ -82,6 +86,14 @@ impl Tally {
         }
     }
 
+    /// Counts the units of a confirmation that is kept.
+    pub(crate) fn confirmed(&mut self, outcome: Outcome, units: u64, is_whole: bool) {
+        if outcome == Outcome::Won {
+            self.units_won += units;
+        }
+        self.wrong_units += u64::from(!is_whole);
+    }
+
     fn count_latest(&mut self) {
         let (status, count) = std::mem::take(&mut self.latest);
         if count > 0 {
@@ -96,6 +108,8 @@ impl Tally {
     pub(crate) fn add(&mut self, mut other: Self) {
         other.count_latest();
         self.begun += other.begun;
+        self.units_won += other.units_won;
+        self.wrong_units += other.wrong_units;
         for (mine, theirs) in self.outcomes.iter_mut().zip(other.outcomes) {
             *mine += theirs;
         }
@@ -121,6 +135,8 @@ impl Tally {
             won: self.outcomes[Outcome::Won as usize],
             sold_out: self.outcomes[Outcome::SoldOut as usize],
             failed: self.failures.iter().sum(),
+            units_won: plan.keep_confirmations.then_some(self.units_won),
+            wrong_units: plan.keep_confirmations.then_some(self.wrong_units),
             outcomes: outcomes.filter(|(_, count)| *count > 0).collect(),
             statuses: self.statuses,
             failures: failures.filter(|(_, count)| *count > 0).collect(),

@@ -264,6 +264,12 @@ impl<'a> Worker<'a> {
             .answered(parsed.status, outcome, under_way.from.elapsed());
         if self.plan.keep_confirmations && matches!(outcome, Outcome::Won | Outcome::Repeat) {
             let read = read_confirmation(self.plan, under_way.index, &parsed.body);
+            if let Some(entry) = &read {
+                let wanted = self.plan.wanted(under_way.index);
+                let is_whole = wanted.is_met_by(&entry.units);
+                self.tally
+                    .confirmed(outcome, entry.units.len() as u64, is_whole);
+            }
             self.progress.keep(read);
         }
         self.progress.answered.fetch_add(1, Ordering::Relaxed);

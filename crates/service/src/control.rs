@@ -1,5 +1,5 @@
-//! The control socket: operators manage sales and audit a running service over a Unix socket in the
-//! data folder. It must not be reachable from the network, because it has no authentication.
+//! The control socket: operators manage sales, read the feed and audit a running service over a Unix
+//! socket in the data folder. It must not be reachable from the network, because it has no authentication.
 
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -12,9 +12,12 @@ use axum::routing::{get, post};
 use axum::serve::Listener;
 use axum::{Json, Router};
 use hyper::StatusCode;
-use seckill_api::{self as api, CONTROL_AUDIT_PATH, CONTROL_SALES_PATH, ProblemType, SalesQuery};
-use seckill_engine::{Effect, Engine, Fault, SaleRefused, SaleStock};
-use seckill_sale::{ChangeRefused, Sale, SaleId};
+use seckill_api::{
+    self as api, CONTROL_AUDIT_PATH, CONTROL_EVENTS_PATH, CONTROL_SALES_PATH, EventsQuery,
+    ProblemType, SalesQuery,
+};
+use seckill_engine::{Effect, Engine, Fault, SaleStock};
+use seckill_sale::{ChangeRefused, Sale, SaleId, SaleRefused};
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 
@@ -139,6 +142,7 @@ impl ControlSocket {
             .route(CONTROL_SALES_PATH, get(list).post(create))
             .route(&one_sale, get(show).patch(change))
             .route(CONTROL_AUDIT_PATH, audit)
+            .route(CONTROL_EVENTS_PATH, get(events))
             .with_state(engine);
         let serving = axum::serve(OwnUser(listener), routes).with_graceful_shutdown(stop);
         if let Err(error) = serving.await {
@@ -192,6 +196,21 @@ async fn change(
 
 fn not_possible(invalid: &InvalidRequest) -> Response {
     Problem::new(ProblemType::SaleRefused, invalid.to_string()).into_response()
+}
+
+async fn events(State(engine): Port, Query(query): Query<EventsQuery>) -> Response {
+    let sale = match SaleId::new(&query.sale) {
+        Ok(sale) => sale,
+        Err(bad) => return Problem::bad_request(bad.to_string()).into_response(),
+    };
+    match engine.events(&sale, query.after).await {
+        Ok(Some(events)) => {
+            let events = events.into_iter().map(convert::event);
+            Json(events.collect::<Vec<_>>()).into_response()
+        }
+        Ok(None) => refused(&SaleRefused::NoSuchSale(sale)),
+        Err(fault) => failed(&fault),
+    }
 }
 
 async fn audit(State(engine): Port, Json(history): Json<Vec<api::HistoryEntry>>) -> Response {

@@ -1,4 +1,4 @@
-//! Extracts an attempt from a request: the body within its limits, the key, the buyer.
+//! Extracts an attempt from a request: the body within its limits, the key, the buyer, the lines.
 //! A request that is refused here never reaches the engine.
 
 use std::borrow::Cow;
@@ -9,15 +9,13 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::Request;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
-use seckill_api::{self as api, AttemptBody, DEFAULT_ITEM_ID, ORDER_LINES_MAX, ProblemType};
-use seckill_sale::{Attempt, Buyer, IdempotencyKey, SaleId};
+use seckill_api::{self as api, AttemptBody, ORDER_LINES_MAX, ProblemType};
+use seckill_sale::{Attempt, Buyer, IdempotencyKey, InvalidName, ItemId, Line, Lines, SaleId};
 
 use crate::ServiceOptions;
 use crate::problem::Problem;
 use crate::responses::quantity_not_sold;
 
-/// The most units in one order. Larger quantities are refused before they reach the engine.
-const QUANTITY_MAX: u32 = 1;
 /// The header of the IETF draft "The Idempotency-Key HTTP Header Field".
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
@@ -121,7 +119,7 @@ pub(crate) async fn attempt(
             return Err(not_json());
         }
         if !body.is_empty() && (json_only || json == Some(true)) {
-            read_order(&body, looks_like_json, &mut attempt)?;
+            read_order(&body, looks_like_json, options, &mut attempt)?;
         }
     }
     check_key(&attempt)?;
@@ -135,10 +133,16 @@ fn not_json() -> Problem {
     )
 }
 
-fn read_order(body: &[u8], is_object: bool, attempt: &mut Attempt) -> Result<(), Problem> {
+fn read_order(
+    body: &[u8],
+    is_object: bool,
+    options: &ServiceOptions,
+    attempt: &mut Attempt,
+) -> Result<(), Problem> {
     let wrong = |what: &dyn std::fmt::Display| {
         Problem::bad_request(format!(
-            "the body must be {{\"buyer\": \"…\", \"quantity\": 1}}, both members optional: {what}"
+            "the body must be {{\"buyer\": \"…\", \"quantity\": 1}} or {{\"buyer\": \"…\", \"lines\": \
+             [{{\"item\": \"…\", \"quantity\": 1}}]}}, all members except item optional: {what}"
         ))
     };
     // serde also accepts an array for a struct. No client means an order by an array.
@@ -146,55 +150,46 @@ fn read_order(body: &[u8], is_object: bool, attempt: &mut Attempt) -> Result<(),
         return Err(wrong(&"it is not a JSON object"));
     }
     let order: AttemptBody<'_> = serde_json::from_slice(body).map_err(|error| wrong(&error))?;
-    attempt.quantity = match quantity(&order)? {
-        0 => return Err(quantity_not_sold(QUANTITY_MAX)),
-        quantity => quantity,
-    };
+    let max = options.order_units_max;
     if let Some(buyer) = order.buyer {
         attempt.buyer = Buyer::new(&buyer).map_err(|bad| Problem::bad_request(bad.to_string()))?;
     }
-    Ok(())
-}
-
-/// The units to buy; 0 is a number that is never sold. Every sale has only the default item, so an
-/// attempt may have only the line for it.
-fn quantity(order: &AttemptBody<'_>) -> Result<u32, Problem> {
-    let lines = match (order.quantity, &order.lines) {
-        (quantity, None) => return Ok(quantity.unwrap_or(1)),
-        (None, Some(lines)) => lines,
+    attempt.lines = match (order.quantity, order.lines) {
         (Some(_), Some(_)) => {
             return Err(Problem::bad_request(
                 "the body has both quantity and lines: leave one of them out",
             ));
         }
+        (quantity, None) => Lines::Quantity(quantity.unwrap_or(1)),
+        (None, Some(lines)) => named_lines(lines, max)?,
     };
+    if !(1..=max).contains(&attempt.lines.quantity()) {
+        return Err(quantity_not_sold(max));
+    }
+    Ok(())
+}
+
+/// Adds up lines of the same item. Before that, so that another line cannot hide it, a line with
+/// quantity 0 is refused.
+fn named_lines(lines: Vec<api::Line<'_>>, max: u32) -> Result<Lines, Problem> {
     if lines.is_empty() || lines.len() > ORDER_LINES_MAX {
         return Err(Problem::bad_request(format!(
             "the body has {} lines: an attempt must have 1 to {ORDER_LINES_MAX}",
             lines.len()
         )));
     }
-    if let Some(other) = lines.iter().find(|line| line.item != DEFAULT_ITEM_ID) {
-        return Err(no_such_item(&other.item));
+    if lines.iter().any(|line| line.quantity == 0) {
+        return Err(quantity_not_sold(max));
     }
-    match lines.as_slice() {
-        [line] => Ok(line.quantity),
-        _ => Err(Problem::bad_request(format!(
-            "the body has {} lines for the item {DEFAULT_ITEM_ID}: an item may have only one",
-            lines.len()
-        ))),
-    }
-}
-
-fn no_such_item(item: &str) -> Problem {
-    let problem = api::Problem {
-        item: Some(item.to_owned()),
-        ..api::Problem::new(
-            ProblemType::NoSuchItem,
-            format!("the sale has only the item {DEFAULT_ITEM_ID}"),
-        )
+    let line = |line: api::Line<'_>| {
+        let bad = |bad: InvalidName| Problem::bad_request(bad.to_string());
+        Ok(Line {
+            item: ItemId::new(&line.item).map_err(bad)?,
+            quantity: line.quantity,
+        })
     };
-    problem.into()
+    let lines = lines.into_iter().map(line);
+    Ok(Lines::named(lines.collect::<Result<Vec<_>, Problem>>()?))
 }
 
 /// All anonymous callers of a sale share one set of keys: a key that is easy to guess could return
@@ -240,33 +235,57 @@ mod tests {
         assert!(key_of(&["k".repeat(10_000).as_str()]).is_err());
     }
 
-    fn quantity_of(body: &str) -> Result<u32, String> {
+    fn lines_of(body: &str) -> Result<Lines, String> {
+        let options = ServiceOptions {
+            order_units_max: 5,
+            ..ServiceOptions::new(SaleId::new("counter").unwrap())
+        };
         let mut attempt = Attempt::anonymous(SaleId::new("phone").unwrap());
-        read_order(body.as_bytes(), true, &mut attempt)
-            .map(|()| attempt.quantity)
+        read_order(body.as_bytes(), true, &options, &mut attempt)
+            .map(|()| attempt.lines)
             .map_err(|problem| String::from_utf8(problem.to_json().to_vec()).unwrap())
     }
 
     #[test]
-    fn lines_name_only_the_default_item() {
-        assert_eq!(quantity_of("{}"), Ok(1));
-        assert_eq!(quantity_of(r#"{"quantity":2}"#), Ok(2));
-        assert_eq!(quantity_of(r#"{"lines":[{"item":"default"}]}"#), Ok(1));
-        let line = r#"{"item":"default","quantity":2}"#;
-        assert_eq!(quantity_of(&format!(r#"{{"lines":[{line}]}}"#)), Ok(2));
+    fn an_attempt_has_a_quantity_or_lines() {
+        assert_eq!(lines_of("{}"), Ok(Lines::Quantity(1)));
+        assert_eq!(lines_of(r#"{"quantity":5}"#), Ok(Lines::Quantity(5)));
+        let line = |item: &str, quantity| Line {
+            item: ItemId::new(item).unwrap(),
+            quantity,
+        };
+        let body = r#"{"lines":[{"item":"S"},{"item":"M","quantity":2},{"item":"S"}]}"#;
+        let named = Lines::named([line("M", 2), line("S", 2)]);
+        assert_eq!(lines_of(body), Ok(named));
+        let both = r#"{"quantity":1,"lines":[{"item":"S"}]}"#;
         for (body, expected) in [
-            (r#"{"quantity":0}"#.to_owned(), "quantity-not-sold"),
-            (r#"{"quantity":1.5}"#.to_owned(), "quantity-not-sold"),
-            (format!(r#"{{"lines":[{line},{line}]}}"#), "only one"),
-            (r#"{"lines":[]}"#.to_owned(), "0 lines"),
-            (
-                format!(r#"{{"quantity":1,"lines":[{line}]}}"#),
-                "both quantity and lines",
-            ),
-            (r#"{"lines":[{"item":"XL"}]}"#.to_owned(), r#""item":"XL""#),
+            (both, "both quantity and lines"),
+            (r#"{"lines":[]}"#, "0 lines"),
+            (r#"{"lines":[{"item":"a b"}]}"#, "item id"),
         ] {
-            let problem = quantity_of(&body).unwrap_err();
+            let problem = lines_of(body).unwrap_err();
+            assert!(problem.contains("bad-request"), "{body}: {problem}");
             assert!(problem.contains(expected), "{body}: {problem}");
+        }
+        let many = vec![r#"{"item":"S"}"#; ORDER_LINES_MAX + 1].join(",");
+        let problem = lines_of(&format!(r#"{{"lines":[{many}]}}"#)).unwrap_err();
+        assert!(problem.contains("17 lines"), "{problem}");
+    }
+
+    #[test]
+    fn a_quantity_beyond_the_limit_is_not_sold() {
+        for body in [
+            r#"{"quantity":0}"#,
+            r#"{"quantity":1.5}"#,
+            r#"{"quantity":6}"#,
+            r#"{"lines":[{"item":"S","quantity":0}]}"#,
+            r#"{"lines":[{"item":"S","quantity":4294967295},{"item":"M"}]}"#,
+            r#"{"lines":[{"item":"S","quantity":3},{"item":"M","quantity":3}]}"#,
+            r#"{"lines":[{"item":"S","quantity":0},{"item":"S"}]}"#,
+        ] {
+            let problem = lines_of(body).unwrap_err();
+            assert!(problem.contains("quantity-not-sold"), "{body}: {problem}");
+            assert!(problem.contains(r#""max":5"#), "{body}: {problem}");
         }
     }
 }

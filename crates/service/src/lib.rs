@@ -15,7 +15,7 @@ mod routes;
 use std::sync::Arc;
 
 use seckill_engine::Engine;
-use seckill_sale::SaleId;
+use seckill_sale::{ORDER_UNITS_MAX, SaleId};
 
 pub use control::{ControlSocket, connect_control};
 pub use listen::serve;
@@ -37,6 +37,9 @@ pub struct ServiceOptions {
     pub body_max_bytes: usize,
     /// The longest wait for a whole request body, in milliseconds.
     pub body_wait_ms: u64,
+    /// The most units in one order, at most [`ORDER_UNITS_MAX`]. Larger attempts are refused before
+    /// they reach the engine.
+    pub order_units_max: u32,
     /// The longest wait for open connections at shutdown, in milliseconds.
     pub shutdown_wait_ms: u64,
     /// The `Retry-After` of 202 and 503, in seconds.
@@ -52,6 +55,7 @@ impl ServiceOptions {
             head_wait_ms: 30_000,
             body_max_bytes: 16_384,
             body_wait_ms: 10_000,
+            order_units_max: ORDER_UNITS_MAX,
             shutdown_wait_ms: 10_000,
             retry_after_s: 1,
         }

@@ -21,6 +21,7 @@ pub(crate) enum ResponseKind {
     Pending,
     Accepted,
     SoldOut,
+    NotEnoughLeft,
     LimitReached,
     NotOpen,
     Closed,
@@ -30,13 +31,14 @@ pub(crate) enum ResponseKind {
 }
 
 impl ResponseKind {
-    const ALL: [(Self, &'static str); 12] = [
+    const ALL: [(Self, &'static str); 13] = [
         (Self::Won, "won"),
         (Self::Repeat, "repeat"),
         (Self::Ended, "ended"),
         (Self::Pending, "pending"),
         (Self::Accepted, "accepted"),
         (Self::SoldOut, "sold_out"),
+        (Self::NotEnoughLeft, "not_enough_left"),
         (Self::LimitReached, "limit_reached"),
         (Self::NotOpen, "not_open"),
         (Self::Closed, "closed"),
@@ -55,6 +57,7 @@ impl ResponseKind {
             Verdict::Mismatch => Self::Mismatch,
             Verdict::Invalid(_) => Self::Invalid,
             Verdict::Rejected(Rejection::SoldOut) => Self::SoldOut,
+            Verdict::Rejected(Rejection::NotEnoughLeft { .. }) => Self::NotEnoughLeft,
             Verdict::Rejected(Rejection::LimitReached { .. }) => Self::LimitReached,
             Verdict::Rejected(Rejection::NotOpen { .. }) => Self::NotOpen,
             Verdict::Rejected(Rejection::Closed { .. }) => Self::Closed,

@@ -11,7 +11,9 @@ use seckill_api::{
     self as api, AttemptAnswer, AttemptResult, Confirmation, ProblemType, Unconfirmed, order_path,
 };
 use seckill_engine::Fault;
-use seckill_sale::{Claim, Invalid, OrderId, OrderState, Rejection, Verdict};
+use seckill_sale::{
+    Claim, Invalid, ItemId, ItemRemaining, OrderId, OrderState, Rejection, Verdict,
+};
 use serde::Serialize;
 
 use crate::Service;
@@ -97,7 +99,7 @@ fn sold_out(style: Style) -> Response<Full<Bytes>> {
 }
 
 fn won(style: Style, claim: &Claim, state: OrderState) -> Response<Full<Bytes>> {
-    let units = [convert::unit(claim.unit)];
+    let units: Vec<_> = claim.units.iter().map(convert::unit).collect();
     let state = convert::order_state(state);
     let confirmation = Confirmation::new(
         claim.order_id.as_str(),
@@ -114,7 +116,7 @@ fn won(style: Style, claim: &Claim, state: OrderState) -> Response<Full<Bytes>> 
     response
 }
 
-/// The key's order no longer holds its unit, which may belong to another buyer by now. This is an
+/// The key's order no longer holds its units, which may belong to other buyers by now. This is an
 /// error, so that no client can take it for a confirmation.
 fn order_ended(claim: &Claim, state: OrderState) -> Problem {
     let state = convert::order_state(state);
@@ -125,7 +127,9 @@ fn order_ended(claim: &Claim, state: OrderState) -> Problem {
         state: Some(state),
         ..api::Problem::new(ProblemType::OrderEnded, detail)
     };
-    problem.with_units(vec![convert::unit(claim.unit)]).into()
+    problem
+        .with_units(convert::owned_units(&claim.units))
+        .into()
 }
 
 /// 202: the outcome is not final, and `Location` is the address that will have it.
@@ -152,11 +156,24 @@ fn locate(response: &mut Response<Full<Bytes>>, order_id: &OrderId) {
 
 fn rejected(rejection: Rejection) -> Problem {
     let problem = match rejection {
-        Rejection::SoldOut => {
-            api::Problem::new(ProblemType::SoldOut, "no unit of this sale is free")
+        Rejection::SoldOut => api::Problem::new(
+            ProblemType::SoldOut,
+            "no unit of what was asked for is free",
+        ),
+        Rejection::NotEnoughLeft { remaining } => {
+            let detail = "fewer units are free than were asked for; an order is all or nothing, so \
+                          nothing was bought";
+            let of_item = |left: &ItemRemaining| api::ItemRemaining {
+                item: left.item.to_string(),
+                remaining: left.remaining,
+            };
+            api::Problem {
+                remaining: remaining.iter().map(of_item).collect(),
+                ..api::Problem::new(ProblemType::NotEnoughLeft, detail)
+            }
         }
         Rejection::LimitReached { limit } => {
-            let detail = format!("the buyer has reached the sale's limit of {limit} per buyer");
+            let detail = format!("with this order, the buyer would hold more than {limit} units");
             api::Problem {
                 limit: Some(limit),
                 ..api::Problem::new(ProblemType::LimitReached, detail)
@@ -185,6 +202,17 @@ fn rejected(rejection: Rejection) -> Problem {
 fn not_decidable(invalid: Invalid) -> Problem {
     match invalid {
         Invalid::NoSuchSale => no_such_sale(),
+        Invalid::NoSuchItem(item) => {
+            let problem = api::Problem {
+                item: Some(item.to_string()),
+                ..api::Problem::new(
+                    ProblemType::NoSuchItem,
+                    format!("the sale does not have an item {item}; its address lists its items"),
+                )
+            };
+            problem.into()
+        }
+        Invalid::ItemRequired { items } => item_required(&items),
         Invalid::BuyerRequired => Problem::new(
             ProblemType::BuyerRequired,
             "the sale has a limit per buyer: name the buyer in a JSON body, {\"buyer\": \"…\"}, with Content-Type: application/json",
@@ -193,11 +221,22 @@ fn not_decidable(invalid: Invalid) -> Problem {
     }
 }
 
+fn item_required(items: &[ItemId]) -> Problem {
+    let problem = api::Problem {
+        items: items.iter().map(ToString::to_string).collect(),
+        ..api::Problem::new(
+            ProblemType::ItemRequired,
+            "the sale has several items: name them in a JSON body, {\"lines\": [{\"item\": \"…\", \"quantity\": 1}]}, with Content-Type: application/json",
+        )
+    };
+    problem.into()
+}
+
 pub(crate) fn quantity_not_sold(max: u32) -> Problem {
     let rule = if max == 1 {
-        "the quantity must be 1".to_owned()
+        "an order has exactly 1 unit".to_owned()
     } else {
-        format!("the quantity must be a whole number from 1 to {max}")
+        format!("each quantity must be a whole number from 1, and an order has at most {max} units")
     };
     let problem = api::Problem {
         max: Some(max),
@@ -214,7 +253,7 @@ pub(crate) fn no_such_sale() -> Problem {
 mod tests {
     use super::*;
     use http_body_util::BodyExt;
-    use seckill_sale::Unit;
+    use seckill_sale::{OrderUnit, Unit};
 
     fn body(response: Response<Full<Bytes>>) -> String {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -224,26 +263,59 @@ mod tests {
         String::from_utf8(body.to_bytes().to_vec()).unwrap()
     }
 
-    fn claim() -> Claim {
+    fn claim(items: &[&str]) -> Claim {
+        let unit = Unit {
+            number: 7,
+            generation: 2,
+        };
+        let of_item = |id: &&str| OrderUnit {
+            item: ItemId::new(id).unwrap(),
+            unit,
+        };
         Claim {
             order_id: OrderId::new("01a2").unwrap(),
-            unit: Unit {
-                number: 7,
-                generation: 2,
-            },
+            units: items.iter().map(of_item).collect(),
             remaining: 93,
         }
     }
 
     #[test]
     fn a_confirmation_has_its_unit_and_the_orders_address() {
-        let confirmed = won(Style::V1, &claim(), OrderState::Reserved);
+        let confirmed = won(Style::V1, &claim(&["default"]), OrderState::Reserved);
         assert_eq!(confirmed.status(), StatusCode::CREATED);
         assert_eq!(confirmed.headers()[LOCATION], "/v1/orders/01a2");
         assert_eq!(
             body(confirmed),
             r#"{"result":"won","order_id":"01a2","unit":7,"generation":2,"units":[{"item":"default","unit":7,"generation":2}],"state":"reserved","remaining":93}"#
         );
+    }
+
+    #[test]
+    fn a_confirmation_of_several_units_lists_them() {
+        let confirmed = won(Style::Tutorial, &claim(&["S", "M"]), OrderState::Paid);
+        assert_eq!(confirmed.status(), StatusCode::OK);
+        assert_eq!(
+            body(confirmed),
+            r#"{"result":"won","order_id":"01a2","units":[{"item":"S","unit":7,"generation":2},{"item":"M","unit":7,"generation":2}],"state":"paid","remaining":93}"#
+        );
+    }
+
+    #[test]
+    fn problems_of_lines_name_items() {
+        let item = |id: &str| ItemId::new(id).unwrap();
+        let text = |problem: Problem| String::from_utf8(problem.to_json().to_vec()).unwrap();
+        let remaining = Box::new([ItemRemaining {
+            item: item("S"),
+            remaining: 1,
+        }]);
+        let short = text(rejected(Rejection::NotEnoughLeft { remaining }));
+        assert!(short.starts_with(r#"{"type":"urn:seckill:problem:not-enough-left""#));
+        assert!(short.contains(r#""remaining":[{"item":"S","remaining":1}]"#));
+        let missing = text(not_decidable(Invalid::NoSuchItem(item("XL"))));
+        assert!(missing.contains("no-such-item") && missing.contains(r#""item":"XL""#));
+        let items = Box::new([item("S"), item("M")]);
+        let unnamed = text(not_decidable(Invalid::ItemRequired { items }));
+        assert!(unnamed.contains("item-required") && unnamed.contains(r#""items":["S","M"]"#));
     }
 
     #[test]
@@ -255,13 +327,13 @@ mod tests {
         assert_eq!(v1.status(), StatusCode::CONFLICT);
         assert_eq!(
             body(v1),
-            r#"{"type":"urn:seckill:problem:sold-out","title":"Sold out","status":409,"detail":"no unit of this sale is free"}"#
+            r#"{"type":"urn:seckill:problem:sold-out","title":"Sold out","status":409,"detail":"no unit of what was asked for is free"}"#
         );
     }
 
     #[test]
     fn an_ended_order_is_a_problem_with_its_unit() {
-        let ended = order_ended(&claim(), OrderState::Cancelled).response();
+        let ended = order_ended(&claim(&["default"]), OrderState::Cancelled).response();
         assert_eq!(ended.status(), StatusCode::CONFLICT);
         assert_eq!(
             body(ended),

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use seckill_api::{AuditVerdict, Audited, HistoryEntry, Sale};
-use seckill_loadgen::{Buyers, Keys, LoadRun, Outcome, Pacing, Plan, Progress, Target};
+use seckill_loadgen::{Buyers, Keys, Lines, LoadRun, Outcome, Pacing, Plan, Progress, Target};
 use serde_json::Value;
 
 use crate::process::ServerProcess;
 use crate::servers::Urls;
 
 /// How long a cluster may take to sell and store what is left after a fault.
-const QUIET_WAIT: Duration = Duration::from_secs(120);
+pub(crate) const QUIET_WAIT: Duration = Duration::from_secs(120);
 
 /// How many processes of each kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +64,8 @@ pub struct LoadTotals {
     pub unavailable: u64,
     /// Attempts without an answer.
     pub failed: u64,
+    /// Confirmations whose units are not exactly those that their attempt asked for.
+    pub wrong_units: u64,
 }
 
 impl Cluster {
@@ -217,6 +219,7 @@ impl Cluster {
                 connections: plan.connections,
                 buyers: plan.buyers,
                 keys: plan.keys,
+                lines: plan.lines.clone(),
                 timeout_ms: 30_000,
                 keep_confirmations: true,
                 ..Plan::new(target, plan.requests)
@@ -258,6 +261,7 @@ impl Cluster {
             sum.pending += report.count(Outcome::Pending);
             sum.unavailable += report.count(Outcome::Unavailable);
             sum.failed += report.failed;
+            sum.wrong_units += report.wrong_units.unwrap_or_default();
             self.confirmations.extend(confirmations);
         }
         Ok(sum)
@@ -386,7 +390,7 @@ impl Cluster {
 }
 
 /// Whether no claim is in flight and all units of a sale are sold, according to an audit.
-fn is_quiet(report: &Value, sale: &str, units: u64) -> bool {
+pub(crate) fn is_quiet(report: &Value, sale: &str, units: u64) -> bool {
     let sales = report["sales"].as_array();
     let sold = sales
         .into_iter()
@@ -408,6 +412,7 @@ pub struct LoadPlan {
     pub over: Option<Duration>,
     pub buyers: Buyers,
     pub keys: Keys,
+    pub lines: Lines,
 }
 
 impl LoadPlan {
@@ -420,96 +425,7 @@ impl LoadPlan {
             over: None,
             buyers: Buyers::Anonymous,
             keys: Keys::None,
-        }
-    }
-}
-
-/// The results of [`cluster_kill_rounds`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ClusterKillSummary {
-    /// Rounds without a violation.
-    pub rounds: u32,
-    /// Confirmations that clients read; each is exactly one row afterwards.
-    pub confirmations: u64,
-    /// Answers with the order's address (202).
-    pub pending: u64,
-    /// Attempts without an answer.
-    pub failed: u64,
-}
-
-/// In each round, sells a sale while one process of each kind is killed at a random time.
-pub fn cluster_kill_rounds(
-    cluster: &mut Cluster,
-    rounds: u32,
-    units: u64,
-    within_ms: u64,
-    seed: u64,
-) -> anyhow::Result<ClusterKillSummary> {
-    let mut random = seed.max(1);
-    let mut summary = ClusterKillSummary::default();
-    for round in 0..rounds {
-        let place = || format!("round {round} of seed {seed}");
-        let sale = format!("round-{round}");
-        cluster.seckill(&[
-            "sale",
-            "create",
-            &sale,
-            "--units",
-            &units.to_string(),
-            "--limit",
-            "1",
-        ])?;
-        let wait = Duration::from_millis(crate::kill_rounds::next(&mut random) % within_ms.max(1));
-        let who = crate::kill_rounds::next(&mut random);
-        // Twice as many buyers as units, the same ones on all servers; each retries with its key.
-        let plan = LoadPlan {
-            requests: 2 * units,
-            connections: 64,
-            over: None,
-            buyers: Buyers::Repeating(2 * units),
-            keys: Keys::PerBuyer(1),
-        };
-        let sum = cluster.load(&sale, &plan, |cluster| {
-            std::thread::sleep(wait);
-            cluster.kill_one_of_each(who)
-        });
-        let sum = sum.with_context(place)?;
-        summary.pending += sum.pending;
-        summary.failed += sum.failed;
-        cluster.start_missing().with_context(place)?;
-        sell_out_named(cluster, &sale, units).with_context(place)?;
-        summary.rounds += 1;
-    }
-    summary.confirmations = cluster.confirmations();
-    Ok(summary)
-}
-
-/// Repeats the load with the same buyers and keys until every unit is sold.
-fn sell_out_named(cluster: &mut Cluster, sale: &str, units: u64) -> anyhow::Result<()> {
-    let began = Instant::now();
-    loop {
-        let plan = LoadPlan {
-            requests: 2 * units,
-            connections: 64,
-            over: None,
-            buyers: Buyers::Repeating(2 * units),
-            keys: Keys::PerBuyer(1),
-        };
-        cluster.load(sale, &plan, |_| Ok(()))?;
-        let Audited { report, verdict } = cluster.audit()?;
-        ensure!(
-            verdict == AuditVerdict::Clean,
-            "the audit is not clean: {report:#}\n{}",
-            cluster.logs()
-        );
-        if is_quiet(&report, sale, units) {
-            return Ok(());
-        }
-        if began.elapsed() > QUIET_WAIT {
-            bail!(
-                "{units} units of {sale} were not all sold within {QUIET_WAIT:?}: {report:#}\n{}",
-                cluster.logs()
-            );
+            lines: Lines::default(),
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Repeated SIGKILL under load: each round sells one sale across two runs of the service.
-//! What clients read before the kill must still hold after it, and the rest must sell.
+//! Repeated SIGKILL under load: each round sells one sale across two runs of the service, in orders
+//! of several lines. What clients read before the kill must still hold after it, and the rest must
+//! sell.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -8,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use seckill_api::{HistoryEntry, Sale};
-use seckill_loadgen::{Buyers, Keys, LoadRun, Outcome, Plan, Progress, Target};
+use seckill_loadgen::{LoadRun, Outcome, Plan, Progress, Target};
 
+use crate::mixed_orders;
 use crate::process::{ServerProcess, run};
 
 /// Rounds that share a database. Each audit reads the whole database, so with a single one the last
@@ -42,6 +44,8 @@ pub struct KillSummary {
     pub confirmations_before_kills: u64,
     /// Attempts whose answer was cut off by a kill.
     pub cut_off: u64,
+    /// Attempts before a kill that would have given their buyer more units than the limit.
+    pub limit_reached: u64,
 }
 
 /// Runs the rounds. Returns an error that describes the first violation.
@@ -61,8 +65,9 @@ pub fn kill_rounds(plan: &KillPlan) -> anyhow::Result<KillSummary> {
         let before = before_kill(plan, &data, &sale, wait).with_context(place)?;
         summary.confirmations_before_kills += before.confirmations.len() as u64;
         summary.cut_off += before.report.failed;
-        let sold = before.report.count(Outcome::Won);
+        let sold = before.report.units_won.unwrap_or_default();
         summary.killed_while_selling += u32::from(sold > 0 && sold < plan.units.into());
+        summary.limit_reached += before.report.count(Outcome::LimitReached);
         write(&mut history, &before.confirmations)?;
         // Every confirmation must be in the database as the kill left it.
         audit(plan, &data).with_context(place)?;
@@ -83,19 +88,17 @@ pub(crate) fn next(state: &mut u64) -> u64 {
     *state
 }
 
-/// Twice as many buyers as units, one unit each; each buyer retries with its key.
-fn load(
-    plan: &KillPlan,
-    served: &ServerProcess,
-    sale: &str,
-    requests: u64,
-) -> anyhow::Result<Plan> {
+/// Each buyer repeats its keys.
+fn load(plan: &KillPlan, served: &ServerProcess, sale: &str, passes: u64) -> anyhow::Result<Plan> {
     let target = Target::parse(&served.url(&format!("/v1/sales/{sale}/orders")))?;
+    let units = u64::from(plan.units);
     Ok(Plan {
-        buyers: Buyers::Repeating(2 * u64::from(plan.units)),
-        keys: Keys::PerBuyer(1),
+        buyers: mixed_orders::buyers(units),
+        keys: mixed_orders::keys(),
+        lines: mixed_orders::lines(),
+        seed: plan.seed,
         keep_confirmations: true,
-        ..Plan::new(target, requests)
+        ..Plan::new(target, passes * mixed_orders::one_pass(units))
     })
 }
 
@@ -106,18 +109,16 @@ fn before_kill(
     wait: Duration,
 ) -> anyhow::Result<LoadRun> {
     let served = ServerProcess::start(&plan.binary, data, &[], &["--units", "0"])?;
-    let (units, folder) = (plan.units.to_string(), data.display().to_string());
-    let create = [
-        "sale", "create", sale, "--units", &units, "--limit", "1", "--data", &folder,
-    ];
-    let made = run(&plan.binary, &create)?;
+    let mut create = mixed_orders::create_sale(sale, plan.units.into());
+    create.extend(["--data".to_owned(), data.display().to_string()]);
+    let words: Vec<&str> = create.iter().map(String::as_str).collect();
+    let made = run(&plan.binary, &words)?;
     ensure!(
         made.status.success(),
         "the sale was not created: {}",
         String::from_utf8_lossy(&made.stderr)
     );
-    let requests = 8 * u64::from(plan.units);
-    let load = load(plan, &served, sale, requests)?;
+    let load = load(plan, &served, sale, 6)?;
     let progress = Progress::default();
     std::thread::scope(|scope| {
         let running = scope.spawn(|| seckill_loadgen::run(&load, &progress));
@@ -132,23 +133,48 @@ fn before_kill(
         progress.stop();
         let run = running
             .join()
-            .map_err(|_| anyhow::anyhow!("the loadgen thread panicked"))?;
-        Ok(run?)
+            .map_err(|_| anyhow::anyhow!("the loadgen thread panicked"))??;
+        mixed_orders::check_units(&run)?;
+        Ok(run)
     })
 }
 
 fn after_restart(plan: &KillPlan, data: &Path, sale: &str) -> anyhow::Result<LoadRun> {
     let served = ServerProcess::start(&plan.binary, data, &[], &["--units", "0"])?;
-    let load = load(plan, &served, sale, 4 * u64::from(plan.units))?;
-    let run = seckill_loadgen::run(&load, &Progress::default())?;
+    let load = load(plan, &served, sale, 2)?;
+    let mut run = send(&load)?;
+    let shown = || -> anyhow::Result<Sale> {
+        crate::get(served.address, &format!("/v1/sales/{sale}"))?.read()
+    };
+    let mut left = shown()?;
+    while let Some(rest) = mixed_orders::rest(&left) {
+        let rest = Plan {
+            buyers: rest.buyers,
+            lines: rest.lines,
+            keep_confirmations: true,
+            ..Plan::new(load.target.clone(), rest.requests)
+        };
+        run.confirmations.extend(send(&rest)?.confirmations);
+        let now = shown()?;
+        ensure!(
+            now.remaining < left.remaining,
+            "{sale} has units that cannot be bought: {now:?}"
+        );
+        left = now;
+    }
+    served.kill()?;
+    Ok(run)
+}
+
+/// Runs a load during which nothing is killed.
+fn send(load: &Plan) -> anyhow::Result<LoadRun> {
+    let run = seckill_loadgen::run(load, &Progress::default())?;
     ensure!(
         run.report.failed == 0,
         "{} attempts failed although nothing was killed",
         run.report.failed
     );
-    let shown: Sale = crate::get(served.address, &format!("/v1/sales/{sale}"))?.read()?;
-    ensure!(shown.remaining == 0, "{sale} is not sold out: {shown:?}");
-    served.kill()?;
+    mixed_orders::check_units(&run)?;
     Ok(run)
 }
 
@@ -176,21 +202,14 @@ fn audit(plan: &KillPlan, data: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A key that had a claim before the kill must get the same claim after it.
+/// A key that had a claim before the kill must get the same claim after it, with the same units.
 fn compare(before: &[HistoryEntry], after: &[HistoryEntry]) -> anyhow::Result<()> {
     let name = |yes: &HistoryEntry| (yes.buyer.clone(), yes.key.clone());
-    let first: HashMap<_, &str> = before
-        .iter()
-        .map(|yes| (name(yes), yes.order_id.as_str()))
-        .collect();
-    for yes in after {
-        if let Some(order_id) = first.get(&name(yes)) {
-            ensure!(
-                *order_id == yes.order_id,
-                "{order_id} became {} for {:?}",
-                yes.order_id,
-                name(yes)
-            );
+    let first: HashMap<_, &HistoryEntry> = before.iter().map(|yes| (name(yes), yes)).collect();
+    // A buyer without a key may buy again.
+    for yes in after.iter().filter(|yes| yes.key.is_some()) {
+        if let Some(first) = first.get(&name(yes)) {
+            ensure!(*first == yes, "{first:?} became {yes:?}");
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use seckill_loadgen::{Buyers, Keys};
+use seckill_loadgen::{Buyers, Keys, Lines};
 
 use crate::cluster::{Cluster, LoadPlan, LoadTotals, Shape};
 use crate::servers::{
@@ -249,7 +249,8 @@ impl Place {
     fn longest_gap_ms(&self) -> anyhow::Result<u64> {
         let sql = format!(
             "SELECT CAST(COALESCE(MAX(TIMESTAMPDIFF(MICROSECOND, previous, date)), 0) DIV 1000 AS CHAR) FROM \
-             (SELECT date, LAG(date) OVER (ORDER BY id) AS previous FROM seckill WHERE sale_id = '{SALE}') AS orders"
+             (SELECT date, LAG(date) OVER (ORDER BY id) AS previous FROM seckill \
+             WHERE sale_num = (SELECT num FROM seckill_sale WHERE id = '{SALE}')) AS orders"
         );
         let gap = self
             .urls
@@ -315,6 +316,7 @@ pub fn survive(
         over: Some(LOAD_TIME),
         buyers: Buyers::Unique,
         keys: Keys::Unique,
+        lines: Lines::default(),
     };
     let totals = cluster.load(SALE, &plan, |cluster| {
         std::thread::sleep(LOAD_TIME / 3);
@@ -333,7 +335,8 @@ pub fn survive(
     // The store's voids uphold the guarantees, but a correct gate does not give a unit out twice in
     // the first place.
     let sql = format!(
-        "SELECT CAST(COUNT(*) AS CHAR) FROM seckill_void WHERE sale_id = '{SALE}' AND reason LIKE 'another order%'"
+        "SELECT CAST(COUNT(*) AS CHAR) FROM seckill_void \
+         WHERE sale_num = (SELECT num FROM seckill_sale WHERE id = '{SALE}') AND reason LIKE 'another order%'"
     );
     let twice = place.urls.mysql(&sql)?;
     ensure!(twice == ["0"], "the gate gave units twice: {twice:?}");

@@ -1,15 +1,21 @@
 //! The command line: every flag with its meaning, unit and default. What a command does belongs in
 //! its own file.
 
+mod sale;
+mod values;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-
-use seckill_sale::BUYER_LIMIT_MAX;
+use seckill_sale::SaleId;
 
 use crate::configuration::{Flag, Loaded, load};
+
+pub(crate) use sale::{ChangeArgs, CreateArgs, SaleAction, SaleArgs};
+pub(crate) use values::{ItemPrice, ItemTitle, ItemTotals, LinesArg, QuantityArg};
+use values::{buyers, count, duration, item_ids, keys, lines, method, quantity, totals};
 
 /// A flash-sale engine: sells a fixed number of units to far more buyers, never oversells, and
 /// never loses a confirmed order
@@ -26,6 +32,7 @@ const EXAMPLES: &str = "Examples:
   curl -X POST http://127.0.0.1:3000/seckill     buy one unit
   seckill load --requests 10000                  send 10,000 requests to it
   seckill audit                                  check all stored data
+  seckill events --sale counter                  show what happened to its orders
   seckill backup copy.db                         copy the database while the service runs
   seckill demo --engine cluster                  the same on Redis, Kafka and MySQL";
 
@@ -52,6 +59,8 @@ pub(crate) enum Command {
     Audit(AuditArgs),
     /// Create, show and change sales, even while a service is running
     Sale(SaleArgs),
+    /// Show a sale's events, and those to come
+    Events(EventsArgs),
     /// Back up the embedded engine's database, even while a service is running
     Backup(BackupArgs),
     /// Restore a backup into a data folder
@@ -128,16 +137,30 @@ fn flag(name: &'static str, key: &'static str, value: Option<String>) -> Option<
 #[command(after_help = "Examples:
   seckill demo
   seckill demo --units 10 --requests 50000 --ramp 2s
+  seckill demo --items S=40,M=40,L=20 --quantity 1-3
   seckill demo --engine cluster    on Redis, Kafka and MySQL
   seckill demo --keep              leave the service running; Ctrl-C stops it
+
+With --quantity or --items, each request asks for random lines, all or nothing. The verdict is \
+clean only if each confirmation has the units that its request asked for, and if units sold and \
+units left add up.
 
 `cargo xtask engines up` starts Redis, Kafka and MySQL.")]
 pub(crate) struct DemoArgs {
     #[command(flatten)]
     pub(crate) common: Common,
     /// Units for sale
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, conflicts_with = "items")]
     pub(crate) units: u32,
+    /// Items and their units, such as S=40,M=40,L=20; each request asks for random ones
+    #[arg(long, value_name = "ITEM=N,…", value_parser = totals)]
+    pub(crate) items: Option<ItemTotals>,
+    /// Units that a request asks for: a number, or a range for random ones, such as 1-3
+    #[arg(long, value_name = "N[-M]", default_value = "1", value_parser = quantity)]
+    pub(crate) quantity: QuantityArg,
+    /// Seed of the random lines: the same seed, the same requests
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
     /// Requests in total
     #[arg(long, default_value_t = 2_000)]
     pub(crate) requests: u64,
@@ -234,6 +257,8 @@ impl ServeArgs {
   seckill load --requests 60000 --rate 2000     2,000 requests per second
   seckill load --requests 1000000 --ramp 0      as fast as they are answered
   seckill load http://127.0.0.1:3000/v1/sales/phone/orders --buyers 5000 --keys 5
+  seckill load http://127.0.0.1:3000/v1/sales/shirt/orders --lines S=1,M=2
+  seckill load http://127.0.0.1:3000/v1/sales/shirt/orders --items S,M,L --quantity 1-3
 
 With --ramp or --rate, latency is measured from the time at which a request was due, otherwise \
 from the time at which it was sent. Ctrl-C stops the load and shows the results so far. The exit \
@@ -266,6 +291,20 @@ pub(crate) struct LoadArgs {
     /// Idempotency keys: none, unique (a new one per request), or a number of keys per buyer
     #[arg(long, default_value = "none", value_parser = keys)]
     pub(crate) keys: seckill_loadgen::Keys,
+    /// Lines that each request asks for, such as S=1,M=2: item and units
+    #[arg(long, value_name = "ITEM=N,…", conflicts_with_all = ["quantity", "items"], value_parser = lines)]
+    pub(crate) lines: Option<LinesArg>,
+    /// Units that each request asks for: a number, or a range for random ones, such as 1-3
+    /// [default: 1]
+    #[arg(long, value_name = "N[-M]", value_parser = quantity)]
+    pub(crate) quantity: Option<QuantityArg>,
+    /// Items from which --quantity takes random ones, such as S,M,L [default: the only item]
+    #[arg(long, value_name = "ITEM,…", requires = "quantity", value_delimiter = ',', value_parser = item_ids)]
+    pub(crate) items: Vec<String>,
+    /// Seed of the random lines: the same seed, the same requests. A request that repeats a key
+    /// repeats its lines
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
     /// Number of sales: {} in the URL becomes 0 to N - 1 in turn
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) paths: u64,
@@ -304,97 +343,31 @@ pub(crate) struct AuditArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  seckill sale create phone --units 500 --limit 2 --opens-at 2026-11-11T00:00:00+08:00
-  seckill sale list --json
-  seckill sale show phone
-  seckill sale change phone --units 600
-  seckill sale change phone --limit none --closes-at now
+  seckill events --sale counter
+  seckill events --sale counter --after 1000 --json
+  seckill events --sale counter --follow
 
-A running service applies a change at once. The change is stored when the command returns.")]
-pub(crate) struct SaleArgs {
+A line has the event's time, its number, its type, the order, the buyer and the units: S:7 is unit 7 \
+of the item S, S:7@2 the same unit at generation 2, after it was released once. Events of a sale are \
+numbered from 1, without gaps. With --json, each line is an event in the format of CloudEvents 1.0.
+
+The events come from the running service, or from its file if no service is running. Ctrl-C ends \
+--follow; to go on later, give the last number with --after.")]
+pub(crate) struct EventsArgs {
     #[command(flatten)]
     pub(crate) common: Common,
-    #[command(subcommand)]
-    pub(crate) action: SaleAction,
-    /// Print JSON instead of a table
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum SaleAction {
-    /// Create a sale
-    #[command(after_help = "Examples:
-  seckill sale create phone --units 500
-  seckill sale create phone --units 500 --limit 2 --title 'Phone, 256 GB'
-  seckill sale create phone --units 500 --opens-at 2026-11-11T00:00:00+08:00")]
-    Create {
-        /// Id: 1 to 64 of A-Z a-z 0-9 _ . -
-        id: String,
-        /// Units in total
-        #[arg(long)]
-        units: u32,
-        /// Title [default: the id]
-        #[arg(long)]
-        title: Option<String>,
-        /// Limit of active orders per buyer: 1 to 64, or none [default: none]
-        #[arg(long, value_name = "N", value_parser = limit_or_none)]
-        limit: Option<LimitChange>,
-        /// Opening time: RFC 3339 such as 2026-11-11T00:00:00+08:00, or now [default: already open]
-        #[arg(long, value_name = "TIME", value_parser = moment)]
-        opens_at: Option<i64>,
-        /// Closing time: RFC 3339, or now [default: never]
-        #[arg(long, value_name = "TIME", value_parser = moment)]
-        closes_at: Option<i64>,
-    },
-    /// Show all sales
-    #[command(after_help = "Examples:
-  seckill sale list
-  seckill sale list --json")]
-    List,
-    /// Show one sale
-    #[command(after_help = "Example:
-  seckill sale show phone")]
-    Show {
-        /// Id of the sale
-        id: String,
-    },
-    /// Change a sale; either all given changes are applied or none
-    Change(ChangeArgs),
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  seckill sale change phone --units 600
-  seckill sale change phone --add-units 100 --if-version 3
-  seckill sale change phone --limit none --closes-at now
-
-The command reads the sale first, and its change is refused if the sale has changed since. On a \
-cluster, the command returns once no server can still apply the old terms (see cluster.lease_ms).")]
-pub(crate) struct ChangeArgs {
     /// Id of the sale
-    pub(crate) id: String,
-    /// Title
-    #[arg(long)]
-    pub(crate) title: Option<String>,
-    /// Units in total; it may be lowered as long as no sold unit has a higher number
-    #[arg(long, value_name = "N", conflicts_with = "add_units")]
-    pub(crate) units: Option<u32>,
-    /// Units to add to the total
+    #[arg(long, value_name = "ID", value_parser = SaleId::new)]
+    pub(crate) sale: SaleId,
+    /// Start after the event with this number
     #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) add_units: u32,
-    /// Limit of active orders per buyer: 1 to 64, or none
-    #[arg(long, value_name = "N", value_parser = limit_or_none)]
-    pub(crate) limit: Option<LimitChange>,
-    /// Opening time: RFC 3339, now, or none
-    #[arg(long, value_name = "TIME", value_parser = moment_or_none)]
-    pub(crate) opens_at: Option<MomentChange>,
-    /// Closing time: RFC 3339, now, or none
-    #[arg(long, value_name = "TIME", value_parser = moment_or_none)]
-    pub(crate) closes_at: Option<MomentChange>,
-    /// Change the sale only if it has this version [default: the version that the command reads]
-    #[arg(long, value_name = "VERSION")]
-    pub(crate) if_version: Option<u64>,
+    pub(crate) after: u64,
+    /// Then wait for further events and print them as they come
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -443,100 +416,6 @@ pub(crate) struct ConfigArgs {
     pub(crate) json: bool,
 }
 
-/// A limit to set, or `None` to remove it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct LimitChange(pub(crate) Option<u32>);
-
-/// A time to set, in Unix milliseconds, or `None` to remove it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct MomentChange(pub(crate) Option<i64>);
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let right = || "give a time such as 5s, 500ms or 2m; a bare number counts seconds".to_owned();
-    let seconds = text.parse::<f64>().ok();
-    let parsed = match seconds {
-        Some(seconds) => Duration::try_from_secs_f64(seconds).map_err(|_| right())?,
-        None => {
-            let span: jiff::SignedDuration = text.parse().map_err(|_| right())?;
-            Duration::try_from(span).map_err(|_| right())?
-        }
-    };
-    const MAX: Duration = Duration::from_secs(86_400);
-    if parsed > MAX {
-        return Err("give at most a day, such as 24h".into());
-    }
-    Ok(parsed)
-}
-
-fn moment(text: &str) -> Result<i64, String> {
-    if text == "now" {
-        return Ok(jiff::Timestamp::now().as_millisecond());
-    }
-    const RIGHT: &str = "give a time with its offset, such as 2026-11-11T00:00:00+08:00, or now";
-    // The parser would turn a leap second into the second before it.
-    if text.contains(":60") {
-        return Err(format!("second 60 does not exist; {RIGHT}"));
-    }
-    let parsed: Result<jiff::Timestamp, _> = text.parse();
-    parsed
-        .map(jiff::Timestamp::as_millisecond)
-        .map_err(|error| format!("{error}; {RIGHT}"))
-}
-
-fn moment_or_none(text: &str) -> Result<MomentChange, String> {
-    match text {
-        "none" => Ok(MomentChange(None)),
-        _ => moment(text).map(|at_ms| MomentChange(Some(at_ms))),
-    }
-}
-
-fn limit_or_none(text: &str) -> Result<LimitChange, String> {
-    match text {
-        "none" => Ok(LimitChange(None)),
-        _ => match text.parse() {
-            Ok(limit @ 1..=BUYER_LIMIT_MAX) => Ok(LimitChange(Some(limit))),
-            _ => Err(format!(
-                "give a number from 1 to {BUYER_LIMIT_MAX}, or none"
-            )),
-        },
-    }
-}
-
-fn method(text: &str) -> Result<String, String> {
-    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_uppercase()) {
-        return Err("give a method such as POST or GET".into());
-    }
-    Ok(text.to_owned())
-}
-
-fn count(text: &str) -> Result<usize, String> {
-    const MAX: usize = 60_000;
-    match text.parse() {
-        Ok(count) if (1..=MAX).contains(&count) => Ok(count),
-        _ => Err(format!("give a number from 1 to {MAX}")),
-    }
-}
-
-fn buyers(text: &str) -> Result<seckill_loadgen::Buyers, String> {
-    use seckill_loadgen::Buyers;
-    match (text, text.parse()) {
-        ("anonymous", _) => Ok(Buyers::Anonymous),
-        ("unique", _) => Ok(Buyers::Unique),
-        (_, Ok(count)) if count > 0 => Ok(Buyers::Repeating(count)),
-        _ => Err("give anonymous, unique, or a number of buyers".into()),
-    }
-}
-
-fn keys(text: &str) -> Result<seckill_loadgen::Keys, String> {
-    use seckill_loadgen::Keys;
-    match (text, text.parse()) {
-        ("none", _) => Ok(Keys::None),
-        ("unique", _) => Ok(Keys::Unique),
-        (_, Ok(count)) if count > 0 => Ok(Keys::PerBuyer(count)),
-        _ => Err("give none, unique, or a number of keys per buyer".into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -545,17 +424,5 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn times_are_parsed() {
-        assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
-        assert_eq!(duration("0"), Ok(Duration::ZERO));
-        assert_eq!(duration("1.5"), Ok(Duration::from_millis(1_500)));
-        assert!(duration("soon").is_err() && duration("-1s").is_err() && duration("2d").is_err());
-        assert_eq!(moment("1970-01-01T08:00:01+08:00"), Ok(1_000));
-        assert!(moment("2026-11-11").is_err());
-        assert!(moment("2026-02-30T00:00:00Z").unwrap_err().contains("day"));
-        assert!(moment("2026-11-11T00:00:60Z").unwrap_err().contains("60"));
     }
 }

@@ -1,6 +1,9 @@
 //! `seckill sale`: creates, shows and changes sales through the running service, or through the
 //! engine if no service is running.
 
+mod tables;
+mod terms;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +18,13 @@ use seckill_service::convert;
 
 use crate::CommandOutcome;
 use crate::bootstrap;
-use crate::cli::{ChangeArgs, SaleAction, SaleArgs};
+use crate::cli::{SaleAction, SaleArgs};
 use crate::commands::demo;
 use crate::configuration::{Configuration, EngineKind};
 use crate::control_client::{self, ControlError};
 use crate::output;
-use crate::table::{self, grouped};
+
+use terms::Change;
 
 /// The longest wait for a running service.
 const CONTROL_WAIT: Duration = Duration::from_secs(30);
@@ -57,7 +61,10 @@ pub(crate) fn run(args: &SaleArgs) -> anyhow::Result<CommandOutcome> {
         };
         json + "\n"
     } else {
-        table_of(&views)
+        match (&action, views.first()) {
+            (Action::List, _) | (_, None) => tables::of_sales(&views),
+            (_, Some(view)) => tables::of_sale(view),
+        }
     };
     output::print(text)?;
     Ok(CommandOutcome::Ok)
@@ -71,35 +78,14 @@ enum Action {
     Change(SaleId, Box<Change>),
 }
 
-/// A change whose total may depend on the current one.
-struct Change {
-    terms: SaleChange,
-    add_units: u32,
-}
-
 impl Action {
     fn new(action: &SaleAction) -> anyhow::Result<Self> {
         Ok(match action {
-            SaleAction::Create {
-                id,
-                units,
-                title,
-                limit,
-                opens_at,
-                closes_at,
-            } => Self::Create(NewSale {
-                id: SaleId::new(id)?.to_string(),
-                title: title.clone().unwrap_or_default(),
-                total: Some(*units),
-                items: None,
-                buyer_limit: limit.and_then(|limit| limit.0),
-                opens_at_ms: *opens_at,
-                closes_at_ms: *closes_at,
-            }),
+            SaleAction::Create(args) => Self::Create(terms::new_sale(args)?),
             SaleAction::List => Self::List,
             SaleAction::Show { id } => Self::Show(SaleId::new(id)?),
             SaleAction::Change(args) => {
-                Self::Change(SaleId::new(&args.id)?, Box::new(Change::new(args)))
+                Self::Change(SaleId::new(&args.id)?, Box::new(Change::new(args)?))
             }
         })
     }
@@ -115,35 +101,6 @@ impl Action {
         if closes_at_ms.is_some_and(|at_ms| at_ms < a_second_ago_ms) {
             eprintln!("seckill: --closes-at is in the past, so the sale is closed");
         }
-    }
-}
-
-impl Change {
-    fn new(args: &ChangeArgs) -> Self {
-        Self {
-            add_units: args.add_units,
-            terms: SaleChange {
-                if_version: args.if_version,
-                title: args.title.clone(),
-                total: args.units,
-                items: Vec::new(),
-                buyer_limit: args.limit.map(|change| change.0),
-                opens_at_ms: args.opens_at.map(|change| change.0),
-                closes_at_ms: args.closes_at.map(|change| change.0),
-            },
-        }
-    }
-
-    /// The change for the version that was read, so that another change in between is detected.
-    fn of(&self, read: &Sale) -> anyhow::Result<SaleChange> {
-        let mut terms = self.terms.clone();
-        terms.if_version = terms.if_version.or(Some(read.version));
-        if self.add_units > 0 {
-            let total = read.total.saturating_add(self.add_units.into());
-            let too_many = || format!("--add-units {}: too many units", self.add_units);
-            terms.total = Some(u32::try_from(total).with_context(too_many)?);
-        }
-        Ok(terms)
     }
 }
 
@@ -274,29 +231,4 @@ async fn in_engine(engine: &dyn Engine, action: &Action) -> anyhow::Result<Vec<S
         }
     };
     Ok(vec![show(&id).await?])
-}
-
-fn table_of(views: &[Sale]) -> String {
-    let none = || "-".to_owned();
-    let rows: Vec<[String; 9]> = views
-        .iter()
-        .map(|view| {
-            [
-                view.id.clone(),
-                view.status.to_string(),
-                grouped(view.total),
-                grouped(view.remaining),
-                view.version.to_string(),
-                view.buyer_limit
-                    .map_or_else(none, |limit| limit.to_string()),
-                view.opens_at.clone().unwrap_or_else(none),
-                view.closes_at.clone().unwrap_or_else(none),
-                view.title.clone(),
-            ]
-        })
-        .collect();
-    let heads = [
-        "SALE", "STATUS", "UNITS", "LEFT", "VERSION", "LIMIT", "OPENS", "CLOSES", "TITLE",
-    ];
-    table::columns(heads, &rows)
 }

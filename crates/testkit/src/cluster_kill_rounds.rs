@@ -1,0 +1,121 @@
+//! SIGKILL of one process of each kind under load, round by round: each sells one sale in orders of
+//! several lines. Every confirmation that a client read must hold afterwards.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use seckill_api::{AuditVerdict, Audited};
+
+use crate::cluster::{Cluster, LoadPlan, LoadTotals, QUIET_WAIT, is_quiet};
+use crate::kill_rounds::next;
+use crate::mixed_orders;
+
+/// The results of [`cluster_kill_rounds`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClusterKillSummary {
+    /// Rounds without a violation.
+    pub rounds: u32,
+    /// Confirmations that clients read; each is exactly one row afterwards.
+    pub confirmations: u64,
+    /// Answers with the order's address (202).
+    pub pending: u64,
+    /// Attempts without an answer.
+    pub failed: u64,
+}
+
+/// In each round, sells a sale while one process of each kind is killed at a random time.
+pub fn cluster_kill_rounds(
+    cluster: &mut Cluster,
+    rounds: u32,
+    units: u64,
+    within_ms: u64,
+    seed: u64,
+) -> anyhow::Result<ClusterKillSummary> {
+    let mut random = seed.max(1);
+    let mut summary = ClusterKillSummary::default();
+    for round in 0..rounds {
+        let place = || format!("round {round} of seed {seed}");
+        let sale = format!("round-{round}");
+        let create = mixed_orders::create_sale(&sale, units);
+        cluster.seckill(&create.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let wait = Duration::from_millis(next(&mut random) % within_ms.max(1));
+        let who = next(&mut random);
+        // The same buyers on all servers.
+        let plan = load_plan(units);
+        let sum = cluster.load(&sale, &plan, |cluster| {
+            std::thread::sleep(wait);
+            cluster.kill_one_of_each(who)
+        });
+        let sum = sum.with_context(place)?;
+        check_units(sum).with_context(place)?;
+        summary.pending += sum.pending;
+        summary.failed += sum.failed;
+        cluster.start_missing().with_context(place)?;
+        sell_out_named(cluster, &sale, units).with_context(place)?;
+        summary.rounds += 1;
+    }
+    summary.confirmations = cluster.confirmations();
+    Ok(summary)
+}
+
+fn load_plan(units: u64) -> LoadPlan {
+    LoadPlan {
+        requests: mixed_orders::one_pass(units),
+        connections: 64,
+        over: None,
+        buyers: mixed_orders::buyers(units),
+        keys: mixed_orders::keys(),
+        lines: mixed_orders::lines(),
+    }
+}
+
+/// All or nothing: every confirmation has exactly the units that its attempt asked for.
+fn check_units(sum: LoadTotals) -> anyhow::Result<()> {
+    ensure!(
+        sum.wrong_units == 0,
+        "confirmations of other units: {sum:?}"
+    );
+    Ok(())
+}
+
+/// Repeats the load with the same buyers and keys, and then sells single units, until every unit is
+/// sold.
+fn sell_out_named(cluster: &mut Cluster, sale: &str, units: u64) -> anyhow::Result<()> {
+    let began = Instant::now();
+    loop {
+        let sum = cluster.load(sale, &load_plan(units), |_| Ok(()))?;
+        check_units(sum)?;
+        sell_rest(cluster, sale)?;
+        let Audited { report, verdict } = cluster.audit()?;
+        ensure!(
+            verdict == AuditVerdict::Clean,
+            "the audit is not clean: {report:#}\n{}",
+            cluster.logs()
+        );
+        if is_quiet(&report, sale, units) {
+            return Ok(());
+        }
+        if began.elapsed() > QUIET_WAIT {
+            bail!(
+                "{units} units of {sale} were not all sold within {QUIET_WAIT:?}: {report:#}\n{}",
+                cluster.logs()
+            );
+        }
+    }
+}
+
+/// Sells what the orders of several lines left over. The gate may be closed at this time, so that
+/// nothing proves that all is sold.
+fn sell_rest(cluster: &mut Cluster, sale: &str) -> anyhow::Result<()> {
+    let left = cluster.sale(sale)?;
+    let Some(rest) = mixed_orders::rest(&left) else {
+        return Ok(());
+    };
+    let plan = LoadPlan {
+        requests: rest.requests,
+        buyers: rest.buyers,
+        lines: rest.lines,
+        ..LoadPlan::closed(64)
+    };
+    check_units(cluster.load(sale, &plan, |_| Ok(()))?)
+}
