@@ -10,7 +10,7 @@ use seckill_engine::{Cause, Fault};
 use seckill_kafka_log::Record;
 use seckill_mysql_store::recording::{self, Batch, BatchEnd, Numbers, Place};
 use seckill_mysql_store::{Inserted, Session, Store};
-use seckill_sale::{ItemUnits, OrderId, SaleId};
+use seckill_sale::{OrderId, SaleId};
 
 use super::memory::Memory;
 use super::plan::{self, Known, Plan};
@@ -30,7 +30,7 @@ pub(crate) struct Incoming<'a> {
 pub(crate) struct Done {
     pub(crate) place: Place,
     /// The orders that have rows now.
-    pub(crate) orders: Vec<(ItemUnits, OrderId)>,
+    pub(crate) orders: Vec<OrderId>,
     pub(crate) voids: u64,
     pub(crate) dead: u64,
 }
@@ -232,10 +232,7 @@ async fn insert_what_fits<'a>(
 }
 
 fn done(place: Place, plan: Plan<'_>) -> Done {
-    let stored = |claim: &ClaimMessage| {
-        let units = claim.units.iter().map(|unit| unit.item_unit());
-        (units.collect(), claim.order_id.clone())
-    };
+    let stored = |claim: &ClaimMessage| claim.order_id.clone();
     Done {
         place,
         voids: plan.voids.len() as u64,

@@ -14,7 +14,7 @@ use seckill_engine::{Cause, Fault};
 use seckill_kafka_log::{FromLog, LogCondition, LogConsumer, Record};
 use seckill_mysql_store::Store;
 use seckill_mysql_store::recording::{self, Place};
-use seckill_sale::{ItemUnits, OrderId};
+use seckill_sale::OrderId;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -27,7 +27,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// The orders that one transaction stored.
-pub(crate) type StoredOrders = Vec<(ItemUnits, OrderId)>;
+pub(crate) type StoredOrders = Vec<OrderId>;
 
 /// A recorder's counters since its start, and its condition.
 #[derive(Debug, Default)]
