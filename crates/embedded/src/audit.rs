@@ -78,13 +78,22 @@ pub(crate) fn audit_view(
     }
     history.iter().for_each(|entry| auditor.confirmed(entry));
     let mut ids = RowIds::default();
-    let read = rows::each_line(conn, |line| {
-        ids.see(line.id);
+    let mut unreadable = Vec::new();
+    let read = rows::each_line(conn, |id, line| {
+        ids.see(id);
+        let line = match line {
+            Ok(line) => line,
+            Err(detail) => {
+                unreadable.push(damage(detail));
+                return Ok(());
+            }
+        };
         let order_id = order_id::to_text(line.row.order_id);
         let sale = names.get(&line.row.sale).map_or("", String::as_str);
         auditor.row(&line.facts(order_id.as_str(), sale));
         Ok::<(), rusqlite::Error>(())
     });
+    violations.extend(unreadable);
     let counts = meta::row_count(conn)?;
     match read {
         Ok(()) => {
@@ -97,15 +106,21 @@ pub(crate) fn audit_view(
         Err(error) => violations.push(damage(format!("not all orders could be read: {error}"))),
     }
     let name = |number| names.get(&number).cloned();
-    events::each_event(conn, &name, |event| match event {
+    let read = events::each_event(conn, &name, |event| match event {
         Ok(event) => auditor.event(event),
         Err(detail) => violations.push(damage(detail)),
-    })?;
+    });
+    if let Err(error) = read {
+        violations.push(damage(format!("not all events could be read: {error}")));
+    }
     violations.extend(damaged_pages(conn)?.into_iter().map(damage));
     let mut report = auditor.finish(counts.deleted);
-    violations
-        .into_iter()
-        .for_each(|violation| report.add(violation));
+    // What is wrong with the file comes first: it explains the rest.
+    let rest = std::mem::take(&mut report.violations);
+    report.violation_count -= rest.len() as u64;
+    for violation in violations.into_iter().chain(rest) {
+        report.add(violation);
+    }
     Ok(report)
 }
 

@@ -7,8 +7,9 @@ use fail_parallel::FailPointRegistry;
 use rusqlite::Connection;
 use seckill_engine::OrderRefused;
 use seckill_sale::{
-    Attempt, Attempted, Claim, HeldOrder, Ledger, Names, NewClaim, NewSale, Order, OrderChange,
-    OrderId, OrderState, Sale, SaleChange, SaleId, SaleNo, SaleRefused, SaleWrite, Verdict,
+    Attempt, Attempted, Claim, HeldOrder, ItemUnits, Ledger, Names, NewClaim, NewSale, Order,
+    OrderChange, OrderId, OrderState, Sale, SaleChange, SaleId, SaleNo, SaleRefused, SaleWrite,
+    Verdict,
 };
 
 use crate::clock;
@@ -176,9 +177,11 @@ impl<'a> Batch<'a> {
         self.begin()?;
         failpoints::check(self.store.failpoints, failpoints::INSERT)?;
         let lines = claim.units.len() as u32;
+        let first_row = self.store.counts.latest_row + 1;
         for (&claimed, line) in claim.units.iter().zip(1..) {
             let is_first = line == 1;
             self.insert.add(NewLine {
+                id: first_row + i64::from(line) - 1,
                 date_ms: self.now_ms,
                 order_id: order,
                 line,
@@ -192,8 +195,6 @@ impl<'a> Batch<'a> {
             })?;
         }
         let counts = &mut self.store.counts;
-        // Rows get consecutive ids.
-        let first_row = counts.latest_row + 1;
         counts.latest_row += i64::from(lines);
         counts.rows += u64::from(lines);
         counts.orders += 1;
@@ -259,10 +260,9 @@ impl<'a> Batch<'a> {
         if !rows::set_state(self.store.conn, &stored, write.state, self.now_ms)? {
             return Err(damaged(&"its rows changed within the transaction"));
         }
-        let (row_id, kind) = (
-            self.store.counts.latest_row,
-            Kind::Order(number, write.state),
-        );
+        let units: ItemUnits = stored.units.iter().map(|unit| unit.item_unit()).collect();
+        let row_id = self.store.counts.latest_row;
+        let kind = Kind::Order(number, write.state, &units);
         self.store_event(write.sale, write.sequence, row_id, kind)?;
         let is_cancelled = write.state == OrderState::Cancelled;
         Ok(Ok(Order {

@@ -1,7 +1,6 @@
 //! The embedded engine's implementation of the port: it answers rejections from memory, and sends
 //! everything else to the writer's queue. No decision is made here.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::audit::audit_view;
 use crate::file::lock::FolderLock;
 use crate::file::schema::Tuning;
-use crate::file::{DATABASE_FILE, FileError, LockOwner, events, rows};
+use crate::file::{DATABASE_FILE, FileError, LockOwner, feed, rows};
 use crate::memory::{Digester, SaleMemory};
 use crate::opened::Opened;
 use crate::order_id::{self, OrderIds};
@@ -83,8 +82,6 @@ pub struct EmbeddedEngine {
     ids: OrderIds,
     started_ms: i64,
     readers: Readers,
-    /// Where the latest page of each sale's feed ended, by the number of the sale.
-    feed_ends: Mutex<HashMap<u32, events::Position>>,
     answer_wait: Duration,
     queue: Mutex<Option<mpsc::Sender<Op>>>,
     /// The same queue without the lock, for the path of every call.
@@ -155,7 +152,6 @@ impl EmbeddedEngine {
             shared,
             ids: OrderIds::new(),
             readers,
-            feed_ends: Mutex::default(),
             answer_wait,
             weak_queue: queue.downgrade(),
             queue: Mutex::new(Some(queue)),
@@ -252,14 +248,18 @@ impl EmbeddedEngine {
             return Ok(Some(Vec::new()));
         }
         let number = memory.number;
-        let known = lock(&self.feed_ends).get(&number).copied();
+        let known = *lock(&memory.feed_end);
         let query = move |conn: &rusqlite::Connection| {
             let sale = (number, &*state.terms);
-            events::page(conn, sale, after, known, EVENTS_PAGE_MAX)
+            feed::page(conn, sale, after, known, EVENTS_PAGE_MAX)
         };
         let damaged = |detail| Fault::without_effect(Cause::Store, detail);
         let page = self.readers.query(query).await?.map_err(damaged)?;
-        lock(&self.feed_ends).insert(number, page.end);
+        if page.events.is_empty() {
+            let detail = format!("sale {sale}: event {} is missing", after + 1);
+            return Err(Fault::without_effect(Cause::Store, detail));
+        }
+        *lock(&memory.feed_end) = Some(page.end);
         Ok(Some(page.events))
     }
 

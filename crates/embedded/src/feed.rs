@@ -7,7 +7,7 @@ use seckill_sale::{Event, SaleId};
 
 use crate::audit::tuning;
 use crate::file::schema;
-use crate::file::{DATABASE_FILE, FileError, events, sales};
+use crate::file::{DATABASE_FILE, FileError, feed, sales};
 
 /// Up to [`EVENTS_PAGE_MAX`] events of a sale after number `after`, from the file in a data folder;
 /// `None` if there is no such sale.
@@ -28,7 +28,7 @@ pub fn events_of_file(
     for (number, found) in sales::all(&conn).map_err(sqlite)? {
         match found {
             Ok(found) if found.id == *sale => {
-                let page = events::page(&conn, (number, &found), after, None, EVENTS_PAGE_MAX);
+                let page = feed::page(&conn, (number, &found), after, None, EVENTS_PAGE_MAX);
                 let page = page.map_err(sqlite)?.map_err(damaged)?;
                 return Ok(Some(page.events));
             }

@@ -81,9 +81,9 @@ fn read(conn: &Connection, digester: Digester, rows_min: u64) -> Result<Loaded, 
         }
     }
     let mut ids = RowIds::default();
-    rows::each_line(conn, |line| {
-        ids.see(line.id);
-        loading.line(line)
+    rows::each_line(conn, |id, line| {
+        ids.see(id);
+        loading.line(line.map_err(LoadError::Damaged)?)
     })?;
     loading.finish_order()?;
     let mut counts = meta::row_count(conn)?;
@@ -92,17 +92,7 @@ fn read(conn: &Connection, digester: Digester, rows_min: u64) -> Result<Loaded, 
     if let Some(detail) = ids.damage(&counts) {
         return Err(LoadError::OrdersLost(detail));
     }
-    let mut pointers = vec![0; loading.sales.len()];
-    for (number, sequence, row_id) in events::latest(conn)? {
-        let index = number.wrapping_sub(1) as usize;
-        let (Some(sale), Some(pointer)) = (loading.sales.get_mut(index), pointers.get_mut(index))
-        else {
-            let detail = format!("an event belongs to sale {number}, which does not exist");
-            return Err(LoadError::Damaged(detail));
-        };
-        sale.event(sequence);
-        *pointer = row_id;
-    }
+    let (pointers, latest_entry) = loading.entries(conn)?;
     let mut ledgers = Vec::with_capacity(loading.sales.len());
     for sale in loading.sales {
         let id = sale.sale().id.clone();
@@ -117,7 +107,8 @@ fn read(conn: &Connection, digester: Digester, rows_min: u64) -> Result<Loaded, 
         counts: FileCounts {
             rows: ids.rows(),
             orders: loading.orders,
-            latest_row: ids.latest,
+            // The row of a later claim must not lie before the entries of earlier events.
+            latest_row: ids.latest.max(latest_entry),
         },
         recorded_rows,
         pointers,
@@ -186,6 +177,35 @@ impl Loading {
             self.key = (row.lines > 1).then_some(digest);
         }
         Ok(())
+    }
+
+    /// Reads the entries of the feed. Returns the row that the latest one of each sale points to, and
+    /// the highest of them.
+    fn entries(&mut self, conn: &Connection) -> Result<(Vec<i64>, i64), LoadError> {
+        let mut pointers = vec![0; self.sales.len()];
+        let (mut latest, mut damage) = (0, None);
+        events::each_entry(conn, |entry| {
+            let seen = entry.and_then(|entry| {
+                let index = entry.sale.wrapping_sub(1) as usize;
+                let missing = || {
+                    format!(
+                        "an event belongs to sale {}, which does not exist",
+                        entry.sale
+                    )
+                };
+                let sale = self.sales.get_mut(index).ok_or_else(missing)?;
+                sale.event(entry.sequence);
+                // Entries come by number.
+                pointers[index] = entry.row_id;
+                latest = latest.max(entry.row_id);
+                Ok(())
+            });
+            damage = damage.take().or(seen.err());
+        })?;
+        match damage {
+            Some(damage) => Err(LoadError::Damaged(damage)),
+            None => Ok((pointers, latest)),
+        }
     }
 
     /// Adds a further unit to the claim of the order's key.

@@ -2,7 +2,7 @@
 //! Only the writer changes it, and only after a commit. Readers never wait for the writer.
 
 use std::hash::Hasher;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use seckill_sale::{
@@ -12,6 +12,7 @@ use seckill_sale::{
 use siphasher::sip128::{Hasher128, SipHasher13};
 use smallvec::SmallVec;
 
+use crate::file::feed;
 use crate::order_id;
 
 /// Computes digests with a random key of this process, so that clients cannot cause collisions.
@@ -66,6 +67,8 @@ impl SaleState {
 pub(crate) struct SaleMemory {
     pub(crate) number: u32,
     pub(crate) state: ArcSwap<SaleState>,
+    /// Where the latest page of the feed ended.
+    pub(crate) feed_end: Mutex<Option<feed::Position>>,
 }
 
 impl SaleMemory {
@@ -78,6 +81,7 @@ impl SaleMemory {
         Self {
             number,
             state: ArcSwap::from_pointee(state),
+            feed_end: Mutex::default(),
         }
     }
 }
@@ -211,18 +215,23 @@ impl Memory {
         };
         // The free units are read before the key: if this key got the last unit of a sold-out sale,
         // its claim must be visible.
-        let state = sale.state.load();
-        let terms = &*state.terms;
+        let mut state = sale.state.load();
         let buyer = &attempt.buyer;
         let keyed = attempt
             .key
             .as_ref()
             .and_then(|key| self.claim_of_key(&attempt.sale, buyer, key));
-        let holding = if terms.buyer_limit.is_some() && !buyer.is_anonymous() {
-            self.holding(self.digester.buyer(&attempt.sale, buyer.as_str()))
-        } else {
-            Holding::default()
-        };
+        let mut holding = Holding::default();
+        while state.terms.buyer_limit.is_some() && !buyer.is_anonymous() {
+            holding = self.holding(self.digester.buyer(&attempt.sale, buyer.as_str()));
+            // A new limit may have come first, with claims that it allowed.
+            let now = sale.state.load();
+            if Arc::ptr_eq(&now.terms, &state.terms) {
+                break;
+            }
+            state = now;
+        }
+        let terms = &*state.terms;
         let context = Context {
             keyed,
             holding,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fail_parallel::FailPointRegistry;
 use rusqlite::Connection;
-use seckill_sale::{Ledger, OrderState};
+use seckill_sale::{ItemUnits, Ledger, OrderState};
 
 use crate::batch::StepError;
 use crate::failpoints;
@@ -229,23 +229,32 @@ fn adopt_edits(conn: &Connection, path: &Path, loaded: &Loaded) -> Result<(), Fi
         let Some(stored) = found.transpose().map_err(damaged)? else {
             continue;
         };
-        rows::adopt_state(conn, &stored, now_ms).map_err(sqlite)?;
         let Some(number) = loaded.ledger.number(&stored.order.sale) else {
             continue;
         };
-        let state = stored.order.state;
-        tracing::info!(order_id = %stored.order.order_id, state = state.as_str(), "adopting a state that was set by hand");
-        if state == OrderState::Reserved {
+        let (id, state) = (&stored.order.order_id, stored.order.state);
+        let told = events::told_state(conn, number.get(), order_id).map_err(sqlite)?;
+        if told != state && (!told.is_active() || state == OrderState::Reserved) {
+            let (from, to) = (told.as_str(), state.as_str());
+            return Err(damaged(format!(
+                "order {id}: its state was edited from {from} to {to}; an order that has ended or is paid never becomes \
+                 active or reserved again, so set it back to {from}, and sell the unit anew"
+            )));
+        }
+        rows::adopt_state(conn, &stored, now_ms).map_err(sqlite)?;
+        if told == state {
             continue;
         }
+        tracing::info!(order_id = %id, state = state.as_str(), "adopting a state that was set by hand");
         let sequence = &mut ledger_sequences[number.index()];
         *sequence += 1;
+        let units: ItemUnits = stored.units.iter().map(|unit| unit.item_unit()).collect();
         let event = events::EventRow {
             sale: number.get(),
             sequence: *sequence,
             row_id: loaded.counts.latest_row,
             date_ms: now_ms,
-            kind: events::Kind::Order(order_id, state),
+            kind: events::Kind::Order(order_id, state, &units),
         };
         events::insert(conn, &event).map_err(sqlite)?;
     }

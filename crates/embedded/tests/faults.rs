@@ -9,8 +9,8 @@ use fail_parallel::FailPointRegistry;
 use seckill_embedded::{EmbeddedEngine, EmbeddedOptions};
 use seckill_engine::{Cause, Effect, Engine, OrderRefused, Outcome};
 use seckill_sale::{
-    Attempt, Buyer, HistoryEntry, HistoryUnit, IdempotencyKey, NewSale, NotAllowed, OrderChange, OrderState,
-    Rejection, SaleChange, SaleId, Verdict,
+    Attempt, Buyer, HistoryEntry, HistoryUnit, IdempotencyKey, NewSale, NotAllowed, OrderChange,
+    OrderState, Rejection, SaleChange, SaleId, Verdict,
 };
 use tempfile::TempDir;
 

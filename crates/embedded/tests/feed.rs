@@ -148,3 +148,103 @@ async fn a_manual_edit_gets_its_event() {
         assert!(report.is_clean(), "{:#?}", report.violations);
     }
 }
+
+/// A service with one sale and three orders, one of them cancelled, whose file was edited since.
+async fn edited(sql: &str) -> (TempDir, Result<EmbeddedEngine, seckill_embedded::FileError>) {
+    let dir = TempDir::new().unwrap();
+    let engine = open(dir.path());
+    create(&engine, "s", 3).await;
+    let first = buy(&engine, "s").await;
+    buy(&engine, "s").await;
+    buy(&engine, "s").await;
+    let cancelled = engine.change_order(&first.order_id, OrderChange::Cancel);
+    assert!(matches!(cancelled.await, Ok(Ok(_))));
+    engine.close().await;
+    drop(engine);
+    let conn = Connection::open(dir.path().join(DATABASE_FILE)).unwrap();
+    conn.execute_batch(sql).unwrap();
+    drop(conn);
+    let opened = EmbeddedEngine::open(EmbeddedOptions::new(dir.path()));
+    (dir, opened)
+}
+
+/// A damaged entry is refused with its number, and the audit lists it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_event_is_named() {
+    let off = "PRAGMA ignore_check_constraints = ON;";
+    for edit in [
+        "UPDATE seckill_event SET row_id = 2 WHERE sequence = 5",
+        "UPDATE seckill_event SET sequence = 9 WHERE sequence = 5",
+        "UPDATE seckill_event SET sequence = -1 WHERE sequence = 5",
+        "UPDATE seckill_event SET order_id = x'00' WHERE sequence = 5",
+        "UPDATE seckill_event SET type = 'order.paid' WHERE sequence = 5",
+    ] {
+        let (dir, opened) = edited(&format!("{off} {edit}")).await;
+        let refused = opened.err().map(|error| error.to_string());
+        let refused = refused.unwrap_or_else(|| panic!("{edit}"));
+        assert!(refused.contains("event"), "{edit}: {refused}");
+        let report = seckill_embedded::audit_file(dir.path(), &[]).unwrap();
+        let named = report.violations.iter().any(|v| v.detail.contains("event"));
+        assert!(named, "{edit}: {report:?}");
+    }
+}
+
+/// A value that cannot be in a row is refused with the row, and hides no other row from the audit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_row_is_named() {
+    let off = "PRAGMA ignore_check_constraints = ON;";
+    for edit in [
+        "UPDATE seckill SET item = 0 WHERE id = 2",
+        "UPDATE seckill SET item = 65 WHERE id = 2",
+        "UPDATE seckill SET unit = -1 WHERE id = 2",
+        "UPDATE seckill SET order_id = x'00' WHERE id = 2",
+        "UPDATE seckill SET sequence = -1 WHERE id = 2",
+        "UPDATE seckill SET lines = 2 WHERE id = 2",
+    ] {
+        let (dir, opened) = edited(&format!("{off} {edit}")).await;
+        let refused = opened.err().map(|error| error.to_string());
+        let refused = refused.unwrap_or_else(|| panic!("{edit}"));
+        assert!(refused.contains("row 2"), "{edit}: {refused}");
+        let report = seckill_embedded::audit_file(dir.path(), &[]).unwrap();
+        let all: String = report
+            .violations
+            .iter()
+            .map(|v| v.detail.as_str())
+            .collect();
+        assert!(!report.is_clean(), "{edit}");
+        assert!(
+            !all.contains("row 3") && !all.contains("not all orders"),
+            "{edit}: {all}"
+        );
+    }
+}
+
+/// A missing event stops readers at its place; it is never skipped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_event_is_not_skipped() {
+    let (_dir, engine) = edited("DELETE FROM seckill_event WHERE sequence = 1").await;
+    let engine = engine.unwrap();
+    let fault = engine.events(&sale("s"), 0).await.unwrap_err();
+    assert!(fault.detail.contains("event 1 is missing"), "{fault}");
+    assert_eq!(events(&engine, "s", 1).await.len(), 4);
+    let report = engine.audit(Vec::new()).await.unwrap();
+    assert!(!report.is_clean());
+}
+
+/// An order that has ended never becomes active again, also by hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manual_edit_cannot_reopen_an_order() {
+    let edit =
+        |state| format!("UPDATE seckill SET state = {state}, state_checksum = 0 WHERE unit = 1");
+    for state in [0, 1] {
+        let (_dir, opened) = edited(&edit(state)).await;
+        let refused = opened.err().map(|error| error.to_string()).unwrap();
+        assert!(refused.contains("set it back to cancelled"), "{refused}");
+    }
+    // The state that it has already is no event.
+    let (_dir, opened) = edited(&edit(3)).await;
+    let engine = opened.unwrap();
+    assert_eq!(events(&engine, "s", 0).await.len(), 5);
+    let report = engine.audit(Vec::new()).await.unwrap();
+    assert!(report.is_clean(), "{:#?}", report.violations);
+}

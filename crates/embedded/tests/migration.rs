@@ -144,6 +144,52 @@ async fn the_feed_begins_with_what_happened_before() {
     }
 }
 
+/// A deleted row whose loss was accepted, and a state that was set by hand and not adopted yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn gaps_and_manual_edits_are_kept() {
+    let (_dir, path) = old_folder();
+    let conn = Connection::open(path.join(DATABASE_FILE)).unwrap();
+    conn.execute_batch(
+        "DELETE FROM seckill WHERE id = 3;
+         UPDATE seckill_meta SET orders = 12, deleted = 1;
+         UPDATE seckill SET state = 'paid', state_checksum = 0 WHERE id = 4;",
+    )
+    .unwrap();
+    drop(conn);
+    let engine = open(&path).unwrap();
+    let kept = history().into_iter().enumerate();
+    let kept = kept.filter(|(index, _)| *index != 2);
+    let kept: Vec<HistoryEntry> = kept.map(|(_, entry)| entry).collect();
+    let report = engine.audit(kept).await.unwrap();
+    assert!(report.is_clean(), "{:#?}", report.violations);
+    let Ok(Outcome::Order(order)) = engine.order(&history()[3].order_id).await else {
+        panic!("no order");
+    };
+    assert_eq!(order.state, OrderState::Paid);
+    let conn = Connection::open(path.join(DATABASE_FILE)).unwrap();
+    let ids: i64 = conn
+        .query_row(
+            "SELECT group_concat(id) = '1,2,4,5,6,7,8,9,10,11,12,13' FROM seckill",
+            (),
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert_eq!(ids, 1);
+}
+
+/// Events are in the order in which they happened, by the clock of then.
+#[tokio::test(flavor = "multi_thread")]
+async fn times_do_not_go_back() {
+    let (_dir, path) = old_folder();
+    let engine = open(&path).unwrap();
+    for sale in ["phone", "counter", "shirt"] {
+        let id = SaleId::new(sale).unwrap();
+        let events = engine.events(&id, 0).await.unwrap().unwrap();
+        let times: Vec<i64> = events.iter().map(|event| event.at_ms).collect();
+        assert!(times.is_sorted(), "{sale}: {times:?}");
+    }
+}
+
 /// A damaged file is not converted: it stays as it is, for whoever repairs it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_file_is_refused_and_left_as_it_is() {

@@ -13,7 +13,7 @@ use seckill_sale::{
 };
 use tokio::runtime::Runtime;
 
-use crate::promises::{Promise, Promises};
+use crate::promises::{ATTEMPT_UNITS_MAX, Promise, Promises};
 use crate::rng::Rng;
 
 const BUYERS: [&str; 4] = ["ann", "bob", "cat", "dan"];
@@ -286,7 +286,7 @@ fn lines_of_key(terms: &NewSale, key: &IdempotencyKey) -> Lines {
 
 /// Lines that depend on the number alone: 1 to 3 units, of one item or of all.
 fn lines(terms: &NewSale, number: u64) -> Lines {
-    let quantity = 1 + (number % 3) as u32;
+    let quantity = 1 + (number % ATTEMPT_UNITS_MAX) as u32;
     if terms.items.len() == 1 {
         return Lines::Quantity(quantity);
     }

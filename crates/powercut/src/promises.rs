@@ -5,9 +5,12 @@ use anyhow::{Context, bail, ensure};
 use seckill_engine::{Effect, Fault, OrderRefused, Outcome};
 use seckill_sale::{
     Attempt, Buyer, Claim, HistoryEntry, HistoryUnit, IdempotencyKey, Invalid, ItemId, Lines,
-    NewSale, ORDER_UNITS_MAX, Order, OrderId, OrderState, OrderUnit, OrderUnits, Rejection, Sale,
-    SaleId, SaleRefused, Verdict,
+    NewSale, Order, OrderId, OrderState, OrderUnit, OrderUnits, Rejection, Sale, SaleId,
+    SaleRefused, Verdict,
 };
+
+/// The most units that an attempt of the client wants.
+pub(crate) const ATTEMPT_UNITS_MAX: u64 = 3;
 
 /// Whether an order was cancelled, as far as the client can know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -439,7 +442,7 @@ impl Promises {
     /// Compares the number of rows in the store with the known orders: no row may be unexplained.
     pub(crate) fn check_rows(&self, rows: u64, orders: &[Order]) -> anyhow::Result<()> {
         let known: usize = orders.iter().map(|order| order.units.len()).sum();
-        let (known, unnamed) = (known as u64, self.unnamed * u64::from(ORDER_UNITS_MAX));
+        let (known, unnamed) = (known as u64, self.unnamed * ATTEMPT_UNITS_MAX);
         ensure!(
             rows >= known && rows <= known + unnamed,
             "the store has {rows} rows; {known} are known, and at most {unnamed} more are possible"

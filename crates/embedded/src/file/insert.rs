@@ -8,7 +8,7 @@ use super::rows::LineRow;
 
 /// The rows of one statement. More save little.
 const GROUP: usize = 16;
-const COLUMNS: usize = 14;
+const COLUMNS: usize = 15;
 
 /// The parameters of a row. Those that most rows share are bound only when they change.
 mod parameter {
@@ -26,11 +26,12 @@ mod parameter {
     pub(super) const SLOT: usize = 12;
     pub(super) const KEY: usize = 13;
     pub(super) const FINGERPRINT: usize = 14;
+    pub(super) const ID: usize = 15;
 }
 
 fn insert_statement(rows: usize) -> String {
     let columns = "date, sale, line, lines, item, generation, order_id, unit, sequence, checksum, \
-         buyer, slot, idem_key, fingerprint";
+         buyer, slot, idem_key, fingerprint, id";
     let row = format!("({})", vec!["?"; COLUMNS].join(", "));
     let rows = vec![row; rows].join(", ");
     format!("INSERT INTO seckill ({columns}) VALUES {rows}")
@@ -39,6 +40,8 @@ fn insert_statement(rows: usize) -> String {
 /// A row that waits for its statement.
 #[derive(Debug)]
 pub(crate) struct NewLine {
+    /// Given by the program, because SQLite would use the id of a deleted last row again.
+    pub(crate) id: i64,
     /// Unix milliseconds.
     pub(crate) date_ms: i64,
     pub(crate) order_id: u128,
@@ -108,15 +111,15 @@ impl<'conn> Insert<'conn> {
         })
     }
 
-    fn execute<'a>(&mut self, rows: impl Iterator<Item = LineRow<'a>>) -> rusqlite::Result<()> {
-        for (row, index) in rows.zip(0..) {
-            self.bind(index, &row)?;
+    fn execute(&mut self, lines: &[NewLine]) -> rusqlite::Result<()> {
+        for (line, index) in lines.iter().zip(0..) {
+            self.bind(index, line.id, &line.row())?;
         }
         self.statement.raw_execute()?;
         Ok(())
     }
 
-    fn bind(&mut self, index: usize, row: &LineRow<'_>) -> rusqlite::Result<()> {
+    fn bind(&mut self, index: usize, id: i64, row: &LineRow<'_>) -> rusqlite::Result<()> {
         let (statement, bound) = (&mut self.statement, &mut self.bound[index]);
         let mut bind = |parameter: usize, value: &dyn rusqlite::ToSql| {
             statement.raw_bind_parameter(index * COLUMNS + parameter, value)
@@ -139,6 +142,7 @@ impl<'conn> Insert<'conn> {
             bind(parameter::GENERATION, &shared.generation)?;
             bound.shared = Some(shared);
         }
+        bind(parameter::ID, &id)?;
         bind(parameter::ORDER_ID, &row.order_id.to_be_bytes())?;
         bind(parameter::UNIT, &unit.number)?;
         bind(
@@ -182,16 +186,17 @@ impl<'conn> InsertLines<'conn> {
         if self.waiting.len() < GROUP {
             return Ok(());
         }
-        self.group.execute(self.waiting.iter().map(NewLine::row))?;
+        self.group.execute(&self.waiting)?;
         self.waiting.clear();
         Ok(())
     }
 
     /// Inserts the rows that still wait.
     pub(crate) fn flush(&mut self) -> rusqlite::Result<()> {
-        for line in self.waiting.drain(..) {
-            self.single.execute(std::iter::once(line.row()))?;
+        for line in &self.waiting {
+            self.single.execute(std::slice::from_ref(line))?;
         }
+        self.waiting.clear();
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 
 mod checksum;
 pub(crate) mod events;
+pub(crate) mod feed;
 pub(crate) mod folder;
 pub(crate) mod identity;
 pub(crate) mod insert;

@@ -110,22 +110,40 @@ pub(crate) struct StoredLine<'a> {
     pub(crate) is_edited: bool,
 }
 
-/// Calls `each` with every line, by ascending row id.
+/// Calls `each` with every line and its row id, by ascending row id. An inner error describes the
+/// damage of a row.
 pub(crate) fn each_line<E: From<rusqlite::Error>>(
     conn: &Connection,
-    mut each: impl FnMut(&StoredLine<'_>) -> Result<(), E>,
+    mut each: impl FnMut(i64, Result<&StoredLine<'_>, String>) -> Result<(), E>,
 ) -> Result<(), E> {
     let query = format!("SELECT {LINE_COLUMNS} FROM seckill AS line ORDER BY line.id");
     let mut statement = conn.prepare(&query)?;
     let mut rows = statement.query(())?;
     while let Some(row) = rows.next()? {
-        each(&stored(row)?)?;
+        match stored(row)? {
+            Ok(line) => each(line.id, Ok(&line))?,
+            Err(damage) => each(row.get(0)?, Err(damage))?,
+        }
     }
     Ok(())
 }
 
-/// Reads a row that begins with [`LINE_COLUMNS`].
-pub(super) fn stored<'a>(row: &'a Row<'_>) -> rusqlite::Result<StoredLine<'a>> {
+/// Reads a row that begins with [`LINE_COLUMNS`]. The inner error describes the damage of a row whose
+/// values cannot be what this program wrote.
+pub(super) fn stored<'a>(row: &'a Row<'_>) -> rusqlite::Result<Result<StoredLine<'a>, String>> {
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType};
+    match values(row) {
+        Ok(line) => Ok(Ok(line)),
+        Err(
+            error @ (FromSqlConversionFailure(..)
+            | IntegralValueOutOfRange(..)
+            | InvalidColumnType(..)),
+        ) => Ok(Err(format!("row {}: {error}", row.get::<_, i64>(0)?))),
+        Err(error) => Err(error),
+    }
+}
+
+fn values<'a>(row: &'a Row<'_>) -> rusqlite::Result<StoredLine<'a>> {
     let not_an_item = |index: usize, number: u8| {
         let what = format!("{number} is not an item number").into();
         rusqlite::Error::FromSqlConversionFailure(index, rusqlite::types::Type::Integer, what)
@@ -237,7 +255,10 @@ pub(crate) fn order_by_id(
     let mut rows = statement.query([order_id.to_be_bytes()])?;
     let mut order: Option<StoredOrder> = None;
     while let Some(row) = rows.next()? {
-        let line = stored(row)?;
+        let line = match stored(row)? {
+            Ok(line) => line,
+            Err(damage) => return Ok(Some(Err(damage))),
+        };
         let sale = row.get_ref(NEXT_COLUMN)?.as_str_or_null()?;
         let item = row.get_ref(NEXT_COLUMN + 1)?.as_str_or_null()?;
         let added = match (sale, item) {

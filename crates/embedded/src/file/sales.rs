@@ -1,7 +1,7 @@
 //! Writes, reads and verifies the rows of sales and their items.
 
 use rusqlite::{Connection, Row, params};
-use seckill_sale::{Currency, Item, ItemId, Price, Sale, SaleId};
+use seckill_sale::{Currency, Item, ItemId, ItemNo, Price, Sale, SaleId};
 
 use super::checksum::Checksum;
 use crate::clock;
@@ -19,6 +19,8 @@ struct SaleRow {
 }
 
 struct ItemRow {
+    /// From 1.
+    number: u32,
     id: String,
     title: String,
     total: u32,
@@ -27,8 +29,9 @@ struct ItemRow {
 }
 
 impl ItemRow {
-    fn of(item: &Item) -> Self {
+    fn of((number, item): (ItemNo, &Item)) -> Self {
         Self {
+            number: number.get().into(),
             id: item.id.to_string(),
             title: item.title.clone(),
             total: item.total,
@@ -64,7 +67,7 @@ impl SaleRow {
             opens_at: sale.opens_at_ms.map(clock::to_text),
             closes_at: sale.closes_at_ms.map(clock::to_text),
             version: sale.version as i64,
-            items: sale.items.iter().map(ItemRow::of).collect(),
+            items: sale.numbered_items().map(ItemRow::of).collect(),
         }
     }
 
@@ -79,6 +82,7 @@ impl SaleRow {
         sum.bytes(&self.buyer_limit.unwrap_or(0).to_le_bytes());
         sum.bytes(&self.version.to_le_bytes());
         for item in &self.items {
+            sum.bytes(&item.number.to_le_bytes());
             sum.text(&item.id);
             sum.text(&item.title);
             sum.bytes(&item.total.to_le_bytes());
@@ -112,9 +116,11 @@ impl SaleRow {
 
 /// Stores a new sale, or the changed terms of an existing one.
 pub(crate) fn put(conn: &Connection, number: u32, sale: &Sale) -> rusqlite::Result<()> {
-    let insert = "INSERT OR REPLACE INTO seckill_sale \
+    let insert = "INSERT INTO seckill_sale \
          (number, id, title, buyer_limit, opens_at, closes_at, version, checksum) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) \
+         ON CONFLICT (number) DO UPDATE SET title = ?3, buyer_limit = ?4, opens_at = ?5, \
+         closes_at = ?6, version = ?7, checksum = ?8";
     let row = SaleRow::of(number, sale);
     conn.prepare_cached(insert)?.execute(params![
         row.number,
@@ -126,13 +132,14 @@ pub(crate) fn put(conn: &Connection, number: u32, sale: &Sale) -> rusqlite::Resu
         row.version,
         row.checksum(),
     ])?;
-    let insert = "INSERT OR REPLACE INTO seckill_item \
-         (sale, item, id, title, total, price, currency) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    let insert = "INSERT INTO seckill_item (sale, item, id, title, total, price, currency) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) \
+         ON CONFLICT (sale, item) DO UPDATE SET title = ?4, total = ?5, price = ?6, currency = ?7";
     let mut insert = conn.prepare_cached(insert)?;
-    for (item, position) in row.items.iter().zip(1_u8..) {
+    for item in &row.items {
         insert.execute(params![
             row.number,
-            position,
+            item.number,
             item.id,
             item.title,
             item.total,
@@ -158,8 +165,7 @@ pub(crate) fn all(conn: &Connection) -> rusqlite::Result<Vec<StoredSale>> {
 }
 
 fn verified(conn: &Connection, mut row: SaleRow, checksum: i64) -> rusqlite::Result<StoredSale> {
-    let query =
-        "SELECT id, title, total, price, currency FROM seckill_item WHERE sale = ?1 ORDER BY item";
+    let query = "SELECT item, id, title, total, price, currency FROM seckill_item WHERE sale = ?1 ORDER BY item";
     let mut statement = conn.prepare_cached(query)?;
     row.items = statement
         .query_map([row.number], item_row)?
@@ -191,11 +197,12 @@ fn sale_row(row: &Row<'_>) -> rusqlite::Result<SaleRow> {
 
 fn item_row(row: &Row<'_>) -> rusqlite::Result<ItemRow> {
     Ok(ItemRow {
-        id: row.get(0)?,
-        title: row.get(1)?,
-        total: row.get(2)?,
-        price: row.get(3)?,
-        currency: row.get(4)?,
+        number: row.get(0)?,
+        id: row.get(1)?,
+        title: row.get(2)?,
+        total: row.get(3)?,
+        price: row.get(4)?,
+        currency: row.get(5)?,
     })
 }
 
@@ -206,6 +213,7 @@ mod tests {
     #[test]
     fn the_checksum_covers_every_term() {
         let item = || ItemRow {
+            number: 1,
             id: "i".into(),
             title: "t".into(),
             total: 1,
@@ -222,7 +230,7 @@ mod tests {
             version: 1,
             items: vec![item()],
         };
-        let edits: [fn(&mut SaleRow); 14] = [
+        let edits: [fn(&mut SaleRow); 15] = [
             |row| row.number = 2,
             |row| row.id = "r".into(),
             |row| row.title = "u".into(),
@@ -230,12 +238,13 @@ mod tests {
             |row| row.opens_at = Some("x".into()),
             |row| row.closes_at = Some("x".into()),
             |row| row.version = 2,
+            |row| row.items[0].number = 2,
             |row| row.items[0].id = "j".into(),
             |row| row.items[0].title = "u".into(),
             |row| row.items[0].total = 2,
             |row| row.items[0].price = Some(0),
             |row| row.items[0].currency = Some("CNY".into()),
-            |row| row.items.push(ItemRow::of(&test_item())),
+            |row| row.items.push(ItemRow::of((ItemNo::FIRST, &test_item()))),
             |row| row.items.clear(),
         ];
         let mut sums = std::collections::HashSet::from([row().checksum()]);

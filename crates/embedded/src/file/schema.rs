@@ -59,12 +59,12 @@ CREATE TABLE seckill (
     line           INTEGER NOT NULL CHECK (line >= 1),
     lines          INTEGER NOT NULL,
     sale           INTEGER NOT NULL,
-    item           INTEGER NOT NULL,
+    item           INTEGER NOT NULL CHECK (item BETWEEN 1 AND 64),
     unit           INTEGER NOT NULL CHECK (unit >= 1),
     generation     INTEGER NOT NULL CHECK (generation >= 1),
     state          INTEGER NOT NULL DEFAULT 0 CHECK (state BETWEEN 0 AND 3),
     version        INTEGER NOT NULL DEFAULT 1,
-    sequence       INTEGER,
+    sequence       INTEGER CHECK (sequence >= 1),
     checksum       INTEGER NOT NULL,
     buyer          TEXT NOT NULL,
     slot           INTEGER CHECK (slot BETWEEN 1 AND 64),
@@ -84,12 +84,12 @@ CREATE UNIQUE INDEX seckill_active_slot ON seckill (sale, buyer, slot)
 
 CREATE TABLE seckill_event (
     sale     INTEGER NOT NULL,
-    sequence INTEGER NOT NULL,
-    row_id   INTEGER NOT NULL,
+    sequence INTEGER NOT NULL CHECK (sequence >= 1),
+    row_id   INTEGER NOT NULL CHECK (row_id >= 0),
     date     INTEGER NOT NULL,
     type     TEXT NOT NULL,
-    order_id BLOB,
-    terms    TEXT,
+    order_id BLOB CHECK (length(order_id) = 16),
+    data     TEXT,
     checksum INTEGER NOT NULL,
     PRIMARY KEY (sale, sequence)
 ) STRICT, WITHOUT ROWID;

@@ -1,12 +1,13 @@
 //! Converts a file of schema version 1: one unit an order, sales without items, no feed. The events
-//! are made up from the rows, in an order in which they can have happened.
+//! are made up from the rows, by their times. How the terms changed is not known: the first event of
+//! a sale has those of now.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use rusqlite::{Connection, Row};
 use seckill_sale::{
-    ClaimedUnit, IdempotencyKey, Item, ItemId, ItemNo, OrderState, Sale, SaleId, Unit,
+    ClaimedUnit, IdempotencyKey, Item, ItemId, ItemNo, ItemUnit, OrderState, Sale, SaleId, Unit,
 };
 
 use super::checksum::Checksum;
@@ -53,10 +54,11 @@ impl From<rusqlite::Error> for ConvertError {
     }
 }
 
-/// An order that has ended and whose event is not written yet.
-struct Ended {
+/// A change of an order's state whose event is not written yet.
+struct Changed {
     order: u128,
     state: OrderState,
+    unit: Unit,
     at_ms: i64,
 }
 
@@ -64,8 +66,10 @@ struct Feed {
     number: u32,
     sequence: u64,
     pointer: i64,
-    /// By unit.
-    ended: HashMap<u32, Vec<Ended>>,
+    /// By time, then by order.
+    changed: BTreeMap<(i64, u128), Changed>,
+    /// The key of each unit's latest change.
+    latest_of_unit: HashMap<u32, (i64, u128)>,
 }
 
 struct Conversion<'a> {
@@ -102,7 +106,8 @@ impl<'a> Conversion<'a> {
                 number,
                 sequence: 1,
                 pointer: 0,
-                ended: HashMap::new(),
+                changed: BTreeMap::new(),
+                latest_of_unit: HashMap::new(),
             };
             feeds.insert(sale.id.to_string(), feed);
         }
@@ -145,14 +150,17 @@ impl<'a> Conversion<'a> {
                 rows::write_state(self.conn, number, state, order.version, ended_at_ms)?;
             }
             if state != OrderState::Reserved {
-                let ended = Ended {
+                let changed = Changed {
                     order: number,
                     state,
+                    unit: order.unit,
                     at_ms: ended_at_ms.unwrap_or(date_ms),
                 };
                 let feed = self.feeds.get_mut(order.sale);
                 let feed = feed.ok_or_else(|| damaged("its sale does not exist"))?;
-                feed.ended.entry(order.unit.number).or_default().push(ended);
+                let key = (changed.at_ms, number);
+                feed.latest_of_unit.insert(changed.unit.number, key);
+                feed.changed.insert(key, changed);
             }
         }
         drop(found);
@@ -173,12 +181,20 @@ impl<'a> Conversion<'a> {
         let damaged = |detail: &dyn std::fmt::Display| {
             ConvertError::Damaged(format!("row {}: {detail}", order.id))
         };
-        // The earlier orders of the unit ended before it was sold again.
-        for ended in feed.ended.remove(&order.unit.number).unwrap_or_default() {
-            write_end(self.conn, feed, &ended, self.latest_row)?;
+        // What happened before, by the clock of then, and in any case the end of the unit's earlier
+        // order, if it was sold again.
+        let by_clock = feed.changed.range(..=(date_ms, u128::MAX));
+        let mut before: Vec<_> = by_clock.map(|(key, _)| *key).collect();
+        before.extend(feed.latest_of_unit.remove(&order.unit.number));
+        for key in before {
+            if let Some(changed) = feed.changed.remove(&key) {
+                write_change(self.conn, feed, &changed, self.latest_row)?;
+            }
         }
         feed.sequence += 1;
         let line = NewLine {
+            // Gaps show which rows were deleted, so each row keeps its id.
+            id: order.id,
             date_ms,
             order_id: number,
             line: 1,
@@ -200,13 +216,6 @@ impl<'a> Conversion<'a> {
         };
         insert.add(line)?;
         insert.flush()?;
-        // Gaps show which rows were deleted, so each row keeps its id.
-        let inserted = self.conn.last_insert_rowid();
-        if inserted != order.id {
-            self.conn
-                .prepare_cached("UPDATE seckill SET id = ?1 WHERE id = ?2")?
-                .execute([order.id, inserted])?;
-        }
         self.latest_row = order.id;
         if order.id - feed.pointer > POINTER_ROWS {
             feed.pointer = order.id;
@@ -224,10 +233,8 @@ impl<'a> Conversion<'a> {
 
     fn finish(mut self) -> Result<(), ConvertError> {
         for feed in self.feeds.values_mut() {
-            let mut rest: Vec<Ended> = feed.ended.drain().flat_map(|(_, ended)| ended).collect();
-            rest.sort_by_key(|ended| (ended.at_ms, ended.order));
-            for ended in rest {
-                write_end(self.conn, feed, &ended, self.latest_row)?;
+            for changed in std::mem::take(&mut feed.changed).into_values() {
+                write_change(self.conn, feed, &changed, self.latest_row)?;
             }
         }
         self.conn.execute_batch(
@@ -241,22 +248,26 @@ impl<'a> Conversion<'a> {
     }
 }
 
-fn write_end(
+fn write_change(
     conn: &Connection,
     feed: &mut Feed,
-    ended: &Ended,
+    changed: &Changed,
     latest_row: i64,
 ) -> rusqlite::Result<()> {
     feed.sequence += 1;
     feed.pointer = latest_row;
+    let unit = ItemUnit {
+        item: ItemNo::FIRST,
+        unit: changed.unit,
+    };
     events::insert(
         conn,
         &EventRow {
             sale: feed.number,
             sequence: feed.sequence,
             row_id: latest_row,
-            date_ms: ended.at_ms,
-            kind: Kind::Order(ended.order, ended.state),
+            date_ms: changed.at_ms,
+            kind: Kind::Order(changed.order, changed.state, &[unit]),
         },
     )
 }
@@ -354,7 +365,15 @@ fn sale(row: &Row<'_>) -> rusqlite::Result<Result<Sale, String>> {
         let damage = "its terms were modified, their checksum differs";
         return Ok(Err(format!("sale {id}: {damage}")));
     }
-    let [opens_at_ms, closes_at_ms] = times.map(|time| clock::from_text(&time?));
+    let mut times_ms = [None; 2];
+    for (at_ms, time) in times_ms.iter_mut().zip(&times) {
+        let Some(time) = time else { continue };
+        *at_ms = clock::from_text(time);
+        if at_ms.is_none() {
+            return Ok(Err(format!("sale {id}: {time:?} is not a time")));
+        }
+    }
+    let [opens_at_ms, closes_at_ms] = times_ms;
     let id = match SaleId::new(&id) {
         Ok(id) => id,
         Err(error) => return Ok(Err(error.to_string())),

@@ -528,8 +528,16 @@ pub async fn survives_a_restart_with_everything<F: EngineFactory>(context: TestC
 pub async fn keeps_sales_apart<F: EngineFactory>(context: TestContext<F>) {
     let engine = context.open().await;
     let names: Vec<_> = (0..20).map(|i| sale_id(&format!("sale-{i}"))).collect();
-    for name in &names {
-        create(&engine, NewSale::units(name.clone(), 3)).await;
+    // At once, so that an engine may create several in one step.
+    let created: Vec<_> = names
+        .iter()
+        .map(|name| {
+            let (engine, new) = (Arc::clone(&engine), NewSale::units(name.clone(), 3));
+            tokio::spawn(async move { create(&engine, new).await })
+        })
+        .collect();
+    for created in created {
+        assert!(created.await.is_ok());
     }
     let attempts = (0..200)
         .map(|i| Attempt::anonymous(names[i % 20].clone()))

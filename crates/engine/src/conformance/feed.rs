@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use seckill_sale::{
-    Attempt, EventKind, Item, ItemId, Lines, Order, OrderState, Replay, SaleChange,
+    Attempt, EventKind, Item, ItemId, Lines, Order, OrderState, Replay, SaleChange, Verdict,
 };
 
 use super::{
-    EngineFactory, TestContext, anyone, audited, buy, by, cancel, change, create, keyed, limited,
-    sale, sale_id, stored,
+    EngineFactory, TestContext, anyone, ask, audited, buy, by, cancel, change, create, keyed,
+    limited, sale, sale_id, stored,
 };
 use crate::{EVENTS_PAGE_MAX, Engine};
 
@@ -69,8 +69,17 @@ pub async fn tells_everything_in_the_feed<F: EngineFactory>(context: TestContext
     let first = buy(&engine, two).await;
     let second = buy(&engine, by("bob")).await;
     cancel(&engine, &first.order_id).await;
-    // The same again changes nothing.
+    // What changes nothing has no event.
     cancel(&engine, &first.order_id).await;
+    let one = SaleChange::of_total(1);
+    let refused = engine.change_sale(&sale_id("s"), one).await;
+    assert!(matches!(refused, Ok(Err(_))), "{refused:?}");
+    let four = Attempt {
+        lines: Lines::Quantity(4),
+        ..by("bob")
+    };
+    let rejected = ask(&engine, four).await;
+    assert!(matches!(rejected, Verdict::Rejected(_)), "{rejected:?}");
     let changed = change(&engine, SaleChange::of_total(3)).await;
     let engine = context.reopen(engine).await;
     let third = buy(&engine, by("ann")).await;
@@ -136,7 +145,7 @@ pub async fn pages_through_the_feed<F: EngineFactory>(context: TestContext<F>) {
         if i % 250 == 0 {
             for verdict in engine.decide(vec![anyone(); 250]).await {
                 match verdict {
-                    Ok(seckill_sale::Verdict::Claimed(claim)) => claims.push(claim),
+                    Ok(Verdict::Claimed(claim)) => claims.push(claim),
                     other => panic!("{other:?}"),
                 }
             }

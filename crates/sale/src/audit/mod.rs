@@ -78,6 +78,8 @@ pub struct Auditor {
     sales: HashMap<String, SaleAudit>,
     orders: HashMap<Box<str>, OrderAudit>,
     promises: HashMap<Box<str>, Promise>,
+    /// Events of orders that have no rows: the sale and the number.
+    orphans: Vec<(String, u64)>,
     report: AuditReport,
 }
 
@@ -88,6 +90,7 @@ impl Auditor {
             sales: sales.into_iter().map(audit).collect(),
             orders: HashMap::new(),
             promises: HashMap::new(),
+            orphans: Vec::new(),
             report: AuditReport::default(),
         }
     }
@@ -106,8 +109,10 @@ impl Auditor {
         let order_id = entry.order_id.as_str();
         let promise = Promise::new(entry);
         // A repeated confirmation is the same promise, unless it names another sale or unit.
-        if let Some(first) = self.promises.get(order_id) {
-            if !first.is_same(&promise) {
+        if let Some(first) = self.promises.get_mut(order_id) {
+            if first.is_same(&promise) {
+                first.add(promise);
+            } else {
                 let detail =
                     format!("clients received confirmations for {first} and for {promise}");
                 let sale = entry.sale.clone().unwrap_or_default();
@@ -165,7 +170,9 @@ impl Auditor {
             return;
         };
         audit.orders += u64::from(is_first);
-        if let Some(sequence) = row.sequence {
+        // The number of a damaged row may be anything.
+        let is_intact = row.integrity == RowIntegrity::Intact;
+        if let Some(sequence) = row.sequence.filter(|_| is_intact) {
             self.report.events += 1;
             audit.feed.see(sequence);
         }
@@ -196,14 +203,19 @@ impl Auditor {
         audit.feed.see(event.sequence);
         let place = Place::sale(event.sale);
         match event.event {
-            AuditedEvent::Terms(sale) => audit.feed.terms(event.sequence, sale),
+            AuditedEvent::Created(sale) => audit.feed.created(event.sequence, sale),
+            AuditedEvent::Changed(sale) => audit.feed.terms(event.sequence, sale),
             AuditedEvent::Order { order_id, state } => {
                 let problem = match self.orders.get_mut(order_id) {
+                    Some(order) if *order.sale != *event.sale => {
+                        let (number, sale) = (event.sequence, &order.sale);
+                        Some(format!("event {number} is of an order of sale {sale}"))
+                    }
                     Some(order) => order.changed(event.sequence, state),
-                    None => Some(format!(
-                        "event {} is of an order without rows",
-                        event.sequence
-                    )),
+                    None => {
+                        self.orphans.push((event.sale.to_owned(), event.sequence));
+                        None
+                    }
                 };
                 if let Some(detail) = problem {
                     self.add(Invariant::FeedTellsAll, place, &[order_id], detail);
@@ -212,9 +224,9 @@ impl Auditor {
         }
     }
 
-    /// Runs the checks that need all rows and events, and returns the report. `lost_events` are
-    /// those whose orders were deleted, and whose loss an operator has accepted.
-    pub fn finish(mut self, lost_events: u64) -> AuditReport {
+    /// Runs the checks that need all rows and events, and returns the report. `lost_orders` are
+    /// those whose rows were deleted, and whose loss an operator has accepted.
+    pub fn finish(mut self, lost_orders: u64) -> AuditReport {
         for (order_id, promise) in std::mem::take(&mut self.promises) {
             if let Some(detail) = promise.broken() {
                 let sale = promise.sale().unwrap_or_default().to_owned();
@@ -230,7 +242,12 @@ impl Auditor {
         }
         let mut sales: Vec<SaleAudit> = std::mem::take(&mut self.sales).into_values().collect();
         sales.sort_by(|a, b| a.sale.id.cmp(&b.sale.id));
-        let mut accepted = lost_events;
+        let orphans = std::mem::take(&mut self.orphans);
+        for (sale, sequence) in orphans.into_iter().skip(lost_orders as usize) {
+            let detail = format!("event {sequence} is of an order without rows");
+            self.add(Invariant::FeedTellsAll, Place::sale(&sale), &[], detail);
+        }
+        let mut accepted = lost_orders;
         for audit in sales {
             self.finish_sale(&audit, &mut accepted);
         }

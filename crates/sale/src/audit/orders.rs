@@ -15,6 +15,7 @@ pub(super) struct OrderAudit {
     state: Option<OrderState>,
     has_mixed_states: bool,
     is_edited: bool,
+    buyer: Box<str>,
     /// The event that the order was reserved.
     reserved: Option<u64>,
     /// The state that the order's last event set.
@@ -30,6 +31,7 @@ impl OrderAudit {
             state: row.state,
             has_mixed_states: false,
             is_edited: row.is_edited,
+            buyer: row.buyer.into(),
             reserved: row.sequence,
             told: OrderState::Reserved,
         }
@@ -45,6 +47,13 @@ impl OrderAudit {
         self.seen |= bit;
         self.reserved = self.reserved.or(row.sequence);
         self.has_mixed_states |= row.state != self.state;
+        if *row.buyer != *self.buyer {
+            let detail = format!(
+                "its lines have the buyers {:?} and {:?}",
+                self.buyer, row.buyer
+            );
+            return Err((Invariant::AllOrNothing, detail));
+        }
         if row.lines != self.lines {
             let detail = format!(
                 "its rows say that it has {} and {} lines",
@@ -121,8 +130,23 @@ impl Promise {
         }
     }
 
+    /// Whether another line of the history can be of the same confirmation.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        (&self.sale, &self.units) == (&other.sale, &other.units)
+        self.sale == other.sale
+            && self.units.len() == other.units.len()
+            && self
+                .units
+                .iter()
+                .zip(&other.units)
+                .all(|(a, b)| can_be_same(a, b))
+    }
+
+    /// Adds what only the other line has.
+    pub(super) fn add(&mut self, other: Self) {
+        for (unit, other) in self.units.iter_mut().zip(other.units) {
+            unit.item = unit.item.take().or(other.item);
+            unit.generation = unit.generation.or(other.generation);
+        }
     }
 
     pub(super) fn sale(&self) -> Option<&str> {
@@ -150,19 +174,19 @@ impl Promise {
         let mut found: Vec<&HistoryUnit> = self.found.iter().collect();
         found.sort_unstable();
         let is_kept = found.len() == self.units.len()
-            && self.units.iter().zip(found).all(|(promised, found)| {
-                promised.number == found.number
-                    && promised
-                        .item
-                        .as_ref()
-                        .is_none_or(|_| promised.item == found.item)
-                    && promised
-                        .generation
-                        .is_none_or(|_| promised.generation == found.generation)
-            });
+            && self.units.iter().zip(found).all(|(a, b)| can_be_same(a, b));
         (!is_kept || self.is_elsewhere)
             .then(|| format!("a client received a confirmation for {self}"))
     }
+}
+
+/// A history of the older form lacks item and generation.
+fn can_be_same(a: &HistoryUnit, b: &HistoryUnit) -> bool {
+    let has_both = a.item.is_some() && b.item.is_some();
+    let has_generations = a.generation.is_some() && b.generation.is_some();
+    a.number == b.number
+        && (!has_both || a.item == b.item)
+        && (!has_generations || a.generation == b.generation)
 }
 
 impl fmt::Display for Promise {

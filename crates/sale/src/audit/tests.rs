@@ -68,7 +68,7 @@ impl Audit {
         self.0.event(&EventFacts {
             sale: "s",
             sequence: 1,
-            event: AuditedEvent::Terms(&sale),
+            event: AuditedEvent::Created(&sale),
         });
         self.0.finish(0)
     }
@@ -207,7 +207,7 @@ fn the_feed_must_lead_to_the_state() {
     audit.0.event(&EventFacts {
         sale: "s",
         sequence: 2,
-        event: AuditedEvent::Terms(&terms(4)),
+        event: AuditedEvent::Changed(&terms(4)),
     });
     assert_eq!(broken(&audit.finish()), [Invariant::FeedTellsAll]);
 
@@ -219,6 +219,65 @@ fn the_feed_must_lead_to_the_state() {
     });
     let found = audit.finish();
     assert!(found.violations[0].detail.contains("number 2"), "{found:?}");
+}
+
+/// A damaged number must neither stop the audit nor take much memory.
+#[test]
+fn a_damaged_number_is_reported() {
+    let mut audit = auditor(3);
+    audit.0.row(&RowFacts {
+        sequence: Some(u64::MAX),
+        integrity: RowIntegrity::ContentDiffers,
+        ..row("a", 1, 1)
+    });
+    audit.see(&row("b", 2, 1));
+    let found = broken(&audit.finish());
+    assert!(found.contains(&Invariant::NoPhantoms), "{found:?}");
+    let mut audit = auditor(3);
+    audit.0.row(&RowFacts {
+        sequence: Some(u64::MAX),
+        ..row("a", 1, 1)
+    });
+    assert_eq!(broken(&audit.finish()), [Invariant::FeedTellsAll]);
+}
+
+#[test]
+fn an_accepted_loss_is_not_reported() {
+    let lost = |accepted| {
+        let mut audit = auditor(3);
+        audit.next();
+        audit.end("lost", OrderState::Cancelled);
+        audit.0.event(&EventFacts {
+            sale: "s",
+            sequence: 1,
+            event: AuditedEvent::Created(&terms(3)),
+        });
+        broken(&audit.0.finish(accepted))
+    };
+    assert_eq!(lost(1), []);
+    let both = [Invariant::FeedTellsAll, Invariant::FeedTellsAll];
+    assert_eq!(lost(0), both);
+}
+
+#[test]
+fn histories_of_both_forms_name_the_same_confirmation() {
+    let mut audit = auditor(3);
+    let entry = |item: Option<&str>, generation| HistoryEntry {
+        order_id: crate::OrderId::new("a").unwrap(),
+        sale: Some("s".into()),
+        units: vec![HistoryUnit {
+            item: item.map(str::to_owned),
+            number: 1,
+            generation,
+        }],
+    };
+    audit.0.confirmed(&entry(None, None));
+    audit.0.confirmed(&entry(Some("default"), Some(1)));
+    audit.0.confirmed(&entry(None, None));
+    audit.see(&row("a", 1, 1));
+    let report = audit.finish();
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!(report.confirmations_checked, 3);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! owns it stores the writes, then commits; what could not be stored is undone. It does no I/O,
 //! reads no clock and does not lock.
 
+mod outcome;
 mod rebuild;
 mod sale_ledger;
 
@@ -10,10 +11,13 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::{
     Attempt, ClaimedUnit, ClaimedUnits, Context, Decision, Holding, Invalid, ItemNo, ItemUnit,
-    KeyedClaim, NewSale, NotAllowed, OrderChange, OrderState, OrderUnits, Rejection, Sale,
-    SaleChange, SaleId, SaleRefused, Slots, Stock, Taken, decide,
+    KeyedClaim, NewSale, NotAllowed, OrderChange, OrderState, OrderUnits, Sale, SaleChange, SaleId,
+    SaleRefused, Slots, Stock, Taken, decide,
 };
 
+pub use outcome::{
+    Attempted, Change, HeldOrder, Inconsistent, Names, NewClaim, OrderWrite, SaleWrite,
+};
 pub use rebuild::{RebuildFault, SaleRebuild};
 pub use sale_ledger::{Holdings, SaleLedger};
 
@@ -71,86 +75,6 @@ impl<Id: Clone, S: std::hash::BuildHasher> ClaimIndex<Id> for HashMap<Digest, Ke
     }
 }
 
-/// The digests of an attempt's names.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Names {
-    /// `None` for the anonymous buyer.
-    pub buyer: Option<Digest>,
-    pub key: Option<Digest>,
-}
-
-/// The outcome of an attempt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Attempted<Id> {
-    /// To be stored, then confirmed.
-    Claimed(NewClaim),
-    /// The key already has a claim with this content.
-    Repeat {
-        claim: KeyedClaim<Id>,
-        units: OrderUnits,
-        /// Free units of the sale.
-        remaining: u32,
-    },
-    Mismatch,
-    Rejected(Rejection),
-    Invalid(Invalid),
-}
-
-/// What an attempt takes, which becomes an order once it is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewClaim {
-    pub sale: SaleNo,
-    pub units: ClaimedUnits,
-    /// The same units for the answer.
-    pub order_units: OrderUnits,
-    /// Of an attempt with a key.
-    pub fingerprint: Option<u64>,
-    /// The number of its event in the sale's feed.
-    pub sequence: u64,
-    /// Free units of the sale right after the claim.
-    pub remaining: u32,
-}
-
-/// A stored order, for a change of its state.
-#[derive(Debug, Clone, Copy)]
-pub struct HeldOrder<'a, Id> {
-    pub order_id: &'a Id,
-    pub sale: &'a SaleId,
-    pub units: &'a [ClaimedUnit],
-    pub names: Names,
-    pub fingerprint: u64,
-    pub state: OrderState,
-}
-
-/// A change of an order's state, to be stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OrderWrite {
-    pub sale: SaleNo,
-    pub state: OrderState,
-    /// The number of its event in the sale's feed.
-    pub sequence: u64,
-}
-
-/// Terms of a sale, to be stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SaleWrite {
-    pub number: SaleNo,
-    pub sale: Sale,
-    /// The number of its event in the sale's feed.
-    pub sequence: u64,
-}
-
-/// An order that does not fit the ledger: the store contradicts itself.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Inconsistent {
-    #[error("its sale is missing")]
-    NoSuchSale,
-    #[error("its sale has no item {}", .0.get())]
-    NoSuchItem(ItemNo),
-    #[error("its buyer holds {held} units, fewer than the order has")]
-    NotHeld { held: u32 },
-}
-
 enum Undo {
     Numbered(SaleNo),
     Taken(SaleNo, ItemNo, Taken),
@@ -160,25 +84,8 @@ enum Undo {
         buyer: Digest,
         before: Holding,
     },
-    Created,
+    Created(SaleNo),
     Changed(SaleNo, Box<(Sale, Vec<Stock>)>),
-}
-
-/// What became durable by a commit, for those who publish it.
-#[derive(Debug)]
-pub enum Change<'a, Id> {
-    Claim(Digest, &'a KeyedClaim<Id>),
-    Holding {
-        sale: &'a SaleLedger,
-        buyer: Digest,
-        holding: Holding,
-    },
-    /// The free units of a sale, and its terms if they changed.
-    Sale {
-        number: SaleNo,
-        ledger: &'a SaleLedger,
-        has_new_terms: bool,
-    },
 }
 
 /// The state of all sales. `Id` is how the owner identifies orders.
@@ -404,7 +311,7 @@ impl<Id: Clone> Ledger<Id> {
         let number = SaleNo::of_index(self.sales.len());
         self.numbers.insert(sale.id.clone(), number);
         self.sales.push(ledger);
-        self.undo.push(Undo::Created);
+        self.undo.push(Undo::Created(number));
         Ok(SaleWrite {
             number,
             sale,
@@ -448,7 +355,7 @@ impl<Id: Clone> Ledger<Id> {
                 } => {
                     self.sales[sale.index()].set_holding(buyer, before);
                 }
-                Undo::Created => {
+                Undo::Created(_) => {
                     if let Some(created) = self.sales.pop() {
                         self.numbers.remove(&created.sale.id);
                     }
@@ -476,25 +383,29 @@ impl<Id: Clone> Ledger<Id> {
                 });
             }
         }
-        let mut published = None;
+        let mut changed: Vec<(SaleNo, bool)> = Vec::new();
         for step in self.undo.drain(..) {
             let (number, has_new_terms) = match step {
-                Undo::Held { .. } | Undo::Numbered(_) => continue,
-                Undo::Taken(sale, ..) | Undo::Released(sale, _) => (sale, false),
-                Undo::Created => (SaleNo::of_index(self.sales.len() - 1), true),
-                Undo::Changed(sale, _) => (sale, true),
+                Undo::Held { .. } => continue,
+                Undo::Taken(sale, ..) | Undo::Released(sale, _) | Undo::Numbered(sale) => {
+                    (sale, false)
+                }
+                Undo::Created(sale) | Undo::Changed(sale, _) => (sale, true),
             };
-            // A batch mostly touches one sale; publishing its latest state once is enough.
-            if !has_new_terms && published == Some(number) {
-                continue;
+            match changed.last_mut() {
+                Some((last, is_new)) if *last == number => *is_new |= has_new_terms,
+                _ => changed.push((number, has_new_terms)),
             }
-            let ledger = &self.sales[number.index()];
+        }
+        // Each sale once, with its latest state.
+        changed.sort_unstable_by_key(|&(number, has_new_terms)| (number, !has_new_terms));
+        changed.dedup_by_key(|(number, _)| *number);
+        for (number, has_new_terms) in changed {
             publish(Change::Sale {
                 number,
-                ledger,
+                ledger: &self.sales[number.index()],
                 has_new_terms,
             });
-            published = Some(number);
         }
     }
 }

@@ -258,3 +258,36 @@ fn what_is_published_last_is_the_stock() {
     });
     assert_eq!(kinds, ["claim", "holding", "sale"]);
 }
+
+/// Also if several sales are created between two commits.
+#[test]
+fn each_changed_sale_is_published_once_with_its_latest_state() {
+    let mut store = Store::default();
+    let published = |store: &mut Store| {
+        let mut published = Vec::new();
+        store.ledger.commit(|change| {
+            if let Change::Sale {
+                ledger,
+                has_new_terms,
+                ..
+            } = change
+            {
+                let id = ledger.sale.id.to_string();
+                published.push((id, has_new_terms, ledger.remaining(), ledger.sequence()));
+            }
+        });
+        published
+    };
+    store.ledger.create_sale(new_sale()).unwrap();
+    store.run(&Command::Create);
+    let made = [("s".to_owned(), true, 12, 1), ("t1".to_owned(), true, 1, 1)];
+    assert_eq!(published(&mut store), made);
+    store.attempt(1, None, &[(0, 1)]);
+    store.run(&Command::Create);
+    store.run(&Command::Total(0, 6));
+    store.attempt(1, None, &[(0, 1)]);
+    let changed = [("s".to_owned(), true, 12, 4), ("t2".to_owned(), true, 1, 1)];
+    assert_eq!(published(&mut store), changed);
+    store.attempt(2, None, &[(0, 1)]);
+    assert_eq!(published(&mut store), [("s".to_owned(), false, 11, 5)]);
+}
