@@ -1,5 +1,5 @@
-//! Creates the database and its tables, or migrates them. `forget` deletes what is in them, and must run only on an
-//! explicit request.
+//! Creates the database and its tables, or migrates them. `forget` deletes what is in them, and must
+//! run only on an explicit request.
 
 use std::time::Duration;
 

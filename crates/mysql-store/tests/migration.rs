@@ -1,5 +1,6 @@
 //! A database of schema version 1, written by the last program of that version, becomes one of
 //! version 2 without losing anything.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod database;
 

@@ -1,4 +1,5 @@
 //! Changes of orders and of sales' terms.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod database;
 

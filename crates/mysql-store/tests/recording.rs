@@ -1,5 +1,6 @@
 //! Stores batches: in one round trip with guards, or under locks. Whatever is refused leaves
 //! nothing.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod database;
 

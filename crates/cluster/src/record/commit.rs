@@ -1,6 +1,6 @@
-//! The recorder's transaction. A batch is stored in one round trip, with guards instead of locks. If
-//! they fail, it locks the offset row and the sales, then writes rows, voids and the offset. What to
-//! write is decided in `plan`, not here; the statements are the store's.
+//! The recorder's transaction: stores a batch in one round trip with guards. If one fails, it locks
+//! the offset row and the sales, then writes rows, voids and the offset. What to write is decided
+//! in `plan`, not here; the statements are the store's.
 
 use std::collections::HashSet;
 

@@ -1,5 +1,5 @@
-//! What a recorder remembers of the sales whose claims it stores, so that it can store the next batch
-//! without reading them. The store's guards notice when it is out of date. No I/O.
+//! What a recorder remembers of the sales whose claims it stores, so that it need not read them for
+//! the next batch. The store's guards notice when it is out of date. No I/O.
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,5 +1,5 @@
-//! The epochs of sales, and the process that rebuilds a gate. Every change is one statement, so that
-//! two processes never both succeed.
+//! The epochs of sales, and the process that rebuilds a gate. Every change must be one statement, so
+//! that two processes never both succeed.
 
 use seckill_engine::Fault;
 use seckill_sale::SaleId;

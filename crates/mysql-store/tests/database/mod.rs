@@ -1,7 +1,9 @@
 //! A database of its own for each test, on the running server, with claims to store in it.
 
-// Each test file uses some of it.
-#![allow(dead_code)]
+#![allow(
+    dead_code,
+    reason = "tests share this module and each uses only part of it"
+)]
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
