@@ -1,4 +1,4 @@
-//! SIGKILL under load. For longer runs, use `cargo xtask faults kill`.
+//! SIGKILL under load of orders of several lines, with limits and keys. For longer runs, use `cargo xtask faults kill`.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
@@ -27,4 +27,5 @@ fn every_confirmation_survives_sigkill_and_the_remaining_units_sell() {
         summary.confirmations_before_kills > 0 && summary.cut_off > 0,
         "{summary:?}"
     );
+    assert!(summary.limit_reached > 0, "{summary:?}");
 }

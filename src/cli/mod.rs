@@ -262,7 +262,8 @@ impl ServeArgs {
 
 With --ramp or --rate, latency is measured from the time at which a request was due, otherwise \
 from the time at which it was sent. Ctrl-C stops the load and shows the results so far. The exit \
-code is 1 if a request got no answer, or if every answer was an error.")]
+code is 1 if a request got no answer, if every answer was an error, or if a confirmation in the \
+history does not have the units that were asked for.")]
 pub(crate) struct LoadArgs {
     /// URL of the target
     #[arg(default_value = "http://127.0.0.1:3000/seckill")]
@@ -351,8 +352,8 @@ A line has the event's time, its number, its type, the order, the buyer and the 
 of the item S, S:7@2 the same unit at generation 2, after it was released once. Events of a sale are \
 numbered from 1, without gaps. With --json, each line is an event in the format of CloudEvents 1.0.
 
-The events come from the running service, or from its file if no service is running. Ctrl-C ends \
---follow; to go on later, give the last number with --after.")]
+The events come from the running service, or from its file if no service is running; on a cluster, \
+from MySQL. Ctrl-C ends --follow; to go on later, give the last number with --after.")]
 pub(crate) struct EventsArgs {
     #[command(flatten)]
     pub(crate) common: Common,

@@ -155,7 +155,7 @@ async fn follow(args: &EventsArgs, feed: &Feed) -> anyhow::Result<()> {
                 }
                 match was_served.replace(page.is_served) {
                     Some(true) if !page.is_served => {
-                        eprintln!("seckill: the service has stopped; waiting until it runs again")
+                        eprintln!("seckill: the service has stopped; waiting until it runs again");
                     }
                     Some(false) if page.is_served => {
                         eprintln!(

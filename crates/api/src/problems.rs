@@ -73,7 +73,7 @@ problem_types! {
     BuyerRequired = "buyer-required", 400, "A buyer is required";
     /// The key is too easy to guess for a request without a buyer.
     KeyNeedsBuyer = "key-needs-buyer", 400, "The key needs a buyer";
-    /// The quantity is not a whole number from 1 to `max`.
+    /// A quantity is not a whole number from 1, or the order would have more than `max` units.
     QuantityNotSold = "quantity-not-sold", 400, "This quantity cannot be bought";
     /// The sale does not have the item `item`.
     NoSuchItem = "no-such-item", 400, "There is no such item";
@@ -96,7 +96,7 @@ problem_types! {
     /// The items that the attempt named have free units, but not as many as it asked for;
     /// `remaining` lists them.
     NotEnoughLeft = "not-enough-left", 409, "Not enough units are left";
-    /// The buyer holds as many units as the sale allows; `limit`.
+    /// With this order, the buyer would hold more units than the sale allows; `limit`.
     LimitReached = "limit-reached", 409, "The limit per buyer is reached";
     /// The key's order has ended, and no longer holds its units; `order_id`, `state`, `units`.
     OrderEnded = "order-ended", 409, "The order of this key has ended";
@@ -194,7 +194,7 @@ pub struct Problem {
     /// Active units that one buyer may hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
-    /// The largest quantity sold.
+    /// The most units of one order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max: Option<u32>,
     /// The items that the attempt named.

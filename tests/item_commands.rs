@@ -1,0 +1,268 @@
+//! The command line with items and orders of several lines: demo, sale and load.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
+
+use std::path::Path;
+
+use assert_cmd::Command;
+use seckill_testkit::{ServerProcess, post};
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn seckill(dir: &TempDir) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_seckill"));
+    command.current_dir(dir.path());
+    command
+}
+
+fn output_of(command: &mut Command) -> (i32, String, String) {
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (
+        output.status.code().unwrap_or(-1),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
+}
+
+fn json_of(command: &mut Command) -> Value {
+    let (code, out, error) = output_of(command);
+    assert_eq!(code, 0, "{out}{error}");
+    serde_json::from_str(&out).unwrap()
+}
+
+fn serve(dir: &TempDir, units: &str) -> ServerProcess {
+    let binary = Path::new(env!("CARGO_BIN_EXE_seckill"));
+    ServerProcess::start(
+        binary,
+        &dir.path().join("seckill-data"),
+        &[],
+        &["--units", units],
+    )
+    .unwrap()
+}
+
+#[test]
+fn the_demo_with_items_sells_whole_orders() {
+    let dir = TempDir::new().unwrap();
+    let demo = |more: &[&str]| {
+        let args = [
+            "demo",
+            "--json",
+            "--ramp",
+            "300ms",
+            "--listen",
+            "127.0.0.1:0",
+        ];
+        json_of(seckill(&dir).args([&args, more].concat()))
+    };
+    let report = demo(&["--items", "S=40,M=40,L=20", "--quantity", "1-3"]);
+    assert_eq!(report["verdict"], "clean", "{report:#}");
+    let number = |name: &str| report[name].as_u64().unwrap();
+    assert_eq!((number("units"), number("wrong_units")), (100, 0));
+    assert_eq!(number("units_won"), number("store_rows"));
+    assert_eq!(number("store_rows") + number("gate_left"), 100);
+    assert!(number("won") < number("units_won"), "{report:#}");
+    let orders = &report["audit"]["sales"][0]["orders"];
+    assert_eq!(*orders, report["won"]);
+
+    let report = demo(&["--units", "50", "--quantity", "3", "--requests", "100"]);
+    let short = &report["outcomes"]["not_enough_left"];
+    assert_eq!(
+        (&report["verdict"], &report["won"]),
+        (&"clean".into(), &16.into())
+    );
+    assert_eq!((&report["gate_left"], short), (&2.into(), &84.into()));
+    let (code, _, error) = output_of(seckill(&dir).args(["demo", "--quantity", "17"]));
+    assert_eq!(code, 2);
+    assert!(error.contains("1 to 16"), "{error}");
+}
+
+#[test]
+fn a_sale_with_items_is_shown_and_changed_by_item() {
+    let dir = TempDir::new().unwrap();
+    let create = [
+        "sale",
+        "create",
+        "shirt",
+        "--items",
+        "S=2,M=3",
+        "--item-title",
+        "S=Small",
+        "--price",
+        "S=1999",
+        "--currency",
+        "CNY",
+        "--json",
+    ];
+    let sale = json_of(seckill(&dir).args(create));
+    assert_eq!(
+        (&sale["total"], &sale["items"][0]["title"]),
+        (&5.into(), &"Small".into())
+    );
+    let price = serde_json::json!({"amount": 1999, "currency": "CNY"});
+    assert_eq!(sale["items"][0]["price"], price);
+    assert_eq!(sale["items"][1]["price"], Value::Null);
+    let server = serve(&dir, "1");
+    let change = [
+        "sale",
+        "change",
+        "shirt",
+        "--items",
+        "M=5",
+        "--price",
+        "S=none",
+        "--price",
+        "M=2499",
+        "--currency",
+        "CNY",
+        "--item-title",
+        "M=Medium",
+        "--json",
+    ];
+    let sale = json_of(seckill(&dir).args(change));
+    assert_eq!((&sale["total"], &sale["version"]), (&7.into(), &2.into()));
+    assert_eq!(sale["items"][0]["price"], Value::Null);
+    assert_eq!(sale["items"][1]["price"]["amount"], 2_499);
+    let (_, table, _) = output_of(seckill(&dir).args(["sale", "show", "shirt"]));
+    for expected in ["ITEM", "Small", "Medium", "2,499 CNY"] {
+        assert!(table.contains(expected), "{expected} is not in {table}");
+    }
+    let (_, table, _) = output_of(seckill(&dir).args(["sale", "show", "counter"]));
+    assert!(!table.contains("ITEM"), "{table}");
+    // A sale with one item changes as before, also its price.
+    let one = [
+        "sale",
+        "change",
+        "counter",
+        "--units",
+        "3",
+        "--price",
+        "5",
+        "--currency",
+        "JPY",
+        "--json",
+    ];
+    let sale = json_of(seckill(&dir).args(one));
+    assert_eq!(
+        (&sale["total"], &sale["items"][0]["price"]["amount"]),
+        (&3.into(), &5.into())
+    );
+    post(
+        server.address,
+        "/v1/sales/shirt/orders",
+        r#"{"lines":[{"item":"S","quantity":2}]}"#,
+    )
+    .unwrap();
+    let refusals: [(&[&str], &str); 8] = [
+        (
+            &["change", "shirt", "--units", "9"],
+            "which are now S=2,M=5",
+        ),
+        (&["change", "shirt", "--add-units", "1"], "--items"),
+        (&["change", "shirt", "--items", "XL=1"], "no such item"),
+        (&["change", "shirt", "--items", "S=1"], "unit 2 is sold"),
+        (&["change", "shirt", "--price", "S=1"], "--currency"),
+        (&["create", "w", "--items", "S=1,S=2"], "named twice"),
+        (
+            &["create", "w", "--items", "S=1", "--item-title", "XL=x"],
+            "XL",
+        ),
+        (
+            &["create", "w", "--items", "S=1", "--units", "1"],
+            "--units",
+        ),
+    ];
+    for (args, expected) in refusals {
+        let (code, out, error) = output_of(seckill(&dir).arg("sale").args(args));
+        assert_eq!(code, 2, "{args:?}: {out}{error}");
+        assert!(error.contains(expected), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn load_with_lines_writes_a_history_that_the_audit_checks() {
+    let dir = TempDir::new().unwrap();
+    let server = serve(&dir, "0");
+    let create = [
+        "sale",
+        "create",
+        "shirt",
+        "--items",
+        "S=40,M=40,L=20",
+        "--limit",
+        "8",
+    ];
+    assert_eq!(output_of(seckill(&dir).args(create)).0, 0);
+    let url = server.url("/v1/sales/shirt/orders");
+    let load = |more: &[&str]| {
+        let args = ["load", &url, "--ramp", "0", "--json"];
+        json_of(seckill(&dir).args([&args, more].concat()))
+    };
+    let random = [
+        "--requests",
+        "300",
+        "--items",
+        "S,M,L",
+        "--quantity",
+        "1-3",
+        "--buyers",
+        "30",
+        "--keys",
+        "4",
+        "--seed",
+        "7",
+        "--history",
+        "random.jsonl",
+    ];
+    let report = load(&random);
+    assert_eq!(
+        (&report["failed"], &report["wrong_units"]),
+        (&0.into(), &0.into()),
+        "{report:#}"
+    );
+    assert!(report["outcomes"]["mismatch"].is_null(), "{report:#}");
+    assert!(
+        report["outcomes"]["repeat"].as_u64().is_some(),
+        "{report:#}"
+    );
+    let sold = report["units_won"].as_u64().unwrap();
+    let fixed = [
+        "--requests",
+        "50",
+        "--lines",
+        "S=1,M=2",
+        "--buyers",
+        "unique",
+        "--history",
+        "fixed.jsonl",
+    ];
+    let report = load(&fixed);
+    assert_eq!(report["wrong_units"], 0, "{report:#}");
+    let sold = sold + report["units_won"].as_u64().unwrap();
+    let lines = std::fs::read_to_string(dir.path().join("random.jsonl")).unwrap();
+    let first: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+    assert_eq!(first["sale"], "shirt");
+    assert!(
+        first["units"][0]["item"].is_string() && first["key"].is_string(),
+        "{first}"
+    );
+    for history in ["random.jsonl", "fixed.jsonl"] {
+        let audit = ["audit", "--history", history, "--json"];
+        let audited = json_of(seckill(&dir).args(audit));
+        assert_eq!(
+            (&audited["verdict"], &audited["store_rows"]),
+            (&"clean".into(), &sold.into())
+        );
+    }
+    // A confirmation with a unit that the order does not have.
+    let mut wrong = first;
+    wrong["units"][0]["unit"] = 1_000.into();
+    std::fs::write(dir.path().join("wrong.jsonl"), wrong.to_string()).unwrap();
+    let (code, out, _) = output_of(seckill(&dir).args(["audit", "--history", "wrong.jsonl"]));
+    assert_eq!(code, 1, "{out}");
+    assert!(out.contains("a confirmation is kept"), "{out}");
+    let (code, _, error) = output_of(seckill(&dir).args(["load", &url, "--items", "S"]));
+    assert_eq!(code, 2);
+    assert!(error.contains("--quantity"), "{error}");
+}
