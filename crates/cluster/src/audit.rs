@@ -253,9 +253,8 @@ fn audit_events(
         let unnamed = format!("number {number}");
         let sale = names.get(&number).copied().unwrap_or(&unnamed);
         let audited = match &event.change {
-            Some(StoredChange::Created(terms) | StoredChange::Changed(terms)) => {
-                AuditedEvent::Terms(terms)
-            }
+            Some(StoredChange::Created(terms)) => AuditedEvent::Created(terms),
+            Some(StoredChange::Changed(terms)) => AuditedEvent::Changed(terms),
             Some(StoredChange::Order(order_id, state)) => AuditedEvent::Order {
                 order_id: order_id.as_str(),
                 state: *state,
