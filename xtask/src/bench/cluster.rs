@@ -296,15 +296,15 @@ fn recorder(rig: &Harness, urls: &Urls) -> anyhow::Result<Recorder> {
 /// Inserts the same rows, a thousand per statement, into a table with the same schema.
 fn bare_inserts(urls: &Urls) -> anyhow::Result<f64> {
     const BATCH: usize = 1_000;
-    let read = "SELECT CONCAT('(', QUOTE(order_id), ',', QUOTE(sale_id), ',', unit, ',', gen, ',', QUOTE(buyer), ',NULL,NULL,', \
-                fingerprint, ',', epoch, ')') FROM seckill ORDER BY id";
+    let read = "SELECT CONCAT('(0x', HEX(order_id), ',', sale_num, ',', unit, ',', gen, ',', QUOTE(buyer), ',', epoch, ',', \
+                sequence, ')') FROM seckill ORDER BY id";
     let rows = urls.mysql(read)?;
     urls.mysql("DROP TABLE IF EXISTS bare_seckill")?;
     urls.mysql("CREATE TABLE bare_seckill LIKE seckill")?;
     let mut statements = Vec::new();
     for rows in rows.chunks(BATCH) {
         statements.push(format!(
-            "INSERT INTO bare_seckill (order_id, sale_id, unit, gen, buyer, slot, idem_key, fingerprint, epoch) VALUES {}",
+            "INSERT INTO bare_seckill (order_id, sale_num, unit, gen, buyer, epoch, sequence) VALUES {}",
             rows.join(",")
         ));
     }
