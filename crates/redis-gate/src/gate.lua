@@ -4,9 +4,9 @@
 --
 -- KEYS  1 stock key   string: free units of all items, a mirror of the fields below; the tutorial's
 --                     `counter`
---       2 {K}:m       hash: epoch, run, gate, leader, version, limit, opens, closes, win, n, outn;
---                     for item 1 total and next (units handed out), for item 2 total2 and next2, …
---       3 {K}:c       hash: order id (24 bytes) -> units, after a `-` once the order has ended; then
+--       2 {K}:m       hash: epoch, run, gate, leader, version, limit, opens, closes, win, n, outn,
+--                     total and next (units handed out) of item 1, total2 and next2 of item 2, …
+--       3 {K}:c       hash: order id (24 bytes) -> units, after `-` once the order has ended; then
 --                     `|` and the buyer's digest, if the units count against a limit
 --       4 {K}:k       hash: digest(buyer, key) -> order id, fingerprint (8 bytes)
 --       5 {K}:b       hash: digest(buyer) -> one character per unit held: '0' + slot, or '/' for a
@@ -69,9 +69,9 @@ local function read()
   if not m[1] then return nil, {'GONE', M .. ' does not exist'} end
   -- Converting between numbers and strings is slow, so what is only passed on stays a string.
   local s = {
-    epoch = m[1], run = m[2], gate = m[3], leader = m[4], version = m[5], limit = tonumber(m[6]), opens = m[7] or '',
-    closes = m[8] or '', win = tonumber(m[9]), n = tonumber(m[10]), outn = tonumber(m[11]), stock = tonumber(stock),
-    claims = claims, keys = keys, buyers = buyers, outbox = outbox, total = {}, next = {}, returned = {},
+    epoch = m[1], run = m[2], gate = m[3], leader = m[4], version = m[5], limit = tonumber(m[6]), limit_text = m[6] or '',
+    opens = m[7] or '', closes = m[8] or '', win = tonumber(m[9]), n = tonumber(m[10]), outn = tonumber(m[11]),
+    stock = tonumber(stock), claims = claims, keys = keys, buyers = buyers, outbox = outbox, total = {}, next = {}, returned = {},
   }
   local is_whole = s.version and s.win and s.n and s.outn
   for item = 1, ITEMS do
@@ -130,7 +130,7 @@ local function led()
 end
 
 local function head(s)
-  return {'OK', s.epoch, s.version, whole(s.n), table.concat(s.free, ','), whole(s.now), s.limit and whole(s.limit) or '', s.opens, s.closes}
+  return {'OK', s.epoch, s.version, whole(s.n), table.concat(s.free, ','), whole(s.now), s.limit_text, s.opens, s.closes}
 end
 
 -- The window state: 0 before, 1 open, 2 closed. It only moves forward, even if the clock jumps
@@ -202,25 +202,24 @@ end
 -- Takes the units of all lines, each in the buyer's lowest free slot if `slots` is not nil. Returns
 -- the units as a string, and the buyer's slots.
 local function take_lines(lines, take, slots)
-  if lines == ONE and not slots then return take(1) end
-  local units, slot = {}, 0
+  local units, slot = nil, 0
   for at = 1, #lines, 2 do
     local item = lines[at]
     for _ = 1, lines[at + 1] do
       local unit, mark = take(item), nil
-      if item ~= 1 then unit = item .. '/' .. unit end
+      if item ~= 1 then unit = whole(item) .. '/' .. unit end
       if slots then
         repeat
           slot = slot + 1
           mark = string.char(SLOT_ZERO + slot)
         until not string.find(slots, mark, 1, true)
         slots = slots .. mark
-        unit = unit .. '@' .. slot
+        unit = unit .. '@' .. whole(slot)
       end
-      units[#units + 1] = unit
+      units = units and units .. ',' .. unit or unit
     end
   end
-  return table.concat(units, ','), slots
+  return units, slots
 end
 
 -- claim: decides a batch. Six arguments per attempt: order id, digest(buyer), digest(buyer, key),
@@ -481,15 +480,12 @@ local function open(s)
   return {'OK'}
 end
 
--- Each operation with the check that returns its state.
-local operations = {
-  claim = {guard, claim}, give_back = {guard, give_back}, sync = {guard, sync}, look = {guard, look},
+local check = ({trim = current, close = current, load = led, open = led})[op] or guard
+local run = ({
+  claim = claim, give_back = give_back, sync = sync, look = look, trim = trim, close = close, load = load, open = open,
   -- Returns the head of the gate's state if the gate is usable.
-  peek = {guard, head},
-  trim = {current, trim}, close = {current, close},
-  load = {led, load}, open = {led, open},
-}
+  peek = head,
+})[op]
 if op == 'reset' then return reset() end
-local check, run = unpack(operations[op])
 local state, refusal = check()
 return refusal or run(state)

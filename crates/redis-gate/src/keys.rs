@@ -9,8 +9,8 @@ const RETURNED: usize = 5;
 /// The number of keys before those of the other items' released units.
 const FIXED: usize = 7;
 
-/// The keys of a sale, in the order that the script expects: seven, and one more for each item after
-/// the first.
+/// The keys of a sale, in the order that the script expects: seven, and one more for each item
+/// after the first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GateKeys(Arc<[String]>);
 

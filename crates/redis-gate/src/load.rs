@@ -68,8 +68,8 @@ pub struct GateLoad<'a> {
 }
 
 impl Gate {
-    /// `has_limit` is whether the sale has a limit per buyer. If that changes before the gate opens,
-    /// it must be loaded again.
+    /// `has_limit` is whether the sale has a limit per buyer. If that changes before the gate
+    /// opens, it must be loaded again.
     pub fn load<'a>(
         &'a self,
         keys: &'a GateKeys,

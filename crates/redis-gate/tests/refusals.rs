@@ -1,5 +1,6 @@
 //! What a gate on a real Redis refuses, and that a refused call has no effect: by script and by
 //! watch.
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
 //! Random histories through the ledger and through gates on a real Redis, by script, by watch, and
 //! by both in turn. After each step, every verdict and the whole state must be equal.
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
