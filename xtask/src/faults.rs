@@ -114,7 +114,7 @@ fn cluster_kill(rounds: u32, units: u64, within_ms: u64, seed: u64) -> anyhow::R
     let summary = cluster_kill_rounds(&mut cluster, rounds, units, within_ms, seed)?;
     println!(
         "{} rounds: a server, a relay and a recorder killed in each while {units} units were on sale\n\
-         {} confirmations read by clients, each stored as exactly one row\n\
+         {} confirmations read by clients, each stored as exactly one order\n\
          {} pending answers, {} attempts without an answer\nall units sold, all audits clean",
         summary.rounds, summary.confirmations, summary.pending, summary.failed
     );

@@ -43,6 +43,7 @@ struct GateView {
 /// The store's contents, for the comparison with the log.
 #[derive(Default)]
 struct Orders {
+    sales: Vec<SaleRow>,
     contents: HashMap<OrderId, StoredOrder>,
     events: Vec<StoredEvent>,
     voids: HashSet<OrderId>,
@@ -61,7 +62,7 @@ pub(crate) async fn audit(core: &Core, history: &[HistoryEntry]) -> Result<Audit
     let mut tries = 0;
     let (gates, stored) = loop {
         let mut gates = look_at_gates(core).await?;
-        let stored = read_store(core, &gates).await?;
+        let stored = read_store(core).await?;
         look_again(core, &mut gates).await;
         tries += 1;
         if tries == STILL_TRIES
@@ -73,14 +74,15 @@ pub(crate) async fn audit(core: &Core, history: &[HistoryEntry]) -> Result<Audit
         }
         tokio::time::sleep(STILL_PAUSE).await;
     };
-    let mut auditor = Auditor::new(gates.iter().map(|gate| gate.row.sale.clone()));
+    let terms = stored.sales.iter().map(|row| row.sale.clone());
+    let mut auditor = Auditor::new(terms);
     history.iter().for_each(|entry| auditor.confirmed(entry));
     for order in stored.contents.values() {
         for line in &order.lines {
             auditor.row(&facts(&order.sale, line));
         }
     }
-    audit_events(&mut auditor, &gates, &stored.events, &mut outside);
+    audit_events(&mut auditor, &stored, &mut outside);
     let mut in_flight = HashSet::new();
     for gate in &gates {
         let sale = gate.row.sale.id.as_str();
@@ -180,12 +182,15 @@ async fn look_again(core: &Core, gates: &mut [GateView]) {
     }
 }
 
-async fn read_store(core: &Core, gates: &[GateView]) -> Result<Orders, Fault> {
+async fn read_store(core: &Core) -> Result<Orders, Fault> {
     let mut session = core.store.ready().await?;
     orders::begin_snapshot(&mut session).await?;
-    let mut stored = Orders::default();
-    for gate in gates {
-        let row = &gate.row;
+    let mut stored = Orders {
+        // Terms and events must be of the same time.
+        sales: sales::all(&mut session).await?,
+        ..Orders::default()
+    };
+    for row in stored.sales.clone() {
         let mut after = None;
         loop {
             let page = orders::page(&mut session, row.num, after, PAGE).await?;
@@ -238,17 +243,10 @@ fn facts<'a>(sale: &'a str, line: &'a Stored) -> RowFacts<'a> {
     }
 }
 
-fn audit_events(
-    auditor: &mut Auditor,
-    gates: &[GateView],
-    events: &[StoredEvent],
-    outside: &mut Vec<Violation>,
-) {
-    let names: HashMap<u32, &str> = gates
-        .iter()
-        .map(|gate| (gate.row.num, gate.row.sale.id.as_str()))
-        .collect();
-    for event in events {
+fn audit_events(auditor: &mut Auditor, stored: &Orders, outside: &mut Vec<Violation>) {
+    let names = stored.sales.iter();
+    let names: HashMap<u32, &str> = names.map(|row| (row.num, row.sale.id.as_str())).collect();
+    for event in &stored.events {
         let number = event.sale_num;
         let unnamed = format!("number {number}");
         let sale = names.get(&number).copied().unwrap_or(&unnamed);

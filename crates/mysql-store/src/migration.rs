@@ -118,6 +118,10 @@ async fn copy(session: &mut Session) -> Result<(), Fault> {
         quoted(ItemId::default().as_str().as_bytes())
     );
     session.execute(&items).await?;
+    // The gates have values of the old format: each is closed, drained and filled again.
+    session
+        .execute("UPDATE seckill_sale SET gate = 'rebuilding', leader = NULL, lease_until = NULL")
+        .await?;
     number(session).await?;
     let rows = [
         format!(

@@ -4,7 +4,7 @@
 use redis::{Cmd, Value};
 use seckill_cluster_codec::message::{self, OutboxClaim};
 use seckill_engine::Fault;
-use seckill_sale::{OrderId, SaleId};
+use seckill_sale::{ClaimedUnit, ClaimedUnits, ItemNo, OrderId, SaleId, Unit};
 
 use crate::gate::Gate;
 use crate::keys::GateKeys;
@@ -114,8 +114,22 @@ fn claim((part, units): (&str, &str), n: u64) -> Option<OutboxClaim> {
         order_id: OrderId::new(message::order_id_of(part)?).ok()?,
         part: part.to_owned(),
         n,
-        units: units_of(units)?,
+        units: units_of(units).or_else(|| of_version_1(units))?,
     })
+}
+
+/// The unit of an entry that a gate of version 1 wrote: number, generation and slot, which is 0 if
+/// the sale has no limit.
+fn of_version_1(text: &str) -> Option<ClaimedUnits> {
+    let mut parts = text.split(':');
+    let mut next = || parts.next()?.parse::<u32>().ok();
+    let (number, generation, slot) = (next()?, next()?, next()?);
+    let unit = ClaimedUnit {
+        item: ItemNo::FIRST,
+        unit: Unit { number, generation },
+        slot: u8::try_from(slot).ok().filter(|slot| *slot > 0),
+    };
+    parts.next().is_none().then(|| [unit].into_iter().collect())
 }
 
 #[cfg(test)]
@@ -153,11 +167,24 @@ mod tests {
         assert_eq!(seen, expected);
     }
 
+    /// An outbox that was not drained before the upgrade.
+    #[test]
+    fn entries_of_version_1_are_read() {
+        let read = entry(&outbox_entry("4-2", &["9:7:1", "10:1:0"])).unwrap();
+        let units: Vec<ClaimedUnit> = read.claims.iter().map(|claim| claim.units[0]).collect();
+        let numbers = units
+            .iter()
+            .map(|unit| (unit.unit.number, unit.unit.generation, unit.slot));
+        let expected = [(9, 7, Some(1)), (10, 1, None)];
+        assert_eq!(numbers.collect::<Vec<_>>(), expected);
+    }
+
     #[test]
     fn malformed_entries_are_rejected() {
         for (id, given) in [
             ("4-9", ""),
-            ("4-9", "9:7:1"),
+            ("4-9", "9:7:1:1"),
+            ("4-9", "9:7:"),
             ("4-9", "a:1"),
             ("4-x", "7"),
             ("4", "7"),

@@ -2,8 +2,6 @@
 //! by both in turn. After each step, every verdict and the whole state must be equal.
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
-
 mod gates;
 mod history;
 mod model;

@@ -91,9 +91,12 @@ impl OrderAudit {
             let detail = "no event tells that it was reserved".to_owned();
             broken.push((Invariant::FeedTellsAll, detail));
         }
+        // An edit that the service will adopt has no event yet.
+        let is_adoptable =
+            |state| self.is_edited && self.told.is_active() && state != OrderState::Reserved;
         if let Some(state) = self.state
             && state != self.told
-            && !self.is_edited
+            && !is_adoptable(state)
         {
             let (told, state) = (self.told.as_str(), state.as_str());
             let detail = format!("its events lead to the state {told}, but it is {state}");
