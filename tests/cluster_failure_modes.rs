@@ -209,7 +209,7 @@ fn foreign_records_and_a_manually_set_counter_are_harmless() {
     assert_eq!(cluster.load("s", &load, |_| Ok(())).unwrap().won, 100);
     urls.redis(&format!("SET {name}:s 100000")).unwrap();
     let report = cluster.sell_out_and_audit("s", 300).unwrap();
-    assert_eq!(report["store_rows"], 300);
+    assert_eq!(report.store_rows, 300);
     let dead = urls.mysql("SELECT COUNT(*) FROM seckill_dead").unwrap();
     assert_eq!(dead, ["5"]);
     assert_eq!(

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use hyper::Method;
-use seckill_api::{AuditVerdict, Audited, CONTROL_AUDIT_PATH, HistoryEntry};
+use seckill_api::{AuditReport, AuditVerdict, Audited, CONTROL_AUDIT_PATH, HistoryEntry};
 use seckill_embedded::CONTROL_SOCKET_FILE;
-use seckill_sale::AuditReport;
 use seckill_service::convert;
 
 use crate::CommandOutcome;
@@ -19,7 +18,7 @@ use crate::control_client::{self, ControlError};
 use crate::output;
 use crate::table::{self, grouped};
 
-/// The most violations in the table. JSON has up to [`AuditReport::NAMED_MAX`].
+/// The most violations in the table. JSON has up to [`seckill_sale::AuditReport::NAMED_MAX`].
 const SHOWN_MAX: usize = 20;
 /// The longest wait for a running service: its audit may read millions of orders.
 const AUDIT_WAIT: Duration = Duration::from_secs(600);
@@ -39,12 +38,13 @@ pub(crate) fn run(args: &AuditArgs) -> anyhow::Result<CommandOutcome> {
                 let engine = bootstrap::engine(&configuration, "audit")?;
                 let report = engine.audit(history).await;
                 engine.close().await;
-                anyhow::Ok(report?)
+                anyhow::Ok(convert::audit_report(report?))
             })?
         }
     };
+    let verdict = report.verdict();
     if args.json {
-        output::print(serde_json::to_string_pretty(&with_verdict(&report))? + "\n")?;
+        output::print(serde_json::to_string_pretty(&Audited::from(report))? + "\n")?;
     } else {
         let mut text = table::pairs(&rows(&report)) + &broken(&report);
         for note in &report.notes {
@@ -52,10 +52,9 @@ pub(crate) fn run(args: &AuditArgs) -> anyhow::Result<CommandOutcome> {
         }
         output::print(text)?;
     }
-    Ok(if report.is_clean() {
-        CommandOutcome::Ok
-    } else {
-        CommandOutcome::Failed
+    Ok(match verdict {
+        AuditVerdict::Clean => CommandOutcome::Ok,
+        AuditVerdict::Broken => CommandOutcome::Failed,
     })
 }
 
@@ -84,7 +83,8 @@ fn embedded(
         }
     }
     let history = convert::history(history)?;
-    Ok(seckill_embedded::audit_file(data, &history)?)
+    let report = seckill_embedded::audit_file(data, &history)?;
+    Ok(convert::audit_report(report))
 }
 
 fn read_history(path: &Path) -> anyhow::Result<Vec<HistoryEntry>> {
@@ -96,13 +96,6 @@ fn read_history(path: &Path) -> anyhow::Result<Vec<HistoryEntry>> {
         serde_json::from_str(&line.with_context(place)?).with_context(place)
     });
     confirmations.collect()
-}
-
-pub(crate) fn with_verdict(report: &AuditReport) -> Audited<&AuditReport> {
-    Audited {
-        report,
-        verdict: AuditVerdict::new(report.is_clean()),
-    }
 }
 
 fn rows(report: &AuditReport) -> Vec<(&'static str, String)> {
@@ -128,7 +121,7 @@ fn rows(report: &AuditReport) -> Vec<(&'static str, String)> {
         ));
     }
     rows.push(("broken invariants", grouped(report.violation_count)));
-    rows.push(("verdict", report.verdict().into()));
+    rows.push(("verdict", report.verdict().to_string()));
     rows
 }
 
@@ -157,7 +150,7 @@ pub(crate) fn broken(report: &AuditReport) -> String {
         let more = grouped(report.violation_count - shown);
         text.push_str(&format!(
             "and {more} more; --json lists up to {}\n",
-            AuditReport::NAMED_MAX
+            seckill_sale::AuditReport::NAMED_MAX
         ));
     }
     text

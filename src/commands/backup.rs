@@ -1,6 +1,7 @@
 //! `seckill backup` and `seckill restore`: audited copies of the embedded engine's database.
 
 use anyhow::bail;
+use seckill_api::AuditVerdict;
 use seckill_embedded::{CopySummary, LockOwner};
 
 use crate::CommandOutcome;
@@ -39,6 +40,7 @@ fn embedded(common: &Common, command: &str) -> anyhow::Result<Configuration> {
 
 fn show(made: &CopySummary) -> anyhow::Result<CommandOutcome> {
     let orders = made.report.sales.iter().map(|sale| sale.orders).sum();
+    let verdict = AuditVerdict::new(made.report.is_clean());
     let rows = [
         ("file", made.path.display().to_string()),
         ("sales", grouped(made.report.sales.len() as u64)),
@@ -48,7 +50,7 @@ fn show(made: &CopySummary) -> anyhow::Result<CommandOutcome> {
             "latest order",
             made.latest_order.clone().unwrap_or_else(|| "-".into()),
         ),
-        ("audit", made.report.verdict().into()),
+        ("audit", verdict.to_string()),
     ];
     output::print(table::pairs(&rows))?;
     Ok(CommandOutcome::Ok)

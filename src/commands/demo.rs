@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use seckill_api::{AuditVerdict, DemoReport, HistoryEntry, LoadReport};
+use seckill_api::{AuditReport, AuditVerdict, DemoReport, HistoryEntry, LoadReport};
 use seckill_embedded::{DATA_FILES, DATABASE_FILE};
 use seckill_loadgen::{Lines, Outcome, Pacing, Plan, Progress, Target};
-use seckill_sale::{AuditReport, DEFAULT_SALE_ID, ItemId, NewItem, NewSale};
+use seckill_sale::{DEFAULT_SALE_ID, ItemId, NewItem, NewSale};
 use seckill_service::convert;
 use tokio::net::TcpListener;
 
@@ -197,9 +197,10 @@ async fn demo(
         .engine
         .audit(convert::history(confirmations)?)
         .await?;
+    let audited = convert::audit_report(audited);
     let verdict = AuditVerdict::new(is_clean(args, &report, &audited));
     if args.json {
-        let demo = demo_report(args, &report, &audited, verdict);
+        let demo = demo_report(args, &report, audited, verdict);
         output::print(serde_json::to_string_pretty(&demo)? + "\n")?;
     } else {
         let mut text = table::pairs(&rows(&report, &audited, verdict));
@@ -236,7 +237,7 @@ fn listen(args: &DemoArgs, configuration: &Configuration) -> anyhow::Result<TcpL
 fn is_clean(args: &DemoArgs, report: &LoadReport, audited: &AuditReport) -> bool {
     let won = report.count(Outcome::Won);
     let rejected = report.count(Outcome::SoldOut) + report.count(Outcome::NotEnoughLeft);
-    let adds_up = audited.is_clean()
+    let adds_up = audited.verdict() == AuditVerdict::Clean
         && report.failed == 0
         && won + rejected == args.requests
         && report.wrong_units == Some(0)
@@ -252,12 +253,12 @@ fn is_clean(args: &DemoArgs, report: &LoadReport, audited: &AuditReport) -> bool
     adds_up && is_sold_as_far_as_asked
 }
 
-fn demo_report<'a>(
+fn demo_report(
     args: &DemoArgs,
     report: &LoadReport,
-    audited: &'a AuditReport,
+    audited: AuditReport,
     verdict: AuditVerdict,
-) -> DemoReport<&'a AuditReport> {
+) -> DemoReport {
     DemoReport {
         asked: report.asked,
         won: report.won,
@@ -276,7 +277,7 @@ fn demo_report<'a>(
         elapsed_s: report.elapsed_s,
         latency: report.latency,
         outcomes: report.outcomes.clone(),
-        audit: audit::with_verdict(audited),
+        audit: audited.into(),
     }
 }
 

@@ -21,7 +21,10 @@ pub use attempts::{
     AttemptAnswer, AttemptBody, AttemptResult, Confirmation, Line, ORDER_LINES_MAX,
     ORDER_UNITS_MAX, Unconfirmed,
 };
-pub use audit::{AuditVerdict, Audited, CONTROL_AUDIT_PATH, HistoryEntry, HistoryUnit};
+pub use audit::{
+    AuditReport, AuditVerdict, Audited, CONTROL_AUDIT_PATH, HistoryEntry, HistoryUnit, Invariant,
+    SaleReport, Violation,
+};
 pub use events::{
     CONTROL_EVENTS_PATH, ChangedOrder, Event, EventData, EventsQuery, ReservedOrder, SpecVersion,
 };

@@ -180,7 +180,7 @@ impl LoadReport {
 
 /// The results of the demo: the load's, and the audit's with its report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DemoReport<R> {
+pub struct DemoReport {
     pub asked: u64,
     pub won: u64,
     pub sold_out: u64,
@@ -205,12 +205,13 @@ pub struct DemoReport<R> {
     pub elapsed_s: f64,
     pub latency: Option<Latency>,
     pub outcomes: BTreeMap<LoadOutcome, u64>,
-    pub audit: Audited<R>,
+    pub audit: Audited,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::AuditReport;
     use crate::testing::is_json;
 
     fn latency() -> Latency {
@@ -284,14 +285,15 @@ mod tests {
             elapsed_s: 0.5,
             latency: None,
             outcomes: BTreeMap::from([(LoadOutcome::Won, 1), (LoadOutcome::SoldOut, 2)]),
-            audit: Audited {
-                report: BTreeMap::from([("store_rows".to_owned(), 1)]),
-                verdict: AuditVerdict::Clean,
-            },
+            audit: AuditReport {
+                store_rows: 1,
+                ..AuditReport::default()
+            }
+            .into(),
         };
         is_json(
             &report,
-            r#"{"asked":3,"won":1,"sold_out":2,"failed":0,"units_won":1,"wrong_units":0,"gate_left":0,"log_records":null,"store_rows":1,"oversold":0,"undersold":0,"duplicates":0,"verdict":"clean","units":1,"elapsed_s":0.5,"latency":null,"outcomes":{"won":1,"sold_out":2},"audit":{"store_rows":1,"verdict":"clean"}}"#,
+            r#"{"asked":3,"won":1,"sold_out":2,"failed":0,"units_won":1,"wrong_units":0,"gate_left":0,"log_records":null,"store_rows":1,"oversold":0,"undersold":0,"duplicates":0,"verdict":"clean","units":1,"elapsed_s":0.5,"latency":null,"outcomes":{"won":1,"sold_out":2},"audit":{"sales":[],"store_rows":1,"events":0,"log_records":null,"in_flight":0,"gate_left":0,"oversold":0,"undersold":0,"duplicates":0,"confirmations_checked":0,"violations":[],"violation_count":0,"notes":[],"verdict":"clean"}}"#,
         );
     }
 }

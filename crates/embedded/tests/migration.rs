@@ -12,8 +12,8 @@ use seckill_embedded::{
 };
 use seckill_engine::{Engine, Outcome};
 use seckill_sale::{
-    Attempt, Buyer, HistoryEntry, IdempotencyKey, Lines, OrderChange, OrderState, Rejection,
-    Replay, SaleId, Verdict,
+    Attempt, Buyer, HistoryEntry, HistoryUnit, IdempotencyKey, Lines, OrderChange, OrderId,
+    OrderState, Rejection, Replay, SaleId, Verdict,
 };
 use tempfile::TempDir;
 
@@ -35,10 +35,19 @@ fn open(path: &Path) -> Result<EmbeddedEngine, FileError> {
 }
 
 fn history() -> Vec<HistoryEntry> {
-    let lines = HISTORY.lines();
-    lines
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    let entry = |line| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        HistoryEntry {
+            order_id: OrderId::new(line["order_id"].as_str().unwrap()).unwrap(),
+            sale: Some(line["sale"].as_str().unwrap().to_owned()),
+            units: vec![HistoryUnit {
+                item: None,
+                number: line["unit"].as_u64().unwrap() as u32,
+                generation: None,
+            }],
+        }
+    };
+    HISTORY.lines().map(entry).collect()
 }
 
 fn phone() -> SaleId {

@@ -3,7 +3,6 @@
 
 use std::hash::Hasher;
 
-use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
 use crate::{Buyer, IdempotencyKey, ItemId, OrderId, OrderState, OrderUnits, SaleId};
@@ -31,7 +30,7 @@ pub enum Lines {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct NamedLines(Box<[Line]>);
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Line {
     pub item: ItemId,
     pub quantity: u32,
@@ -115,7 +114,7 @@ impl Attempt {
 }
 
 /// The result of an attempt that received its units.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     pub order_id: OrderId,
     /// In the order of the attempt's lines.

@@ -1,6 +1,5 @@
 //! Changes of a sale's terms while it runs. A change never invalidates an order.
 
-use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::sale::check;
@@ -8,54 +7,30 @@ use crate::{InvalidSale, Item, ItemId, ItemNo, Price, Sale, SaleId};
 
 /// A change of a sale's terms. `None` leaves a term unchanged. All values are absolute, so that a
 /// change that is sent twice has the same effect as one.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SaleChange {
     /// The version that the sale is expected to have. If it has another, the change is refused.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub if_version: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
     /// Of the only item.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub total: Option<u32>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub items: Vec<ItemChange>,
     /// `Some(None)` removes the limit.
-    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub buyer_limit: Option<Option<u32>>,
     /// Unix milliseconds; `Some(None)` removes the opening time.
-    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub opens_at_ms: Option<Option<i64>>,
     /// Unix milliseconds; `Some(None)` removes the closing time.
-    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub closes_at_ms: Option<Option<i64>>,
 }
 
 /// A change of one item's terms.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ItemChange {
     pub id: ItemId,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total: Option<u32>,
     /// `Some(None)` removes the price.
-    #[serde(
-        default,
-        deserialize_with = "present",
-        skip_serializing_if = "Option::is_none"
-    )]
     pub price: Option<Option<Price>>,
-}
-
-/// Distinguishes `null` (remove the term) from an absent field (keep it). By default, serde reads
-/// both as `None`.
-fn present<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Option<T>>, D::Error> {
-    Option::<T>::deserialize(deserializer).map(Some)
 }
 
 /// What the terms of a sale must respect because of its active orders.

@@ -3,12 +3,10 @@
 
 use std::collections::HashMap;
 
-use serde::{Deserialize, Serialize};
-
 use crate::{Buyer, IdempotencyKey, Item, OrderId, OrderState, OrderUnits, Sale, SaleId, Unit};
 
 /// An entry of a sale's feed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     pub sale: SaleId,
     /// From 1, without gaps.
@@ -18,8 +16,7 @@ pub struct Event {
     pub kind: EventKind,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventKind {
     SaleCreated(Box<Sale>),
     SaleChanged(Box<Sale>),

@@ -221,18 +221,7 @@ macro_rules! serialized_as_text {
     )*};
 }
 shown_as_text!(SaleId, ItemId, Buyer, IdempotencyKey, OrderId);
-serialized_as_text!(SaleId, ItemId, IdempotencyKey, OrderId);
-
-impl serde::Serialize for Buyer {
-    /// The anonymous buyer is `null`.
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if self.is_anonymous() {
-            serializer.serialize_none()
-        } else {
-            serializer.serialize_str(self.as_str())
-        }
-    }
-}
+serialized_as_text!(SaleId, ItemId);
 
 macro_rules! checked_when_read {
     ($($name:ident),*) => {$(

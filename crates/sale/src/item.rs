@@ -67,16 +67,13 @@ pub struct Item {
 }
 
 /// The terms of an item of a new sale.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewItem {
     pub id: ItemId,
     /// Defaults to the id if empty; for the only item of a sale, to the sale's title.
-    #[serde(default)]
     pub title: String,
     /// 0 makes an item that is sold out from the start.
     pub total: u32,
-    #[serde(default)]
     pub price: Option<Price>,
 }
 

@@ -1,11 +1,8 @@
 //! An order and its state transitions. Every engine checks a transition here before storing it.
 
-use serde::{Deserialize, Serialize};
-
 use crate::{Buyer, IdempotencyKey, OrderId, OrderUnits, SaleId};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OrderState {
     /// The buyer has the units and has not paid yet.
     Reserved,
@@ -70,7 +67,7 @@ impl OrderChange {
 }
 
 /// A claim in the order store.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
     pub order_id: OrderId,
     pub sale: SaleId,

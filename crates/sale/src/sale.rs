@@ -76,23 +76,18 @@ impl Sale {
 }
 
 /// The terms of a sale to create.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewSale {
     pub id: SaleId,
     /// Defaults to the id if empty.
-    #[serde(default)]
     pub title: String,
     /// 1..=[`SALE_ITEMS_MAX`].
     pub items: Vec<NewItem>,
     /// Units that one buyer may hold, 1..=64; `None` means no limit.
-    #[serde(default)]
     pub buyer_limit: Option<u32>,
     /// Unix milliseconds.
-    #[serde(default)]
     pub opens_at_ms: Option<i64>,
     /// Unix milliseconds.
-    #[serde(default)]
     pub closes_at_ms: Option<i64>,
 }
 

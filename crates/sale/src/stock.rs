@@ -3,15 +3,12 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use serde::{Deserialize, Serialize};
-
 use crate::SALE_TOTAL_MAX;
 
 /// One numbered piece of an item's stock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Unit {
     /// 1 to the item's total.
-    #[serde(rename = "unit")]
     pub number: u32,
     /// 1 when first sold. Increases by one each time the unit is released.
     pub generation: u32,

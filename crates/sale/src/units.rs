@@ -1,6 +1,5 @@
 //! Units as parts of claims and orders: with their items, in the order of the attempt's lines.
 
-use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::{ItemId, ItemNo, Sale, Unit};
@@ -39,10 +38,9 @@ impl ClaimedUnit {
 pub type ClaimedUnits = SmallVec<[ClaimedUnit; 1]>;
 
 /// A unit of an order, as clients see it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OrderUnit {
     pub item: ItemId,
-    #[serde(flatten)]
     pub unit: Unit,
 }
 

@@ -219,7 +219,7 @@ async fn audit(State(engine): Port, Json(history): Json<Vec<api::HistoryEntry>>)
         Err(invalid) => return Problem::bad_request(invalid.to_string()).into_response(),
     };
     match engine.audit(history).await {
-        Ok(report) => Json(report).into_response(),
+        Ok(report) => Json(convert::audit_report(report)).into_response(),
         Err(fault) => failed(&fault),
     }
 }

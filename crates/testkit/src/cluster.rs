@@ -7,9 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use seckill_api::{AuditVerdict, Audited, HistoryEntry, Sale};
+use seckill_api::{AuditReport, AuditVerdict, Audited, HistoryEntry, Sale};
 use seckill_loadgen::{Buyers, Keys, Lines, LoadRun, Outcome, Pacing, Plan, Progress, Target};
-use serde_json::Value;
 
 use crate::process::ServerProcess;
 use crate::servers::Urls;
@@ -280,7 +279,7 @@ impl Cluster {
 
     /// Buys the rest of a sale, waits until no claim is in flight, and audits the result against
     /// what clients read.
-    pub fn sell_out_and_audit(&mut self, sale: &str, units: u64) -> anyhow::Result<Value> {
+    pub fn sell_out_and_audit(&mut self, sale: &str, units: u64) -> anyhow::Result<AuditReport> {
         let began = Instant::now();
         loop {
             let plan = LoadPlan {
@@ -309,7 +308,7 @@ impl Cluster {
             }
             if began.elapsed() > QUIET_WAIT || !is_clean {
                 bail!(
-                    "{units} units of {sale} are not all sold, or the audit is not clean: {report:#}\n{}",
+                    "{units} units of {sale} are not all sold, or the audit is not clean: {report:#?}\n{}",
                     self.logs()
                 );
             }
@@ -318,7 +317,7 @@ impl Cluster {
     }
 
     /// Runs the audit with every confirmation that clients have read so far.
-    pub fn audit(&self) -> anyhow::Result<Audited<Value>> {
+    pub fn audit(&self) -> anyhow::Result<Audited> {
         let history = self.dir.join("history.jsonl");
         let mut file = std::io::BufWriter::new(std::fs::File::create(&history)?);
         for yes in &self.confirmations {
@@ -390,14 +389,9 @@ impl Cluster {
 }
 
 /// Whether no claim is in flight and all units of a sale are sold, according to an audit.
-pub(crate) fn is_quiet(report: &Value, sale: &str, units: u64) -> bool {
-    let sales = report["sales"].as_array();
-    let sold = sales
-        .into_iter()
-        .flatten()
-        .find(|report| report["sale"] == sale);
-    let active = sold.and_then(|sold| sold["active"].as_u64());
-    report["in_flight"] == 0 && active == Some(units)
+pub(crate) fn is_quiet(report: &AuditReport, sale: &str, units: u64) -> bool {
+    let sold = report.sales.iter().find(|sold| sold.sale == sale);
+    report.in_flight == 0 && sold.is_some_and(|sold| sold.active == units)
 }
 
 /// The load on each server.

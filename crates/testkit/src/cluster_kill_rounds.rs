@@ -89,7 +89,7 @@ fn sell_out_named(cluster: &mut Cluster, sale: &str, units: u64) -> anyhow::Resu
         let Audited { report, verdict } = cluster.audit()?;
         ensure!(
             verdict == AuditVerdict::Clean,
-            "the audit is not clean: {report:#}\n{}",
+            "the audit is not clean: {report:#?}\n{}",
             cluster.logs()
         );
         if is_quiet(&report, sale, units) {
@@ -97,7 +97,7 @@ fn sell_out_named(cluster: &mut Cluster, sale: &str, units: u64) -> anyhow::Resu
         }
         if began.elapsed() > QUIET_WAIT {
             bail!(
-                "{units} units of {sale} were not all sold within {QUIET_WAIT:?}: {report:#}\n{}",
+                "{units} units of {sale} were not all sold within {QUIET_WAIT:?}: {report:#?}\n{}",
                 cluster.logs()
             );
         }

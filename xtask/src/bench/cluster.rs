@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
+use seckill_api::{AuditVerdict, Audited};
 use seckill_testkit::servers::{Programs, Urls, wait_until};
 
 use super::report::Line;
@@ -195,9 +196,10 @@ pub(crate) fn million(rig: &Harness) -> anyhow::Result<Vec<Line>> {
         "{report}"
     );
     let audit = servers.command(&["audit", "--json"])?;
+    let audit: Audited = serde_json::from_value(audit)?;
     ensure!(
-        audit["store_rows"] == 100_000 && audit["verdict"] == "clean",
-        "{audit}"
+        audit.report.store_rows == 100_000 && audit.verdict == AuditVerdict::Clean,
+        "{audit:#?}"
     );
     let elapsed_s = report["elapsed_s"].as_f64().unwrap_or(0.0);
     Ok(vec![

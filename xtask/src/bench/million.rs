@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use anyhow::ensure;
+use seckill_api::{AuditVerdict, Audited};
 
 use super::report::Line;
 use super::rig::{Harness, memory_kib};
@@ -23,9 +24,10 @@ pub(crate) fn million(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     );
     // The last answer came after the last row, because a confirmation is a stored row.
     let audit = rig.command(&["audit", "--json", "--data", &folder.display().to_string()])?;
+    let audit: Audited = serde_json::from_value(audit)?;
     ensure!(
-        audit["store_rows"] == 100_000 && audit["verdict"] == "clean",
-        "{audit}"
+        audit.report.store_rows == 100_000 && audit.verdict == AuditVerdict::Clean,
+        "{audit:#?}"
     );
     let peak = memory_kib(product.pid(), "VmHWM")? as f64 / 1024.0;
     Ok(vec![

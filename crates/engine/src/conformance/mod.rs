@@ -2,6 +2,7 @@
 //! It uses only the port: users cannot rely on anything that the port does not show.
 
 mod cases;
+mod changes;
 mod feed;
 mod history;
 mod lines;
@@ -19,6 +20,7 @@ use seckill_sale::{
 use crate::{BoxFuture, Engine, Outcome};
 
 pub use cases::*;
+pub use changes::*;
 pub use feed::*;
 pub use history::random_histories_match_the_model;
 pub use lines::*;

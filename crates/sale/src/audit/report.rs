@@ -1,14 +1,9 @@
 //! The result of an audit: which invariants are broken, by which orders.
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
-
 use crate::OrderId;
 
 /// The invariants that an audit can check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Invariant {
     /// Active units of an item ≤ its total, at most one active order per unit, units in 1..=total.
     NoOversell,
@@ -28,28 +23,12 @@ pub enum Invariant {
     FeedTellsAll,
 }
 
-impl fmt::Display for Invariant {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NoOversell => "no oversell",
-            Self::NoUndersell => "no undersell",
-            Self::ConfirmationKept => "a confirmation is kept",
-            Self::NoDuplicates => "no duplicates",
-            Self::LimitHolds => "the limit holds",
-            Self::NoPhantoms => "no phantoms",
-            Self::AllOrNothing => "all or nothing",
-            Self::FeedTellsAll => "the feed tells all",
-        })
-    }
-}
-
 /// One broken invariant and the orders that break it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     pub invariant: Invariant,
     pub sale: String,
     /// The item of the unit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item: Option<String>,
     /// The unit that the violation concerns, if any.
     pub unit: Option<u32>,
@@ -57,7 +36,7 @@ pub struct Violation {
     pub detail: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SaleReport {
     pub sale: String,
     pub total: u32,
@@ -69,7 +48,7 @@ pub struct SaleReport {
     pub gate_left: u32,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AuditReport {
     pub sales: Vec<SaleReport>,
     /// Rows in the order store, one for each unit of an order.
@@ -95,7 +74,6 @@ pub struct AuditReport {
     /// The number of all violations, including those that are not listed.
     pub violation_count: u64,
     /// What could not be checked, and why.
-    #[serde(default)]
     pub notes: Vec<String>,
 }
 
@@ -108,11 +86,6 @@ impl AuditReport {
         self.violation_count == 0
     }
 
-    /// `clean` or `broken`.
-    pub fn verdict(&self) -> &'static str {
-        if self.is_clean() { "clean" } else { "broken" }
-    }
-
     /// Adds a violation that was found outside the rows, such as a damaged page.
     pub fn add(&mut self, violation: Violation) {
         self.violation_count += 1;
@@ -122,9 +95,8 @@ impl AuditReport {
     }
 }
 
-/// A confirmation as a client recorded it: one line of a history file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "HistoryLine")]
+/// A confirmation as a client recorded it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HistoryEntry {
     pub order_id: OrderId,
     /// `None` if the request did not name a sale, so that it went to the service's default sale.
@@ -132,58 +104,11 @@ pub struct HistoryEntry {
     pub units: Vec<HistoryUnit>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HistoryUnit {
     /// `None` in a history from the time when sales had only one item.
-    #[serde(default)]
     pub item: Option<String>,
-    #[serde(rename = "unit")]
     pub number: u32,
-    #[serde(default)]
+    /// `None` in such a history, too.
     pub generation: Option<u32>,
-}
-
-/// A line of a history file: with `units`, or with `unit` alone as before orders had several.
-#[derive(Deserialize)]
-struct HistoryLine {
-    order_id: OrderId,
-    #[serde(default)]
-    sale: Option<String>,
-    #[serde(default)]
-    units: Vec<HistoryUnit>,
-    #[serde(default)]
-    unit: Option<u32>,
-}
-
-impl From<HistoryLine> for HistoryEntry {
-    fn from(line: HistoryLine) -> Self {
-        let mut units = line.units;
-        if let Some(number) = line.unit.filter(|_| units.is_empty()) {
-            units.push(HistoryUnit {
-                item: None,
-                number,
-                generation: None,
-            });
-        }
-        Self {
-            order_id: line.order_id,
-            sale: line.sale,
-            units,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn histories_of_both_forms_are_read() {
-        let old: HistoryEntry = serde_json::from_str(r#"{"order_id":"a","unit":7}"#).unwrap();
-        assert_eq!((old.units[0].number, &old.units[0].item), (7, &None));
-        let new = r#"{"order_id":"a","sale":"s","units":[{"item":"S","unit":7,"generation":2}]}"#;
-        let entry: HistoryEntry = serde_json::from_str(new).unwrap();
-        assert_eq!(entry.units[0].generation, Some(2));
-        assert_eq!(serde_json::to_string(&entry).unwrap(), new);
-    }
 }

@@ -125,7 +125,7 @@ fn every_kind_of_violation_is_reported() {
         Invariant::ConfirmationKept,
         Invariant::NoUndersell,
     ] {
-        assert!(found.contains(&invariant), "{invariant} not in {found:?}");
+        assert!(found.contains(&invariant), "{invariant:?} not in {found:?}");
     }
 }
 
@@ -135,7 +135,7 @@ fn a_gate_that_offers_sold_units_oversells() {
     audit.0.gate_left("s", &[1]);
     audit.see(&row("a", 1, 1));
     let report = audit.finish();
-    assert_eq!((report.oversold, report.verdict()), (1, "broken"));
+    assert_eq!((report.oversold, report.is_clean()), (1, false));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Converts between the model and the types of the API. Nothing here decides, reads or sends.
 
+mod audit;
 mod events;
 mod sales;
 
@@ -8,8 +9,9 @@ use std::fmt;
 
 use seckill_api as api;
 use seckill_engine::Component;
-use seckill_sale::{HistoryEntry, HistoryUnit, Order, OrderId, OrderState, OrderUnit, OrderUnits};
+use seckill_sale::{Order, OrderState, OrderUnit, OrderUnits};
 
+pub use audit::{audit_report, history};
 pub use events::event;
 pub use sales::{new_sale, sale, sale_change};
 
@@ -27,24 +29,6 @@ impl std::error::Error for InvalidRequest {}
 
 fn invalid(what: impl fmt::Display) -> InvalidRequest {
     InvalidRequest(what.to_string())
-}
-
-/// The confirmations that clients recorded.
-pub fn history(entries: Vec<api::HistoryEntry>) -> Result<Vec<HistoryEntry>, InvalidRequest> {
-    entries.into_iter().map(history_entry).collect()
-}
-
-fn history_entry(entry: api::HistoryEntry) -> Result<HistoryEntry, InvalidRequest> {
-    let units = entry.units.into_iter().map(|unit| HistoryUnit {
-        item: unit.item,
-        number: unit.unit,
-        generation: unit.generation,
-    });
-    Ok(HistoryEntry {
-        order_id: OrderId::new(&entry.order_id).map_err(invalid)?,
-        sale: entry.sale,
-        units: units.collect(),
-    })
 }
 
 pub(crate) fn order(order: Order) -> api::Order {
@@ -118,7 +102,7 @@ pub(crate) fn now_ms() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use seckill_sale::{Buyer, ItemId, SaleId, Unit};
+    use seckill_sale::{Buyer, ItemId, OrderId, SaleId, Unit};
 
     fn units(items: &[&str]) -> OrderUnits {
         let unit = Unit {
@@ -159,36 +143,5 @@ mod tests {
         assert_eq!((two.unit, two.generation), (None, None));
         let items: Vec<&str> = two.units.iter().map(|unit| &*unit.item).collect();
         assert_eq!(items, ["S", "M"]);
-    }
-
-    #[test]
-    fn a_history_keeps_every_unit() {
-        let entry = |order_id: &str| api::HistoryEntry {
-            order_id: order_id.into(),
-            sale: Some("phone".into()),
-            units: vec![
-                api::HistoryUnit {
-                    item: Some("S".into()),
-                    unit: 7,
-                    generation: Some(2),
-                },
-                api::HistoryUnit {
-                    item: None,
-                    unit: 8,
-                    generation: None,
-                },
-            ],
-            buyer: Some("ann".into()),
-            key: None,
-        };
-        let read = history(vec![entry("01a2")]).unwrap();
-        let unit = |item: Option<&str>, number, generation| HistoryUnit {
-            item: item.map(str::to_owned),
-            number,
-            generation,
-        };
-        let expected = [unit(Some("S"), 7, Some(2)), unit(None, 8, None)];
-        assert_eq!(read[0].units, expected);
-        assert!(history(vec![entry("01a2"), entry("../x")]).is_err());
     }
 }
