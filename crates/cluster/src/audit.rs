@@ -283,14 +283,16 @@ fn offered_and_sold(gate: &GateView, stored: &Orders) -> Vec<Violation> {
         return Vec::new();
     };
     let sale = &gate.row.sale;
+    let returned = offered.iter().map(|offered| {
+        let returned = offered.returned.iter();
+        returned.map(|free| free.number).collect::<HashSet<_>>()
+    });
+    let returned: Vec<HashSet<u32>> = returned.collect();
     let is_offered = |line: &Stored| {
-        let (item, unit) = (line.claimed.item, line.claimed.unit);
-        offered.get(item.index()).is_some_and(|offered| {
-            unit.number > offered.handed_out
-                || offered
-                    .returned
-                    .iter()
-                    .any(|free| free.number == unit.number)
+        let (index, unit) = (line.claimed.item.index(), line.claimed.unit.number);
+        let offered = offered.get(index).zip(returned.get(index));
+        offered.is_some_and(|(offered, returned)| {
+            unit > offered.handed_out || returned.contains(&unit)
         })
     };
     let orders = stored.contents.values();

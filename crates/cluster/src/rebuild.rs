@@ -104,6 +104,13 @@ pub(crate) async fn rebuild(core: &Core, id: &SaleId) -> Result<(), Fault> {
     }
     let began = Instant::now();
     drain(core, &row).await?;
+    if row.is_suspect() {
+        let mut session = core.store.ready().await?;
+        let removed = orders::remove_leftovers(&mut session, id).await?;
+        if removed > 0 {
+            tracing::warn!(sale = %id, removed, "removed keys and slots of orders that manual edits have deleted or ended");
+        }
+    }
     // Loading uses two store connections; the limit leaves connections for sales that are open.
     let Ok(permit) = core.rebuilding.acquire().await else {
         return Err(not_yet("the engine is stopping"));

@@ -21,6 +21,12 @@ pub(crate) const SALE_CHANGED: &str = "sale.changed";
 pub(crate) const ORDER_PREFIX: &str = "order.";
 /// In `seckill_event`, this type only says where the event is: the row of a claim.
 pub(crate) const POINTER: &str = "order.reserved";
+/// A batch whose first claim of a sale is more rows than this behind the sale's latest entry in
+/// `seckill_event` adds a pointer to that claim. So a reader of the feed that starts at an entry
+/// finds the claims after it within this many rows and one batch, whatever other sales store.
+pub(crate) const POINTER_EVERY_ROWS: u64 = 4_096;
+/// Entries that are no more rows apart than this are read with one statement.
+const TOGETHER_ROWS: u64 = 256;
 
 /// Unix milliseconds of a TIMESTAMP(3) column.
 const AT_MS: &str = "CAST(UNIX_TIMESTAMP(date) * 1000 AS SIGNED)";
@@ -61,8 +67,8 @@ pub async fn events(
         after,
         last,
     };
-    let (entries, from_row) = entries(session, &range).await?;
-    let claims = claims(session, &range, from_row, entries.len()).await?;
+    let (marks, entries) = entries(session, &range).await?;
+    let claims = claims(session, range.num, &segments(&range, &marks)).await?;
     let of_several = claims.iter().filter(|claim| claim.line_count > 1);
     let of_several = of_several.map(|claim| &claim.order_id);
     let changed = entries.iter().filter_map(|(entry, _)| match &entry.change {
@@ -101,25 +107,100 @@ struct Range {
     last: u64,
 }
 
-/// Reads the entries in the range that are not pointers, with their times, and the row from which
-/// on the claims in the range are.
+/// Where an entry of `seckill_event` is in the feed, and in the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mark {
+    sequence: u64,
+    /// Claims before the entry are not behind this row, and claims after it not before.
+    row_id: u64,
+    is_pointer: bool,
+}
+
+/// Claims to read with one statement.
+#[derive(Debug, PartialEq, Eq)]
+struct Segment {
+    /// The numbers of the first and the last claim.
+    first: u64,
+    last: u64,
+    count: u64,
+    from_row: u64,
+    /// `None` after the latest entry.
+    to_row: Option<u64>,
+}
+
+/// Divides the claims of a range, which are all numbers without an entry, at the marks.
+fn segments(range: &Range, marks: &[Mark]) -> Vec<Segment> {
+    let mut segments: Vec<Segment> = Vec::new();
+    let mut add = |segment: Segment| match segments.last_mut() {
+        Some(before) if segment.from_row <= before.from_row + TOGETHER_ROWS => {
+            before.last = segment.last;
+            before.count += segment.count;
+            before.to_row = segment.to_row;
+        }
+        _ => segments.push(segment),
+    };
+    let (mut next, mut from_row) = (range.after + 1, 0);
+    for mark in marks {
+        if mark.sequence > next {
+            add(Segment {
+                first: next,
+                last: mark.sequence - 1,
+                count: mark.sequence - next,
+                from_row,
+                to_row: Some(mark.row_id),
+            });
+        }
+        from_row = mark.row_id;
+        next = next.max(mark.sequence + u64::from(!mark.is_pointer));
+    }
+    if next <= range.last {
+        add(Segment {
+            first: next,
+            last: range.last,
+            count: range.last - next + 1,
+            from_row,
+            to_row: None,
+        });
+    }
+    segments
+}
+
+/// Reads the entries in the range, with their times. The marks are those of all entries from the
+/// one at or before the range on; those of pointers have no entry.
 async fn entries(
     session: &mut Session,
     range: &Range,
-) -> Result<(Vec<(StoredEvent, i64)>, u64), Fault> {
+) -> Result<(Vec<Mark>, Vec<(StoredEvent, i64)>), Fault> {
     let Range { num, after, last } = range;
+    let columns =
+        format!("sale_num, sequence, type, order_id, body, {AT_MS}, row_id, type = '{POINTER}'");
     let sql = format!(
-        "SELECT row_id FROM seckill_event WHERE sale_num = {num} AND sequence <= {after} + 1 \
-         ORDER BY sequence DESC LIMIT 1; \
-         SELECT sale_num, sequence, type, order_id, body, {AT_MS} FROM seckill_event \
-         WHERE sale_num = {num} AND sequence > {after} AND sequence <= {last} AND type <> '{POINTER}'"
+        "(SELECT {columns} FROM seckill_event WHERE sale_num = {num} AND sequence <= {after} \
+         ORDER BY sequence DESC LIMIT 1) UNION ALL (SELECT {columns} FROM seckill_event \
+         WHERE sale_num = {num} AND sequence > {after} AND sequence <= {last}) ORDER BY sequence"
     );
-    let mut answers = session.query_all(&sql).await?.into_iter();
-    let mut from_row = answers.next().unwrap_or_default();
-    let from_row = from_row.first_mut().and_then(|row| column(row, 0));
-    let entries = answers.next().unwrap_or_default().into_iter();
-    let entries = entries.filter_map(|mut row| Some((stored(&mut row)?, column(&mut row, 5)?)));
-    Ok((entries.collect(), from_row.unwrap_or(0)))
+    let (mut marks, mut entries) = (Vec::new(), Vec::new());
+    for mut row in session.query::<Row>(&sql).await? {
+        let row = &mut row;
+        let (Some(row_id), Some(is_pointer), Some(entry)) =
+            (column(row, 6), column(row, 7), stored(row))
+        else {
+            continue;
+        };
+        let sequence = entry.sequence;
+        marks.push(Mark {
+            sequence,
+            row_id,
+            is_pointer,
+        });
+        if sequence > *after
+            && !is_pointer
+            && let Some(at_ms) = column(row, 5)
+        {
+            entries.push((entry, at_ms));
+        }
+    }
+    Ok((marks, entries))
 }
 
 /// The first row of an order.
@@ -135,24 +216,31 @@ struct ClaimRow {
 
 async fn claims(
     session: &mut Session,
-    range: &Range,
-    from_row: u64,
-    entries: usize,
+    num: u32,
+    segments: &[Segment],
 ) -> Result<Vec<ClaimRow>, Fault> {
-    let Range { num, after, last } = range;
-    // All other numbers are claims. Reading ends with the last of them, however many rows of other
-    // sales follow.
-    let count = (last - after).saturating_sub(entries as u64);
-    if count == 0 {
+    let select = |segment: &Segment| {
+        let Segment {
+            first,
+            last,
+            count,
+            from_row,
+            to_row,
+        } = segment;
+        let to = to_row.map_or_else(String::new, |to| format!("AND seckill.id <= {to} "));
+        // Reading ends with the last claim, however many rows of other sales follow.
+        format!(
+            "SELECT seckill.sequence, {AT_MS}, seckill.order_id, line_count, item, unit, gen, seckill.buyer, idem_key \
+             FROM seckill FORCE INDEX (PRIMARY) LEFT JOIN seckill_key ON seckill_key.order_id = seckill.order_id \
+             WHERE seckill.id >= {from_row} {to}AND seckill.sale_num = {num} \
+             AND seckill.sequence BETWEEN {first} AND {last} ORDER BY seckill.id LIMIT {count}"
+        )
+    };
+    if segments.is_empty() {
         return Ok(Vec::new());
     }
-    let sql = format!(
-        "SELECT seckill.sequence, {AT_MS}, seckill.order_id, line_count, item, unit, gen, seckill.buyer, idem_key \
-         FROM seckill FORCE INDEX (PRIMARY) LEFT JOIN seckill_key ON seckill_key.order_id = seckill.order_id \
-         WHERE seckill.id >= {from_row} AND seckill.sale_num = {num} \
-         AND seckill.sequence > {after} AND seckill.sequence <= {last} ORDER BY seckill.id LIMIT {count}"
-    );
-    let rows: Vec<Row> = session.query(&sql).await?;
+    let selects: Vec<String> = segments.iter().map(select).collect();
+    let rows = session.query_all(&selects.join("; ")).await?;
     let read = |mut row: Row| {
         let row = &mut row;
         Some(ClaimRow {
@@ -165,7 +253,7 @@ async fn claims(
             key: text_or_null(row, 8)?,
         })
     };
-    Ok(rows.into_iter().filter_map(read).collect())
+    Ok(rows.into_iter().flatten().filter_map(read).collect())
 }
 
 /// Builds events. `None` means that an event cannot be read.
@@ -261,5 +349,71 @@ fn change(row: &mut Row) -> Option<StoredChange> {
             let state = OrderState::from_name(kind.strip_prefix(ORDER_PREFIX)?)?;
             Some(StoredChange::Order(order_id(row, 3)?, state))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marks(marks: &[(u64, u64, bool)]) -> Vec<Mark> {
+        let mark = |&(sequence, row_id, is_pointer)| Mark {
+            sequence,
+            row_id,
+            is_pointer,
+        };
+        marks.iter().map(mark).collect()
+    }
+
+    fn shown(
+        after: u64,
+        last: u64,
+        of: &[(u64, u64, bool)],
+    ) -> Vec<(u64, u64, u64, u64, Option<u64>)> {
+        let range = Range {
+            num: 1,
+            after,
+            last,
+        };
+        let segments = segments(&range, &marks(of)).into_iter();
+        let shown = |it: Segment| (it.first, it.last, it.count, it.from_row, it.to_row);
+        segments.map(shown).collect()
+    }
+
+    const CREATED: (u64, u64, bool) = (1, 0, false);
+
+    #[test]
+    fn claims_are_read_between_entries_and_nowhere_else() {
+        // Rows of other sales between two claims are not read.
+        let far = [CREATED, (2, 5_000, true), (5, 90_000, true)];
+        assert_eq!(
+            shown(0, 6, &far),
+            [(2, 4, 3, 5_000, Some(90_000)), (5, 6, 2, 90_000, None)]
+        );
+        assert_eq!(shown(3, 4, &far[1..2]), [(4, 4, 1, 5_000, None)]);
+        // A change is no claim.
+        let changes = [(4, 700, false), (6, 9_000, false), (7, 9_000, false)];
+        assert_eq!(
+            shown(4, 8, &changes),
+            [(5, 5, 1, 700, Some(9_000)), (8, 8, 1, 9_000, None)]
+        );
+        assert_eq!(shown(5, 7, &changes[1..]), []);
+    }
+
+    #[test]
+    fn what_is_close_is_read_with_one_statement() {
+        let close = [
+            CREATED,
+            (3, 10, false),
+            (6, TOGETHER_ROWS, true),
+            (9, TOGETHER_ROWS + 1, true),
+        ];
+        assert_eq!(
+            shown(0, 12, &close),
+            [
+                (2, 8, 6, 0, Some(TOGETHER_ROWS + 1)),
+                (9, 12, 4, TOGETHER_ROWS + 1, None)
+            ]
+        );
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use seckill_engine::{Cause, Fault};
 use seckill_sale::ItemId;
 
-use crate::events::{ORDER_PREFIX, POINTER, SALE_CREATED};
+use crate::events::{ORDER_PREFIX, POINTER, POINTER_EVERY_ROWS, SALE_CREATED};
 use crate::sales;
 use crate::schema::TABLES;
 use crate::session::Session;
@@ -23,10 +23,9 @@ const COPIED: &[&str] = &[
     "seckill_event",
 ];
 const SUFFIX: &str = "_v1";
-/// The columns of `seckill_sale` that version 2 does not have.
+/// The columns of `seckill_sale` that version 2 does not have. Without them, processes of version 1
+/// can read no sale.
 const DROPPED: &[&str] = &["state", "pay_ms", "total"];
-/// How many events of a sale there are at most before one that says where its row is.
-const POINTER_EVERY: u64 = 4_096;
 
 /// SQL for the bytes of an order id.
 const ORDER_ID: &str = "FROM_BASE64(REPLACE(REPLACE(old.order_id, '-', '+'), '_', '/'))";
@@ -45,12 +44,19 @@ pub(crate) async fn from_version_1(session: &mut Session) -> Result<(), Fault> {
             session.execute(&rename).await?;
         }
     }
+    // Processes of version 1 must not move the positions.
+    if has_table(session, "seckill_offset").await? {
+        session
+            .execute("RENAME TABLE seckill_offset TO seckill_position")
+            .await?;
+    }
     // This table is the first to be dropped once all are copied.
     let is_copied = !has_table(session, &format!("seckill{SUFFIX}")).await?;
     for table in TABLES {
         session.execute(table).await?;
     }
     add_sale_columns(session).await?;
+    copy_items(session).await?;
     if !is_copied {
         copy(session).await?;
     }
@@ -60,14 +66,8 @@ pub(crate) async fn from_version_1(session: &mut Session) -> Result<(), Fault> {
     }
     session
         .execute("DROP TABLE IF EXISTS seckill_numbered")
-        .await?;
-    for column in DROPPED {
-        if has_column(session, "seckill_sale", column).await? {
-            let drop = format!("ALTER TABLE seckill_sale DROP COLUMN {column}");
-            session.execute(&drop).await?;
-        }
-    }
-    Ok(())
+        .await
+        .map(|_| ())
 }
 
 async fn has_table(session: &mut Session, table: &str) -> Result<bool, Fault> {
@@ -104,20 +104,31 @@ async fn add_sale_columns(session: &mut Session) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Makes an item of each sale's total, and drops the columns of version 1.
+async fn copy_items(session: &mut Session) -> Result<(), Fault> {
+    if has_column(session, "seckill_sale", "total").await? {
+        session.execute("TRUNCATE TABLE seckill_item").await?;
+        let items = format!(
+            "INSERT INTO seckill_item (sale_num, item, id, title, total) \
+             SELECT num, 1, {}, title, total FROM seckill_sale",
+            quoted(ItemId::default().as_str().as_bytes())
+        );
+        session.execute(&items).await?;
+    }
+    for column in DROPPED {
+        if has_column(session, "seckill_sale", column).await? {
+            let drop = format!("ALTER TABLE seckill_sale DROP COLUMN {column}");
+            session.execute(&drop).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Copies all rows. What an interrupted run has copied is deleted first.
 async fn copy(session: &mut Session) -> Result<(), Fault> {
-    for table in COPIED
-        .iter()
-        .chain(&["seckill_item", "seckill_key", "seckill_slot"])
-    {
+    for table in COPIED.iter().chain(&["seckill_key", "seckill_slot"]) {
         session.execute(&format!("TRUNCATE TABLE {table}")).await?;
     }
-    let items = format!(
-        "INSERT INTO seckill_item (sale_num, item, id, title, total) \
-         SELECT num, 1, {}, title, total FROM seckill_sale",
-        quoted(ItemId::default().as_str().as_bytes())
-    );
-    session.execute(&items).await?;
     // The gates have values of the old format: each is closed, drained and filled again.
     session
         .execute("UPDATE seckill_sale SET gate = 'rebuilding', leader = NULL, lease_until = NULL")
@@ -151,7 +162,8 @@ async fn copy(session: &mut Session) -> Result<(), Fault> {
              SELECT {ORDER_ID}, sale.num FROM seckill_give_back{SUFFIX} AS old \
              JOIN seckill_sale AS sale ON sale.id = old.sale_id"
         ),
-        "UPDATE seckill_sale SET voids = (SELECT COUNT(*) FROM seckill_void WHERE sale_num = num)"
+        "UPDATE seckill_sale AS sale JOIN (SELECT sale_num, COUNT(*) AS voids FROM seckill_void GROUP BY sale_num) AS counted \
+         ON counted.sale_num = sale.num SET sale.voids = counted.voids"
             .into(),
     ];
     for sql in rows {
@@ -200,11 +212,14 @@ async fn events(session: &mut Session) -> Result<(), Fault> {
         ),
         format!(
             "INSERT INTO seckill_event (sale_num, sequence, row_id, type) \
-             SELECT sale_num, sequence, id, '{POINTER}' FROM seckill WHERE sequence % {POINTER_EVERY} = 0"
+             SELECT sale_num, sequence, id, '{POINTER}' FROM (SELECT sale_num, sequence, id, \
+             LAG(id) OVER (PARTITION BY sale_num ORDER BY id) AS before_id FROM seckill) AS claim \
+             WHERE COALESCE(id DIV {POINTER_EVERY_ROWS} <> before_id DIV {POINTER_EVERY_ROWS}, 1)"
         ),
-        "UPDATE seckill_sale SET last_sequence = 1 + \
-         (SELECT COUNT(*) FROM seckill WHERE sale_num = num) + \
-         (SELECT COUNT(*) FROM seckill_event WHERE sale_num = num AND order_id IS NOT NULL)"
+        "UPDATE seckill_sale SET last_sequence = 1".into(),
+        "UPDATE seckill_sale AS sale JOIN (SELECT sale_num, COUNT(*) AS events FROM (SELECT sale_num FROM seckill \
+         UNION ALL SELECT sale_num FROM seckill_event WHERE order_id IS NOT NULL) AS event GROUP BY sale_num) AS counted \
+         ON counted.sale_num = sale.num SET sale.last_sequence = 1 + counted.events"
             .into(),
     ];
     for sql in events {

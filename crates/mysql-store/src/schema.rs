@@ -105,7 +105,7 @@ pub(crate) const TABLES: &[&str] = &[
         order_id BINARY(24) NOT NULL PRIMARY KEY,
         sale_num INT UNSIGNED NOT NULL
     ) ENGINE=InnoDB",
-    "CREATE TABLE IF NOT EXISTS seckill_offset (
+    "CREATE TABLE IF NOT EXISTS seckill_position (
         topic VARBINARY(249) NOT NULL,
         part INT NOT NULL,
         log_gen INT UNSIGNED NOT NULL,

@@ -70,13 +70,7 @@ async fn the_feed_can_be_read_from_anywhere_in_pages_of_any_size() {
             &claims[2..],
         ]
         .concat();
-        let pointers: &[&OrderId] = if round % 5 == 3 {
-            &[&claims[0].order_id]
-        } else {
-            &[]
-        };
-        let rows = [&row, &other];
-        let refused = database.record_with(&rows, &mixed, pointers).await;
+        let refused = database.record(&[&row, &other], &mixed).await;
         assert_eq!(refused, None);
         expected.extend(["order.reserved"; 3]);
         if round % 3 == 1 {
@@ -137,6 +131,43 @@ async fn the_feed_can_be_read_from_anywhere_in_pages_of_any_size() {
 }
 
 #[tokio::test]
+async fn far_claims_of_a_quiet_sale_have_pointers() {
+    let database = Database::new().await;
+    let quiet = database.create(simple("quiet", 100)).await;
+    let other = database.create(simple("other", 20_000)).await;
+    // The rows of the other sale, then claims of the quiet one in one batch.
+    let rounds = [(0, 2), (1_000, 1), (4_000, 3), (5_000, 2), (10, 1)];
+    let (mut unit, mut of_other) = (1, 1);
+    for (rows, claims) in rounds {
+        let mut left = rows;
+        while left > 0 {
+            let count = left.min(1_000);
+            let claims = database.claims(&other, of_other, count);
+            assert_eq!(database.record(&[&other], &claims).await, None);
+            (of_other, left) = (of_other + count, left - count);
+        }
+        let claims = database.claims(&quiet, unit, claims);
+        assert_eq!(database.record(&[&quiet], &claims).await, None);
+        unit += claims.len() as u32;
+    }
+    // After 1,000 rows, there is none. After 1,000 + 4,000, the first claim of the batch has one.
+    let pointers = "SELECT sequence, row_id FROM seckill_event JOIN seckill_sale ON num = sale_num \
+                    WHERE seckill_sale.id = 'quiet' AND type = 'order.reserved' ORDER BY sequence";
+    let pointers: Vec<(u64, u64)> = database.sql(pointers).await;
+    assert_eq!(pointers, [(5, 5_004), (8, 10_007)]);
+    let whole = database.events("quiet", 0, 1_000).await;
+    assert_eq!(whole.len(), 10);
+    for after in 0..10 {
+        for max in [1, 3, 1_000] {
+            let page = database.events("quiet", after as u64, max).await;
+            let rest = &whole[after..];
+            assert_eq!(page, rest[..rest.len().min(max)], "{max} after {after}");
+        }
+    }
+    database.drop().await;
+}
+
+#[tokio::test]
 async fn only_committed_events_are_read() {
     let database = Database::new().await;
     let row = database.create(simple("s", 10)).await;
@@ -159,7 +190,6 @@ async fn only_committed_events_are_read() {
         voids: &[],
         dead: &[],
         suspects: Vec::new(),
-        pointers: vec![&claims[0].order_id],
     };
     recording::finish(&mut session, &numbers, &end)
         .await

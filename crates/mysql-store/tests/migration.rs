@@ -153,7 +153,7 @@ async fn version_1_becomes_version_2() {
 #[tokio::test]
 async fn an_interrupted_migration_continues() {
     // Before, during and after the copy.
-    let interruptions: [&[&str]; 4] = [
+    let interruptions: [&[&str]; 5] = [
         &["RENAME TABLE seckill TO seckill_v1"],
         &[
             "RENAME TABLE seckill TO seckill_v1, seckill_void TO seckill_void_v1",
@@ -164,11 +164,21 @@ async fn an_interrupted_migration_continues() {
             "ALTER TABLE seckill_sale ADD COLUMN last_sequence BIGINT UNSIGNED NOT NULL DEFAULT 0",
             "CREATE TABLE seckill_numbered (id INT)",
         ],
+        &[
+            "RENAME TABLE seckill TO seckill_v1, seckill_void TO seckill_void_v1, \
+             seckill_give_back TO seckill_give_back_v1, seckill_event TO seckill_event_v1, \
+             seckill_offset TO seckill_position",
+            "CREATE TABLE seckill_item (sale_num INT UNSIGNED NOT NULL, item TINYINT UNSIGNED NOT NULL, \
+             id VARBINARY(64) NOT NULL, title VARCHAR(200) CHARACTER SET utf8mb4 NOT NULL, total INT UNSIGNED NOT NULL, \
+             price BIGINT UNSIGNED NULL, currency BINARY(3) NULL, PRIMARY KEY (sale_num, item))",
+            "INSERT INTO seckill_item SELECT num, 1, 'default', title, total, NULL, NULL FROM seckill_sale",
+            "ALTER TABLE seckill_sale DROP COLUMN state, DROP COLUMN pay_ms, DROP COLUMN total",
+        ],
         &[],
         &["DELETE FROM seckill_schema WHERE version = 2"],
     ];
     for (index, statements) in interruptions.into_iter().enumerate() {
-        let database = if index == 3 {
+        let database = if index == 4 {
             migrated().await
         } else {
             version_1().await

@@ -6,7 +6,7 @@ mod database;
 use seckill_mysql_store::{Inserted, orders, sales};
 use seckill_sale::{
     Buyer, Currency, IdempotencyKey, ItemChange, ItemId, NewItem, NewSale, OrderChange, OrderState,
-    Price, SaleChange,
+    Price, Sale, SaleChange,
 };
 
 use database::{Database, by, in_slot, keyed, sale_id, simple, unit, with_items};
@@ -164,6 +164,19 @@ async fn terms_are_stored_with_their_items() {
         .await
         .unwrap();
     sales::end_epoch(&mut session, &row.sale.id).await.unwrap();
+    // Units have slots only while there is a limit.
+    let unlimited = Sale {
+        buyer_limit: None,
+        ..changed.clone()
+    };
+    for (terms, slots) in [(&unlimited, 0), (&changed, 2)] {
+        sales::renew_slots(&mut session, &locked, terms)
+            .await
+            .unwrap();
+        session.commit().await.unwrap();
+        assert_eq!(database.count("seckill_slot").await, slots);
+        session.begin().await.unwrap();
+    }
     session.commit().await.unwrap();
     let now = database.row("shirt").await;
     assert_eq!((&now.sale, now.epoch), (&changed, row.epoch + 1));
@@ -217,7 +230,42 @@ async fn sales_are_read_in_pages() {
     assert_eq!(ids(sales::all(&mut session).await.unwrap()), ["b", "c"]);
     let row = sales::by_num(&mut session, 3).await.unwrap().unwrap();
     assert_eq!(row.sale.id.as_str(), "b");
-    assert_eq!(sales::one(&mut session, &sale_id("a")).await, Ok(None));
+    let fault = sales::one(&mut session, &sale_id("a")).await.unwrap_err();
+    assert!(fault.detail.contains("the rows of sale a"), "{fault}");
+    let missing = sales::one(&mut session, &sale_id("missing")).await;
+    assert_eq!(missing, Ok(None));
+    drop(session);
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn what_deleted_orders_leave_behind_can_be_removed() {
+    let database = Database::new().await;
+    let row = database.create(simple("s", 9)).await;
+    let claim = |number, slot| {
+        let units = [in_slot(slot, unit(1, number, 1))];
+        keyed("ann", &format!("k{slot}"), database.claim(&row, &units))
+    };
+    let stored = [claim(1, 1), claim(2, 2), claim(3, 3)];
+    assert_eq!(database.record(&[&row], &stored).await, None);
+    database
+        .sql::<u8>("DELETE FROM seckill WHERE unit = 1")
+        .await;
+    database
+        .sql::<u8>("UPDATE seckill SET state = 'cancelled' WHERE unit = 2")
+        .await;
+    let again = [claim(4, 1)];
+    let refused = database.record(&[&row], &again).await;
+    assert!(refused.unwrap().contains("Duplicate"));
+    let mut session = database.session().await;
+    let removed = orders::remove_leftovers(&mut session, &row.sale.id).await;
+    assert_eq!(removed, Ok(3));
+    assert_eq!(database.record(&[&row], &again).await, None);
+    // The cancelled order keeps its key, and the active ones everything.
+    let removed = orders::remove_leftovers(&mut session, &row.sale.id).await;
+    assert_eq!(removed, Ok(0));
+    assert_eq!(database.count("seckill_key").await, 3);
+    assert_eq!(database.count("seckill_slot").await, 2);
     drop(session);
     database.drop().await;
 }

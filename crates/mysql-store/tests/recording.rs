@@ -19,7 +19,7 @@ async fn contents(database: &Database) -> Vec<String> {
                UNION ALL SELECT CONCAT_WS(' ', 'slot', sale_num, buyer, slot, HEX(order_id), line) FROM seckill_slot \
                UNION ALL SELECT CONCAT_WS(' ', 'event', sale_num, sequence, type) FROM seckill_event \
                UNION ALL SELECT CONCAT_WS(' ', 'sale', num, epoch, last_sequence, voids) FROM seckill_sale \
-               UNION ALL SELECT CONCAT_WS(' ', 'offset', log_gen, next_offset, last_order_id) FROM seckill_offset";
+               UNION ALL SELECT CONCAT_WS(' ', 'offset', log_gen, next_offset, last_order_id) FROM seckill_position";
     database.sql(sql).await
 }
 
@@ -40,10 +40,7 @@ async fn a_batch_is_stored_in_one_round_trip() {
         database.claim(&phone, &[unit(1, 1, 1)]),
         by("王'芳", database.claim(&shirt, &[unit(1, 2, 1)])),
     ];
-    let pointers = [&claims[0].order_id];
-    let refused = database
-        .record_with(&[&shirt, &phone], &claims, &pointers)
-        .await;
+    let refused = database.record(&[&shirt, &phone], &claims).await;
     assert_eq!(refused, None);
     let place = database.place().await;
     assert_eq!(
@@ -139,7 +136,7 @@ async fn each_guard_refuses_the_batch() {
     for (case, at, rows, claims) in cases {
         let claims: Vec<&ClaimMessage> = claims.iter().collect();
         let mut session = database.session().await;
-        let refused = recording::record(&mut session, &batch(at, &rows, &claims, &[])).await;
+        let refused = recording::record(&mut session, &batch(at, &rows, &claims)).await;
         assert!(refused.unwrap().is_some(), "{case}");
         drop(session);
         assert_eq!(contents(&database).await, before, "{case}");
@@ -151,10 +148,10 @@ async fn each_guard_refuses_the_batch() {
     let claims = database.claims(&row, 21, 1);
     let claims: Vec<&ClaimMessage> = claims.iter().collect();
     let at = database.place().await;
-    database.sql::<u8>("DELETE FROM seckill_offset").await;
+    database.sql::<u8>("DELETE FROM seckill_position").await;
     let before = contents(&database).await;
     let mut session = database.session().await;
-    let refused = recording::record(&mut session, &batch(at, &[&row], &claims, &[])).await;
+    let refused = recording::record(&mut session, &batch(at, &[&row], &claims)).await;
     assert!(refused.unwrap().is_some());
     assert_eq!(contents(&database).await, before);
     drop(session);
@@ -249,7 +246,6 @@ async fn the_second_way_stores_what_fits() {
         voids: &voids,
         dead: &[],
         suspects: vec![(&row.sale.id, row.epoch)],
-        pointers: vec![&claims[0].order_id],
     };
     let at_once = recording::insert_and_finish(&mut session, &all, &numbers, &end).await;
     assert!(matches!(at_once.unwrap(), Inserted::Duplicate(_)));

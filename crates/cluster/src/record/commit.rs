@@ -12,7 +12,6 @@ use seckill_mysql_store::recording::{self, Batch, BatchEnd, Numbers, Place};
 use seckill_mysql_store::{Inserted, Session, Store};
 use seckill_sale::{OrderId, SaleId};
 
-use super::memory::Memory;
 use super::plan::{self, Known, Plan};
 
 /// Records to store.
@@ -55,7 +54,7 @@ struct Records<'a> {
 pub(crate) async fn commit(
     store: &Store,
     incoming: Incoming<'_>,
-    memory: &mut Memory,
+    known: &mut Known,
 ) -> Result<Committed, Fault> {
     let Incoming { at, records, .. } = incoming;
     let (Some(last), Some(first)) = (records.last(), records.first()) else {
@@ -75,10 +74,10 @@ pub(crate) async fn commit(
         },
         mark: plan::mark(last),
     };
-    if let Some(done) = at_once(&mut session, &records, memory, &mac).await? {
+    if let Some(done) = at_once(&mut session, &records, known, &mac).await? {
         return Ok(Committed::Stored(done));
     }
-    under_locks(&mut session, &records, memory, &mac).await
+    under_locks(&mut session, &records, known, &mac).await
 }
 
 /// Stores a batch in one round trip, if all of its records are claims to store and the store is as
@@ -86,22 +85,19 @@ pub(crate) async fn commit(
 async fn at_once(
     session: &mut Session,
     batch: &Records<'_>,
-    memory: &mut Memory,
+    known: &mut Known,
     mac: &Mac,
 ) -> Result<Option<Done>, Fault> {
-    if !memory.has_sales_of(&batch.claims) {
+    if !known.has_sales_of(&batch.claims) {
         return Ok(None);
     }
     let incoming = batch.incoming;
-    let plan = plan::plan(incoming.records, &memory.known, mac);
+    let plan = plan::plan(incoming.records, known, mac);
     if !plan.has_only_orders() {
         return Ok(None);
     }
     let sales: HashSet<&SaleId> = plan.orders.iter().map(|claim| &claim.sale_id).collect();
-    let sales = sales
-        .into_iter()
-        .filter_map(|id| memory.known.sales.get(id));
-    let pointers = memory.pointers(&plan.orders);
+    let sales = sales.into_iter().filter_map(|id| known.sales.get(id));
     let guarded = Batch {
         topic: incoming.topic,
         part: incoming.part,
@@ -110,13 +106,12 @@ async fn at_once(
         mark: &batch.mark,
         sales: sales.map(|sale| &sale.row).collect(),
         claims: &plan.orders,
-        pointers: pointers.clone(),
     };
     if let Some(reason) = recording::record(session, &guarded).await? {
         tracing::debug!(reason, "the batch will be stored under locks");
         return Ok(None);
     }
-    memory.stored(&plan, &pointers);
+    known.stored(&plan);
     Ok(Some(done(batch.place, plan)))
 }
 
@@ -124,7 +119,7 @@ async fn at_once(
 async fn under_locks(
     session: &mut Session,
     batch: &Records<'_>,
-    memory: &mut Memory,
+    known: &mut Known,
     mac: &Mac,
 ) -> Result<Committed, Fault> {
     let Records {
@@ -144,17 +139,16 @@ async fn under_locks(
         return Ok(Committed::Moved);
     };
     let mut numbers = Numbers::after(locked.sales.iter().map(|sale| &sale.row));
-    memory.read(claims, locked);
+    known.read(claims, locked);
     // Most claims are new, so existing orders are read only after a unique key reports a conflict.
-    let mut plan = plan::plan(records, &memory.known, mac);
+    let mut plan = plan::plan(records, known, mac);
     if !plan.voids.is_empty() || plan.halt.is_some() {
         // A claim that already has a row must not become a void, whatever its epoch.
-        memory.known.orders = recording::contents(session, claims).await?;
-        plan = plan::plan(records, &memory.known, mac);
+        known.orders = recording::contents(session, claims).await?;
+        plan = plan::plan(records, known, mac);
     }
     let plan = sound(session, plan).await?;
-    let pointers = memory.pointers(&plan.orders);
-    let end = batch_end(batch, &plan, &memory.known, &pointers);
+    let end = batch_end(batch, &plan, known);
     let is_stored = if plan.orders.is_empty() {
         recording::finish(session, &numbers, &end).await?;
         true
@@ -163,25 +157,19 @@ async fn under_locks(
         inserted.await? == Inserted::Done
     };
     if is_stored {
-        memory.stored(&plan, &pointers);
+        known.stored(&plan);
         return Ok(Committed::Stored(done(*place, plan)));
     }
-    memory.known.orders = recording::contents(session, claims).await?;
-    let plan = sound(session, plan::plan(records, &memory.known, mac)).await?;
+    known.orders = recording::contents(session, claims).await?;
+    let plan = sound(session, plan::plan(records, known, mac)).await?;
     let plan = insert_what_fits(session, plan, &mut numbers).await?;
-    let pointers = memory.pointers(&plan.orders);
-    let end = batch_end(batch, &plan, &memory.known, &pointers);
+    let end = batch_end(batch, &plan, known);
     recording::finish(session, &numbers, &end).await?;
-    memory.stored(&plan, &pointers);
+    known.stored(&plan);
     Ok(Committed::Stored(done(*place, plan)))
 }
 
-fn batch_end<'a>(
-    batch: &'a Records<'_>,
-    plan: &'a Plan<'_>,
-    known: &Known,
-    pointers: &[&'a OrderId],
-) -> BatchEnd<'a> {
+fn batch_end<'a>(batch: &'a Records<'_>, plan: &'a Plan<'_>, known: &Known) -> BatchEnd<'a> {
     let suspects = plan.suspects.iter();
     let suspects = suspects.filter_map(|sale| Some((sale, known.sales.get(sale)?.row.epoch)));
     BatchEnd {
@@ -192,7 +180,6 @@ fn batch_end<'a>(
         voids: &plan.voids,
         dead: &plan.dead,
         suspects: suspects.collect(),
-        pointers: pointers.to_vec(),
     }
 }
 

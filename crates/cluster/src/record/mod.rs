@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use self::commit::{Committed, Incoming};
-use self::memory::Memory;
+use self::plan::Known;
 use crate::options::ClusterOptions;
 use crate::stop::stopped;
 
@@ -72,7 +72,7 @@ impl Recorder {
     pub(crate) async fn run(self, log: LogConsumer, mut stop: watch::Receiver<bool>) {
         let mut parts: HashMap<i32, ReadPosition> = HashMap::new();
         let mut unplaced: BTreeMap<i32, Retry> = BTreeMap::new();
-        let mut memory = Memory::default();
+        let mut known = Known::default();
         // No records are read during a try, and a failing one may be slow: leave time to read.
         let mut not_before = Instant::now();
         loop {
@@ -123,7 +123,7 @@ impl Recorder {
                         continue;
                     };
                     let batch = (part, reading, records);
-                    match self.records(&log, &stop, batch, &mut memory).await {
+                    match self.records(&log, &stop, batch, &mut known).await {
                         Some(next) => drop(parts.insert(part, next)),
                         None => drop(unplaced.insert(part, Retry::now())),
                     }
@@ -221,7 +221,7 @@ impl Recorder {
         log: &LogConsumer,
         stop: &watch::Receiver<bool>,
         (part, mut reading, mut records): (i32, ReadPosition, Vec<Record>),
-        memory: &mut Memory,
+        known: &mut Known,
     ) -> Option<ReadPosition> {
         if let Some(mark) = reading.check.take() {
             let is_before = |first: &Record| {
@@ -244,14 +244,14 @@ impl Recorder {
         }
         records.retain(|record| record.offset >= reading.place.next);
         // While a batch was stored, more records may have arrived than one statement should hold.
-        for batch in records.chunks(self.options.record_batch_max) {
+        for batch in plan::batches(&records, self.options.record_batch_max) {
             let incoming = Incoming {
                 topic: &self.options.topic,
                 part,
                 at: reading.place,
                 records: batch,
             };
-            reading.place = self.store(stop, incoming, memory).await?;
+            reading.place = self.store(stop, incoming, known).await?;
         }
         Some(reading)
     }
@@ -263,12 +263,12 @@ impl Recorder {
         &self,
         stop: &watch::Receiver<bool>,
         incoming: Incoming<'_>,
-        memory: &mut Memory,
+        known: &mut Known,
     ) -> Option<Place> {
         let mut stop = stop.clone();
         let mut retry = Retry::now();
         let committed = loop {
-            match commit::commit(&self.store, incoming, memory).await {
+            match commit::commit(&self.store, incoming, known).await {
                 Ok(committed) => break committed,
                 Err(fault) => self.failed(&self.state.storing, fault),
             }

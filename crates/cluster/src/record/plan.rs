@@ -56,6 +56,21 @@ fn are_possible(sale: &Sale, units: &[ClaimedUnit]) -> bool {
     units.iter().enumerate().all(is_possible)
 }
 
+/// Divides records into batches with up to `rows_max` rows each, or one record.
+pub(crate) fn batches(mut records: &[Record], rows_max: usize) -> impl Iterator<Item = &[Record]> {
+    std::iter::from_fn(move || {
+        let mut rows = 0;
+        let fits = |record: &&Record| {
+            rows += record.claim().map_or(1, |claim| claim.units.len().max(1));
+            rows <= rows_max
+        };
+        let count = records.iter().take_while(fits).count().max(1);
+        let (batch, rest) = records.split_at_checked(count)?;
+        records = rest;
+        Some(batch)
+    })
+}
+
 /// Decides a batch. `mac` verifies that this cluster made an order id.
 pub(crate) fn plan<'a>(records: &'a [Record], known: &Known, mac: &Mac) -> Plan<'a> {
     let mut plan = Plan::default();
@@ -341,5 +356,29 @@ mod tests {
         );
         assert_ne!(mark(&foreign), mark(&Record::new(5, b"other")));
         assert_eq!(mark(&record(6, &a, 3, 1)), a.as_str());
+    }
+
+    #[test]
+    fn batches_have_a_bounded_number_of_rows() {
+        let records: Vec<Record> = [1, 3, 2, 5, 1, 1, 1]
+            .into_iter()
+            .zip(0..)
+            .map(|(units, offset)| {
+                let units: Vec<_> = (1..=units).map(|number| unit(1, number, 1)).collect();
+                record_of(offset, &id(3), 3, &units)
+            })
+            .chain([Record::new(7, b"no claim")])
+            .collect();
+        let offsets = |rows_max| {
+            let offsets = |batch: &[Record]| batch.iter().map(|record| record.offset).collect();
+            batches(&records, rows_max)
+                .map(offsets)
+                .collect::<Vec<Vec<i64>>>()
+        };
+        // A record is never divided.
+        assert_eq!(offsets(4), [vec![0, 1], vec![2], vec![3], vec![4, 5, 6, 7]]);
+        assert_eq!(offsets(100), [(0..8).collect::<Vec<i64>>()]);
+        assert_eq!(offsets(1).len(), 8);
+        assert_eq!(batches(&[], 4).count(), 0);
     }
 }

@@ -155,7 +155,7 @@ async fn store_change(
     sales::store_terms(session, &row, &changed).await?;
     let ends_epoch = stored.ends_epoch(&row, &changed);
     if changed.buyer_limit != row.sale.buyer_limit {
-        sales::renew_slots(session, &row).await?;
+        sales::renew_slots(session, &row, &changed).await?;
     }
     if ends_epoch {
         sales::end_epoch(session, id).await?;

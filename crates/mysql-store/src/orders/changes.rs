@@ -1,4 +1,7 @@
-//! Changes of orders, with their events and the release of their units, and voiding lost claims.
+//! Changes of orders, with their events and the release of their units, voiding lost claims, and
+//! removing what manual edits have left behind.
+
+use std::time::Duration;
 
 use mysql_async::Row;
 use seckill_cluster_codec::order_id::Named;
@@ -10,6 +13,9 @@ use crate::events::ORDER_PREFIX;
 use crate::sales::{self, named};
 use crate::session::{Inserted, Session};
 use crate::sql::{column, order_id, order_id_literal, quoted, text};
+
+/// Timeout for reading all keys or slots of a sale.
+const LEFTOVERS_WAIT: Duration = Duration::from_secs(60);
 
 /// Changes the state of an order in one transaction, with the event and, if the order ends, the
 /// release of its units. Returns false if the state does not allow the change or another change
@@ -142,4 +148,29 @@ pub async fn give_up(
     }
     session.commit().await?;
     Ok(Some(Settled::Void("lost".into())))
+}
+
+/// Deletes the keys of orders that have no rows, and the slots of units that no active order holds.
+/// Only manual edits leave them behind, and no claim with such a key or slot could be stored.
+pub async fn remove_leftovers(session: &mut Session, sale: &SaleId) -> Result<u64, Fault> {
+    session.wait_longer(LEFTOVERS_WAIT);
+    session.begin().await?;
+    let Some(row) = sales::locked(session, sale).await? else {
+        session.rollback().await?;
+        return Ok(0);
+    };
+    let num = row.num;
+    let keys = format!(
+        "DELETE claimed FROM seckill_key AS claimed \
+         LEFT JOIN seckill ON seckill.order_id = claimed.order_id AND seckill.line = 1 \
+         WHERE claimed.sale_num = {num} AND seckill.id IS NULL"
+    );
+    let slots = format!(
+        "DELETE slot FROM seckill_slot AS slot LEFT JOIN seckill ON seckill.order_id = slot.order_id \
+         AND seckill.line = slot.line AND seckill.state IN ('reserved','paid') \
+         WHERE slot.sale_num = {num} AND seckill.id IS NULL"
+    );
+    let removed = session.execute(&keys).await? + session.execute(&slots).await?;
+    session.commit().await?;
+    Ok(removed)
 }

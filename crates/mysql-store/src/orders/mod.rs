@@ -13,7 +13,7 @@ use seckill_sale::{
     OrderUnit, SaleId, Unit,
 };
 
-pub use self::changes::{change, give_up, released, to_give_back};
+pub use self::changes::{change, give_up, released, remove_leftovers, to_give_back};
 pub use self::pages::{Stored, any, begin_at, begin_snapshot, of_no_sale, offsets, page, voids};
 use crate::sales::{SaleRow, named};
 use crate::session::Session;
@@ -85,7 +85,7 @@ pub(crate) async fn units_of(
         return Ok(units);
     }
     let sql = format!(
-        "SELECT order_id, item, unit, gen FROM seckill WHERE order_id IN ({ids}) ORDER BY order_id, line"
+        "SELECT order_id, item, unit, gen FROM seckill FORCE INDEX (one_order) WHERE order_id IN ({ids}) ORDER BY order_id, line"
     );
     for mut row in session.query::<Row>(&sql).await? {
         if let (Some(id), Some(unit)) = (order_id(&mut row, 0), item_unit(&mut row, 1)) {

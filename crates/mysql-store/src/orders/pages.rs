@@ -118,7 +118,7 @@ pub async fn offsets(
     topic: &str,
 ) -> Result<HashMap<i32, (u32, i64)>, Fault> {
     let sql = format!(
-        "SELECT part, log_gen, next_offset FROM seckill_offset WHERE topic = {}",
+        "SELECT part, log_gen, next_offset FROM seckill_position WHERE topic = {}",
         quoted(topic.as_bytes())
     );
     let rows: Vec<(i32, u32, i64)> = session.query(&sql).await?;
@@ -137,11 +137,13 @@ pub async fn begin_at(
     let topic = quoted(topic.as_bytes());
     session.begin().await?;
     session
-        .execute(&format!("DELETE FROM seckill_offset WHERE topic = {topic}"))
+        .execute(&format!(
+            "DELETE FROM seckill_position WHERE topic = {topic}"
+        ))
         .await?;
     for (part, next) in ends {
         let sql = format!(
-            "INSERT INTO seckill_offset (topic, part, log_gen, next_offset) VALUES ({topic}, {part}, 1, {next})"
+            "INSERT INTO seckill_position (topic, part, log_gen, next_offset) VALUES ({topic}, {part}, 1, {next})"
         );
         session.execute(&sql).await?;
     }

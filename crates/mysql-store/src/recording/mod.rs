@@ -92,8 +92,6 @@ pub struct Batch<'a> {
     /// The sales of the claims, as the recorder knows them.
     pub sales: Vec<&'a SaleRow>,
     pub claims: &'a [&'a ClaimMessage],
-    /// Claims whose places in the table readers of the feed must find.
-    pub pointers: Vec<&'a OrderId>,
 }
 
 /// What ends a batch's transaction.
@@ -110,8 +108,6 @@ pub struct BatchEnd<'a> {
     pub dead: &'a [Dead],
     /// Sales whose gates are suspect, with their epochs.
     pub suspects: Vec<(&'a SaleId, u32)>,
-    /// Stored claims whose places in the table readers of the feed must find.
-    pub pointers: Vec<&'a OrderId>,
 }
 
 fn of_part(topic: &str, part: i32) -> String {
@@ -127,7 +123,7 @@ pub async fn place(
 ) -> Result<(Place, Option<String>), Fault> {
     let mut session = store.ready().await?;
     let select = format!(
-        "SELECT log_gen, next_offset, last_order_id FROM seckill_offset WHERE {}",
+        "SELECT log_gen, next_offset, last_order_id FROM seckill_position WHERE {}",
         of_part(topic, part)
     );
     for _ in 0..2 {
@@ -141,14 +137,14 @@ pub async fn place(
         // A row inserted by another recorder is just as good.
         session
             .insert(&format!(
-                "INSERT INTO seckill_offset (topic, part, log_gen, next_offset) VALUES ({}, {part}, 1, 0)",
+                "INSERT INTO seckill_position (topic, part, log_gen, next_offset) VALUES ({}, {part}, 1, 0)",
                 quoted(topic.as_bytes())
             ))
             .await?;
     }
     Err(Fault::without_effect(
         Cause::Store,
-        "seckill_offset has no row for the partition, and none could be inserted",
+        "seckill_position has no row for the partition, and none could be inserted",
     ))
 }
 
@@ -162,7 +158,7 @@ pub async fn begin_generation(
 ) -> Result<Place, Fault> {
     let mut session = store.ready().await?;
     let sql = format!(
-        "UPDATE seckill_offset SET log_gen = log_gen + 1, next_offset = {low}, last_order_id = NULL \
+        "UPDATE seckill_position SET log_gen = log_gen + 1, next_offset = {low}, last_order_id = NULL \
          WHERE {} AND log_gen = {} AND next_offset = {}",
         of_part(topic, part),
         from.log_gen,
@@ -201,7 +197,7 @@ pub async fn lock(
 ) -> Result<Option<Locked>, Fault> {
     let sale_ids: HashSet<&str> = claims.iter().map(|claim| claim.sale_id.as_str()).collect();
     let mut sql = format!(
-        "START TRANSACTION; SELECT log_gen, next_offset FROM seckill_offset WHERE {} FOR UPDATE",
+        "START TRANSACTION; SELECT log_gen, next_offset FROM seckill_position WHERE {} FOR UPDATE",
         of_part(topic, part)
     );
     if !sale_ids.is_empty() {

@@ -1,6 +1,6 @@
 //! The statements of a batch, as text. No I/O.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 
 use seckill_cluster_codec::message::ClaimMessage;
@@ -9,7 +9,7 @@ use seckill_sale::{ItemNo, SaleId};
 
 use super::numbers::{Base, Numbers};
 use super::{Batch, BatchEnd, of_part};
-use crate::events::POINTER;
+use crate::events::{POINTER, POINTER_EVERY_ROWS};
 use crate::sales::{SaleRow, named};
 use crate::sql::{order_id_into, order_id_list, order_id_literal, push_row, quote_into, quoted};
 
@@ -29,7 +29,7 @@ pub(super) fn at_once(batch: &Batch<'_>) -> Result<String, Fault> {
     let of_part = of_part(batch.topic, batch.part);
     let _ = write!(
         sql,
-        "START TRANSACTION; UPDATE seckill_offset SET next_offset = IF(log_gen = {} AND next_offset = {}, {}, NULL), \
+        "START TRANSACTION; UPDATE seckill_position SET next_offset = IF(log_gen = {} AND next_offset = {}, {}, NULL), \
          last_order_id = {} WHERE {of_part}; ",
         at.log_gen,
         at.next,
@@ -48,7 +48,7 @@ pub(super) fn at_once(batch: &Batch<'_>) -> Result<String, Fault> {
         );
         // The first one also needs the row of the position.
         let (comma, and) = if index == 0 {
-            ("SET ", format!(", seckill_offset WHERE {of_part} AND"))
+            ("SET ", format!(", seckill_position WHERE {of_part} AND"))
         } else {
             (", ", " WHERE".to_owned())
         };
@@ -57,13 +57,11 @@ pub(super) fn at_once(batch: &Batch<'_>) -> Result<String, Fault> {
             "{comma}@s{index} = (SELECT last_sequence - {count} FROM seckill_sale{and} id = {id})"
         );
     }
-    let _ = write!(sql, "{variables}; {orders}; ");
-    pointers_into(&mut sql, batch.pointers.iter().copied());
-    sql.push_str("COMMIT");
+    let _ = write!(sql, "{variables}; {orders}; COMMIT");
     Ok(sql)
 }
 
-/// Inserts orders, with their keys and slots.
+/// Inserts orders, with their keys and slots, and pointers to them.
 pub(super) fn orders(claims: &[&ClaimMessage], numbers: &mut Numbers) -> Result<String, Fault> {
     let mut sql = String::with_capacity(128 + claims.len() * ROW_BYTES);
     // Most orders are one unit of a sale's only item, for which there are defaults.
@@ -121,6 +119,7 @@ pub(super) fn orders(claims: &[&ClaimMessage], numbers: &mut Numbers) -> Result<
     }
     sql.push_str(&keys);
     sql.push_str(&slots);
+    pointers_into(&mut sql, claims);
     Ok(sql)
 }
 
@@ -133,17 +132,18 @@ fn begin_row(sql: &mut String, table: &str) {
     }
 }
 
-/// Says in which rows these claims are.
-fn pointers_into<'a>(sql: &mut String, claims: impl Iterator<Item = &'a seckill_sale::OrderId>) {
-    let ids = order_id_list(claims);
-    if !ids.is_empty() {
-        let _ = write!(
-            sql,
-            "INSERT INTO seckill_event (sale_num, sequence, row_id, type) \
-             SELECT sale_num, sequence, id, '{POINTER}' FROM seckill FORCE INDEX (one_order) \
-             WHERE order_id IN ({ids}) AND line = 1; "
-        );
-    }
+/// Says in which row the first claim of each sale is, if that is far behind the latest entry.
+fn pointers_into(sql: &mut String, claims: &[&ClaimMessage]) {
+    let mut seen = HashSet::new();
+    let first = claims.iter().filter(|claim| seen.insert(&claim.sale_id));
+    let ids = order_id_list(first.map(|claim| &claim.order_id));
+    let _ = write!(
+        sql,
+        "; INSERT INTO seckill_event (sale_num, sequence, row_id, type) \
+         SELECT sale_num, sequence, id, '{POINTER}' FROM seckill AS claim FORCE INDEX (one_order) \
+         WHERE order_id IN ({ids}) AND line = 1 AND id > {POINTER_EVERY_ROWS} + COALESCE((SELECT latest.row_id \
+         FROM seckill_event AS latest WHERE latest.sale_num = claim.sale_num ORDER BY latest.sequence DESC LIMIT 1), 0)"
+    );
 }
 
 /// Writes voids, dead records, suspicions, numbers and the position, then commits.
@@ -190,10 +190,9 @@ pub(super) fn end(end: &BatchEnd<'_>, numbers: &Numbers) -> Result<String, Fault
             let _ = write!(sql, "UPDATE seckill_sale SET {changes} WHERE num = {num}; ");
         }
     }
-    pointers_into(&mut sql, end.pointers.iter().copied());
     let _ = write!(
         sql,
-        "UPDATE seckill_offset SET next_offset = {}, last_order_id = {} WHERE {}; COMMIT",
+        "UPDATE seckill_position SET next_offset = {}, last_order_id = {} WHERE {}; COMMIT",
         place.next,
         quoted(end.mark.as_bytes()),
         of_part(topic, part)

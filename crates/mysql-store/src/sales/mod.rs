@@ -5,7 +5,7 @@ mod epochs;
 mod terms;
 
 use mysql_async::Row;
-use seckill_engine::{Fault, SALES_PAGE_MAX};
+use seckill_engine::{Cause, Fault, SALES_PAGE_MAX};
 use seckill_sale::{Currency, Item, ItemId, Price, Sale, SaleId};
 
 pub use self::epochs::{abandoned, close, end_epoch, extend, fence, opened, suspect};
@@ -168,21 +168,36 @@ pub async fn all(session: &mut Session) -> Result<Vec<SaleRow>, Fault> {
 }
 
 pub async fn one(session: &mut Session, id: &SaleId) -> Result<Option<SaleRow>, Fault> {
-    Ok(select(session, &format!("WHERE id = {}", named(id)))
-        .await?
-        .pop())
+    only(select_rows(session, &format!("WHERE id = {}", named(id))).await?)
 }
 
 /// Looks up a sale by the number in an order id.
 pub async fn by_num(session: &mut Session, num: u32) -> Result<Option<SaleRow>, Fault> {
-    Ok(select(session, &format!("WHERE num = {num}")).await?.pop())
+    only(select_rows(session, &format!("WHERE num = {num}")).await?)
+}
+
+/// Parses the rows of at most one sale. If there are some, but they are invalid, the sale exists.
+fn only(found: Vec<Row>) -> Result<Option<SaleRow>, Fault> {
+    let id: Option<Vec<u8>> = found.first().and_then(|row| row.get(1));
+    match rows(found).pop() {
+        Some(sale) => Ok(Some(sale)),
+        None => match id {
+            None => Ok(None),
+            Some(id) => {
+                let id = String::from_utf8_lossy(&id);
+                let detail = format!(
+                    "the rows of sale {id} in seckill_sale and seckill_item are invalid; undo the manual edit"
+                );
+                Err(Fault::without_effect(Cause::Store, detail))
+            }
+        },
+    }
 }
 
 /// Returns a sale and locks its row until the transaction ends. No claim of the sale can be stored
 /// meanwhile.
 pub async fn locked(session: &mut Session, id: &SaleId) -> Result<Option<SaleRow>, Fault> {
-    let found = session.query(&lock_statement(&named(id))).await?;
-    Ok(rows(found).pop())
+    only(session.query(&lock_statement(&named(id))).await?)
 }
 
 /// Builds the statement that locks several sales, in id order so that two recorders never deadlock.

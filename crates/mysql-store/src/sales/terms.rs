@@ -94,12 +94,19 @@ pub async fn store_terms(
     session.execute(&sql).await.map(|_| ())
 }
 
-/// Numbers the slots of each buyer's active units from 1, as a changed limit requires. The row must
-/// be locked.
-pub async fn renew_slots(session: &mut Session, row: &SaleRow) -> Result<(), Fault> {
+/// Numbers the slots of each buyer's active units from 1, as a changed limit requires. Without a
+/// limit, there are no slots. The row must be locked.
+pub async fn renew_slots(
+    session: &mut Session,
+    row: &SaleRow,
+    changed: &Sale,
+) -> Result<(), Fault> {
     let num = row.num;
     let forget = format!("DELETE FROM seckill_slot WHERE sale_num = {num}");
     session.execute(&forget).await?;
+    if changed.buyer_limit.is_none() {
+        return Ok(());
+    }
     let number = format!(
         "INSERT INTO seckill_slot (sale_num, buyer, slot, order_id, line) \
          SELECT {num}, buyer, place, order_id, line FROM (SELECT buyer, order_id, line, \

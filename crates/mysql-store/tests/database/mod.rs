@@ -158,18 +158,9 @@ impl Database {
         rows: &[&SaleRow],
         claims: &[ClaimMessage],
     ) -> Option<String> {
-        self.record_with(rows, claims, &[]).await
-    }
-
-    pub(crate) async fn record_with(
-        &self,
-        rows: &[&SaleRow],
-        claims: &[ClaimMessage],
-        pointers: &[&OrderId],
-    ) -> Option<String> {
         let at = self.place().await;
         let claims: Vec<&ClaimMessage> = claims.iter().collect();
-        let batch = batch(at, rows, &claims, pointers);
+        let batch = batch(at, rows, &claims);
         let mut session = self.session().await;
         recording::record(&mut session, &batch).await.unwrap()
     }
@@ -205,7 +196,6 @@ pub(crate) fn batch<'a>(
     at: Place,
     rows: &[&'a SaleRow],
     claims: &'a [&'a ClaimMessage],
-    pointers: &[&'a OrderId],
 ) -> Batch<'a> {
     Batch {
         topic: TOPIC,
@@ -218,7 +208,6 @@ pub(crate) fn batch<'a>(
         mark: "mark",
         sales: rows.to_vec(),
         claims,
-        pointers: pointers.to_vec(),
     }
 }
 

@@ -9,6 +9,7 @@ use anyhow::{Context, ensure};
 use super::{Daemon, Programs, answers, free_port};
 
 const READY_WAIT: Duration = Duration::from_secs(60);
+const METADATA_WAIT: Duration = Duration::from_secs(5);
 /// 16 bytes in URL-safe base64, as Kafka requires.
 const CLUSTER_ID: &str = "c2Vja2lsbC1jbHVzdGVyMA";
 
@@ -88,7 +89,9 @@ impl Kafka {
         .map(str::to_owned);
         let mut daemon = Daemon::spawn(&programs.java, &arguments, &dir.join("log"))?;
         daemon
-            .wait_ready(READY_WAIT, || answers(port))
+            .wait_ready(READY_WAIT, || {
+                answers(port) && (*listener != Listener::plain() || has_brokers(port))
+            })
             .context("Kafka")?;
         Ok(Self {
             daemon,
@@ -116,6 +119,16 @@ impl Kafka {
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
+}
+
+/// Whether the broker handles requests. Its port is open before that.
+fn has_brokers(port: u16) -> bool {
+    use rdkafka::consumer::{BaseConsumer, Consumer};
+    let client: Result<BaseConsumer, _> = rdkafka::ClientConfig::new()
+        .set("bootstrap.servers", format!("127.0.0.1:{port}"))
+        .create();
+    let metadata = client.and_then(|client| client.fetch_metadata(None, METADATA_WAIT));
+    metadata.is_ok_and(|metadata| !metadata.brokers().is_empty())
 }
 
 fn write(dir: &Path, name: &str, text: &str) -> anyhow::Result<PathBuf> {
