@@ -41,7 +41,8 @@ pub(crate) struct BenchArgs {
     /// Print JSON instead of the table
     #[arg(long)]
     json: bool,
-    /// Write docs/PERFORMANCE.md and docs/PERFORMANCE-CLUSTER.md, if any of their cases ran
+    /// Write docs/PERFORMANCE.md, docs/PERFORMANCE-CLUSTER.md and docs/PERFORMANCE-MODEL.md, each if
+    /// any of its cases ran
     #[arg(long)]
     write: bool,
 }

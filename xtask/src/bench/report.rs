@@ -52,10 +52,6 @@ impl Line {
         self
     }
 
-    fn is_cluster(&self) -> bool {
-        self.case.starts_with("cluster")
-    }
-
     fn cells(&self) -> [String; 6] {
         let spread = self
             .spread
@@ -137,47 +133,72 @@ impl Report {
 
     /// The path and text of each document that this run has figures for.
     pub(crate) fn documents(&self) -> Vec<(&'static str, String)> {
-        let cluster: Vec<&Line> = self.lines.iter().filter(|line| line.is_cluster()).collect();
-        let alone: Vec<&Line> = self
-            .lines
-            .iter()
-            .filter(|line| !line.is_cluster())
-            .collect();
-        let alone = document(
-            include_str!("performance-head.md"),
-            &alone,
-            include_str!("performance-tail.md"),
-        );
-        let cluster = document(
-            include_str!("performance-cluster-head.md"),
-            &cluster,
-            include_str!("performance-cluster-tail.md"),
-        );
-        let named = [
-            ("docs/PERFORMANCE.md", alone),
-            ("docs/PERFORMANCE-CLUSTER.md", cluster),
-        ];
-        named
-            .into_iter()
-            .filter_map(|(name, text)| Some((name, text?)))
-            .collect()
+        let of = |document: &Document| {
+            let lines: Vec<&Line> = self
+                .lines
+                .iter()
+                .filter(|line| Document::of(line.case).path == document.path)
+                .collect();
+            Some((document.path, document.text(&lines)?))
+        };
+        DOCUMENTS.iter().filter_map(of).collect()
     }
 }
 
-/// Head, table and tail; `None` if there are no lines.
-fn document(head: &str, lines: &[&Line], tail: &str) -> Option<String> {
-    if lines.is_empty() {
-        return None;
+/// A document with the figures of the cases whose names start with a prefix.
+struct Document {
+    path: &'static str,
+    prefix: &'static str,
+    head: &'static str,
+    tail: &'static str,
+}
+
+/// The last one has the cases that no other has.
+const DOCUMENTS: [Document; 3] = [
+    Document {
+        path: "docs/PERFORMANCE-CLUSTER.md",
+        prefix: "cluster",
+        head: include_str!("performance-cluster-head.md"),
+        tail: include_str!("performance-cluster-tail.md"),
+    },
+    Document {
+        path: "docs/PERFORMANCE-MODEL.md",
+        prefix: "model",
+        head: include_str!("performance-model-head.md"),
+        tail: include_str!("performance-model-tail.md"),
+    },
+    Document {
+        path: "docs/PERFORMANCE.md",
+        prefix: "",
+        head: include_str!("performance-head.md"),
+        tail: include_str!("performance-tail.md"),
+    },
+];
+
+impl Document {
+    fn of(case: &str) -> &'static Document {
+        let [others @ .., last] = &DOCUMENTS;
+        let named = others
+            .iter()
+            .find(|document| case.starts_with(document.prefix));
+        named.unwrap_or(last)
     }
-    let mut text = head.to_owned();
-    text.push_str(&format!(
-        "\n| {} |\n|{}\n",
-        HEADS.join(" | "),
-        "---|".repeat(HEADS.len())
-    ));
-    for line in lines {
-        text.push_str(&format!("| {} |\n", line.cells().join(" | ")));
+
+    /// Head, table and tail; `None` if there are no lines.
+    fn text(&self, lines: &[&Line]) -> Option<String> {
+        if lines.is_empty() {
+            return None;
+        }
+        let mut text = self.head.to_owned();
+        text.push_str(&format!(
+            "\n| {} |\n|{}\n",
+            HEADS.join(" | "),
+            "---|".repeat(HEADS.len())
+        ));
+        for line in lines {
+            text.push_str(&format!("| {} |\n", line.cells().join(" | ")));
+        }
+        text.push_str(self.tail);
+        Some(text)
     }
-    text.push_str(tail);
-    Some(text)
 }
