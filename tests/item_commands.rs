@@ -255,6 +255,21 @@ fn load_with_lines_writes_a_history_that_the_audit_checks() {
             (&"clean".into(), &sold.into())
         );
     }
+    let audited = json_of(seckill(&dir).args(["audit", "--json"]));
+    let sales = audited["sales"].as_array().unwrap();
+    let items = &sales.iter().find(|sale| sale["sale"] == "shirt").unwrap()["items"];
+    for (item, total) in [("S", 40), ("M", 40), ("L", 20)] {
+        let found = items.as_array().unwrap().iter();
+        let found: Vec<_> = found.filter(|found| found["item"] == item).collect();
+        let number = |name: &str| found[0][name].as_u64().unwrap();
+        assert_eq!((found.len(), number("total")), (1, total), "{items:#}");
+        assert_eq!(number("active") + number("gate_left"), total, "{items:#}");
+    }
+    let (_, table, _) = output_of(seckill(&dir).arg("audit"));
+    for expected in ["SALE   ITEM", "shirt  S", "shirt  L"] {
+        assert!(table.contains(expected), "{expected} is not in {table}");
+    }
+    assert!(!table.contains("counter  "), "{table}");
     // A confirmation with a unit that the order does not have.
     let mut wrong = first;
     wrong["units"][0]["unit"] = 1_000.into();

@@ -140,6 +140,18 @@ pub struct SaleReport {
     pub active: u64,
     /// Units that the gate still offers.
     pub gate_left: u32,
+    pub items: Vec<ItemReport>,
+}
+
+/// The numbers of one item of a sale.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemReport {
+    pub item: String,
+    pub total: u32,
+    /// Units that orders hold.
+    pub active: u64,
+    /// Units that the gate still offers.
+    pub gate_left: u32,
 }
 
 /// The result of an audit, as the control socket answers it.
@@ -299,6 +311,12 @@ mod tests {
                 orders: 3,
                 active: 2,
                 gate_left: 8,
+                items: vec![ItemReport {
+                    item: "default".into(),
+                    total: 10,
+                    active: 2,
+                    gate_left: 8,
+                }],
             }],
             store_rows: 3,
             events: 5,
@@ -321,7 +339,7 @@ mod tests {
         assert_eq!(clean.verdict, AuditVerdict::Clean);
         is_json(
             &clean,
-            r#"{"sales":[{"sale":"phone","total":10,"orders":3,"active":2,"gate_left":8}],"store_rows":3,"events":5,"log_records":null,"in_flight":0,"gate_left":8,"oversold":0,"undersold":0,"duplicates":0,"confirmations_checked":1,"violations":[],"violation_count":0,"notes":[],"verdict":"clean"}"#,
+            r#"{"sales":[{"sale":"phone","total":10,"orders":3,"active":2,"gate_left":8,"items":[{"item":"default","total":10,"active":2,"gate_left":8}]}],"store_rows":3,"events":5,"log_records":null,"in_flight":0,"gate_left":8,"oversold":0,"undersold":0,"duplicates":0,"confirmations_checked":1,"violations":[],"violation_count":0,"notes":[],"verdict":"clean"}"#,
         );
         let broken = Audited::from(report(vec![violation()]));
         assert_eq!(broken.verdict, AuditVerdict::Broken);

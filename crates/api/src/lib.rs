@@ -23,7 +23,7 @@ pub use attempts::{
 };
 pub use audit::{
     AuditReport, AuditVerdict, Audited, CONTROL_AUDIT_PATH, HistoryEntry, HistoryUnit, Invariant,
-    SaleReport, Violation,
+    ItemReport, SaleReport, Violation,
 };
 pub use events::{
     CONTROL_EVENTS_PATH, ChangedOrder, Event, EventData, EventsQuery, ReservedOrder, SpecVersion,

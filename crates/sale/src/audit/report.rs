@@ -46,6 +46,18 @@ pub struct SaleReport {
     pub active: u64,
     /// Units that the gate still offers.
     pub gate_left: u32,
+    pub items: Vec<ItemReport>,
+}
+
+/// The numbers of one item of a sale.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ItemReport {
+    pub item: String,
+    pub total: u32,
+    /// Units that orders hold.
+    pub active: u64,
+    /// Units that the gate still offers.
+    pub gate_left: u32,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

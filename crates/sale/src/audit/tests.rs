@@ -94,6 +94,13 @@ fn a_consistent_store_is_clean() {
     assert!(report.is_clean(), "{report:?}");
     assert_eq!((report.store_rows, report.gate_left), (3, 1));
     assert_eq!((report.sales[0].active, report.events), (2, 5));
+    let item = ItemReport {
+        item: "default".into(),
+        total: 3,
+        active: 2,
+        gate_left: 1,
+    };
+    assert_eq!(report.sales[0].items, [item]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use seckill_api as api;
 use seckill_sale::{
-    AuditReport, HistoryEntry, HistoryUnit, Invariant, OrderId, SaleReport, Violation,
+    AuditReport, HistoryEntry, HistoryUnit, Invariant, ItemReport, OrderId, SaleReport, Violation,
 };
 
 use super::{InvalidRequest, invalid};
@@ -65,11 +65,28 @@ fn sale_report(report: SaleReport) -> api::SaleReport {
         orders,
         active,
         gate_left,
+        items,
     } = report;
     api::SaleReport {
         sale,
         total,
         orders,
+        active,
+        gate_left,
+        items: items.into_iter().map(item_report).collect(),
+    }
+}
+
+fn item_report(report: ItemReport) -> api::ItemReport {
+    let ItemReport {
+        item,
+        total,
+        active,
+        gate_left,
+    } = report;
+    api::ItemReport {
+        item,
+        total,
         active,
         gate_left,
     }
@@ -147,6 +164,12 @@ mod tests {
                 orders: 21,
                 active: 22,
                 gate_left: 23,
+                items: vec![ItemReport {
+                    item: "S".into(),
+                    total: 24,
+                    active: 25,
+                    gate_left: 26,
+                }],
             }],
             store_rows: 1,
             events: 2,
@@ -175,6 +198,12 @@ mod tests {
                 orders: 21,
                 active: 22,
                 gate_left: 23,
+                items: vec![api::ItemReport {
+                    item: "S".into(),
+                    total: 24,
+                    active: 25,
+                    gate_left: 26,
+                }],
             }],
             store_rows: 1,
             events: 2,
