@@ -270,13 +270,19 @@ fn load_with_lines_writes_a_history_that_the_audit_checks() {
         assert!(table.contains(expected), "{expected} is not in {table}");
     }
     assert!(!table.contains("counter  "), "{table}");
-    // A confirmation with a unit that the order does not have.
-    let mut wrong = first;
-    wrong["units"][0]["unit"] = 1_000.into();
-    std::fs::write(dir.path().join("wrong.jsonl"), wrong.to_string()).unwrap();
-    let (code, out, _) = output_of(seckill(&dir).args(["audit", "--history", "wrong.jsonl"]));
-    assert_eq!(code, 1, "{out}");
-    assert!(out.contains("a confirmation is kept"), "{out}");
+    // Confirmations with a unit, a buyer or a key that the order does not have.
+    for (member, value) in [
+        ("/units/0/unit", 1_000.into()),
+        ("/buyer", "nobody".into()),
+        ("/key", "another".into()),
+    ] {
+        let mut wrong = first.clone();
+        *wrong.pointer_mut(member).unwrap() = value;
+        std::fs::write(dir.path().join("wrong.jsonl"), wrong.to_string()).unwrap();
+        let (code, out, _) = output_of(seckill(&dir).args(["audit", "--history", "wrong.jsonl"]));
+        assert_eq!(code, 1, "{member}: {out}");
+        assert!(out.contains("a confirmation is kept"), "{member}: {out}");
+    }
     let (code, _, error) = output_of(seckill(&dir).args(["load", &url, "--items", "S"]));
     assert_eq!(code, 2);
     assert!(error.contains("--quantity"), "{error}");

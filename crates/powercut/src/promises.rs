@@ -159,6 +159,8 @@ impl Promises {
             order_id: promise.order_id.clone(),
             sale: Some(promise.sale.to_string()),
             units: promise.units.iter().map(history_unit).collect(),
+            buyer: Some(promise.buyer.to_string()),
+            key: promise.key.as_ref().map(ToString::to_string),
         };
         self.confirmed.iter().map(entry).collect()
     }

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use seckill_sale::{
-    Attempt, Claim, Invalid, Lines, NewSale, OrderChange, OrderId, OrderState, Rejection,
-    SaleChange, Verdict,
+    Attempt, Claim, HistoryEntry, Invalid, Lines, NewSale, OrderChange, OrderId, OrderState,
+    Rejection, SaleChange, Verdict,
 };
 
 use super::{
     EngineFactory, TestContext, anyone, ask, audited, buy, by, cancel, change, create,
-    distinct_units, key, keyed, limited, named, sale, sale_id, stored, unit,
+    distinct_units, history_entry, key, keyed, limited, named, sale, sale_id, stored, unit,
 };
 use crate::{DECIDE_MAX, Engine, OrderRefused, Outcome};
 
@@ -332,6 +332,16 @@ pub async fn tells_what_became_of_an_order<F: EngineFactory>(context: TestContex
     let made_up = String::from_utf8_lossy(&made_up).into_owned();
     let made_up = OrderId::new(&made_up).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(engine.order(&made_up).await, Ok(Outcome::None));
+    for (buyer, key, is_clean) in [("ann", "k", true), ("bob", "k", false), ("ann", "x", false)] {
+        let confirmation = HistoryEntry {
+            buyer: Some(buyer.into()),
+            key: Some(key.into()),
+            ..history_entry(&claim)
+        };
+        let report = engine.audit(vec![confirmation]).await;
+        let report = report.unwrap_or_else(|fault| panic!("{fault}"));
+        assert_eq!(report.is_clean(), is_clean, "{:#?}", report.violations);
+    }
     audited(&engine, &[claim]).await;
 }
 

@@ -279,6 +279,8 @@ fn history_entry(claim: &Claim) -> HistoryEntry {
                 generation: Some(unit.unit.generation),
             })
             .collect(),
+        buyer: None,
+        key: None,
     }
 }
 

@@ -146,7 +146,7 @@ impl Auditor {
             self.add(Invariant::NoPhantoms, place, &[id], damage.to_owned());
         }
         if let Some(promise) = self.promises.get_mut(id) {
-            promise.found(row.sale, item.as_deref(), row.unit);
+            promise.found(row, item.as_deref());
         }
         let is_first = match self.orders.get_mut(id) {
             None => {

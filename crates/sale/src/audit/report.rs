@@ -114,6 +114,10 @@ pub struct HistoryEntry {
     /// `None` if the request did not name a sale, so that it went to the service's default sale.
     pub sale: Option<String>,
     pub units: Vec<HistoryUnit>,
+    /// `None` if the history does not name the buyer; then any is accepted.
+    pub buyer: Option<String>,
+    /// `None` if the history does not have the key; then any is accepted.
+    pub key: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

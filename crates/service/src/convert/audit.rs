@@ -22,6 +22,8 @@ fn history_entry(entry: api::HistoryEntry) -> Result<HistoryEntry, InvalidReques
         order_id: OrderId::new(&entry.order_id).map_err(invalid)?,
         sale: entry.sale,
         units: units.collect(),
+        buyer: entry.buyer,
+        key: entry.key,
     })
 }
 
@@ -125,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_history_keeps_every_unit() {
+    fn a_history_keeps_every_unit_and_its_names() {
         let entry = |order_id: &str| api::HistoryEntry {
             order_id: order_id.into(),
             sale: Some("phone".into()),
@@ -142,7 +144,7 @@ mod tests {
                 },
             ],
             buyer: Some("ann".into()),
-            key: None,
+            key: Some("k".into()),
         };
         let read = history(vec![entry("01a2")]).unwrap();
         let unit = |item: Option<&str>, number, generation| HistoryUnit {
@@ -152,6 +154,8 @@ mod tests {
         };
         let expected = [unit(Some("S"), 7, Some(2)), unit(None, 8, None)];
         assert_eq!(read[0].units, expected);
+        let names = (read[0].buyer.as_deref(), read[0].key.as_deref());
+        assert_eq!(names, (Some("ann"), Some("k")));
         assert!(history(vec![entry("01a2"), entry("../x")]).is_err());
     }
 
