@@ -9,6 +9,7 @@ mod extract;
 mod listen;
 mod metrics;
 mod problem;
+mod problem_extractors;
 mod responses;
 mod routes;
 
