@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::objects::{ObjectOnly, objects_only};
 
 /// The audit on the control socket. The body of `POST` is a list of [`HistoryEntry`].
 pub const CONTROL_AUDIT_PATH: &str = "/audit";
@@ -27,6 +29,7 @@ pub struct HistoryEntry {
 
 /// A unit as a client recorded it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct HistoryUnit {
     /// The item's id; absent in a line of the older form, which did not record it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -37,8 +40,11 @@ pub struct HistoryUnit {
     pub generation: Option<u32>,
 }
 
+objects_only!(HistoryUnit);
+
 /// A line of either form: with `units`, or with `unit`, as it was when a sale had one item.
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 struct HistoryLine {
     order_id: String,
     #[serde(default)]
@@ -51,6 +57,12 @@ struct HistoryLine {
     buyer: Option<String>,
     #[serde(default)]
     key: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for HistoryLine {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::deserialize(ObjectOnly(deserializer))
+    }
 }
 
 impl TryFrom<HistoryLine> for HistoryEntry {
@@ -284,7 +296,13 @@ mod tests {
             generation: None,
         };
         assert_eq!(old, entry(vec![unit]));
-        for text in ["{}", r#"{"order_id":"01a2"}"#, r#"{"unit":7}"#] {
+        for text in [
+            "{}",
+            r#"{"order_id":"01a2"}"#,
+            r#"{"unit":7}"#,
+            r#"["01a2","phone",[],7]"#,
+            r#"{"order_id":"01a2","units":[["S",7]]}"#,
+        ] {
             assert!(
                 serde_json::from_str::<HistoryEntry>(text).is_err(),
                 "{text}"

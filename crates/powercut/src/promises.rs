@@ -38,10 +38,10 @@ impl Promise {
     /// A repeat of the attempt that made the order, whose lines were these.
     pub(crate) fn attempt(&self, lines: Lines) -> Attempt {
         Attempt {
-            sale: self.sale.clone(),
             buyer: self.buyer.clone(),
             key: self.key.clone(),
             lines,
+            ..Attempt::anonymous(self.sale.clone())
         }
     }
 }
