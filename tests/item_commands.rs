@@ -255,13 +255,34 @@ fn load_with_lines_writes_a_history_that_the_audit_checks() {
             (&"clean".into(), &sold.into())
         );
     }
-    // A confirmation with a unit that the order does not have.
-    let mut wrong = first;
-    wrong["units"][0]["unit"] = 1_000.into();
-    std::fs::write(dir.path().join("wrong.jsonl"), wrong.to_string()).unwrap();
-    let (code, out, _) = output_of(seckill(&dir).args(["audit", "--history", "wrong.jsonl"]));
-    assert_eq!(code, 1, "{out}");
-    assert!(out.contains("a confirmation is kept"), "{out}");
+    let audited = json_of(seckill(&dir).args(["audit", "--json"]));
+    let sales = audited["sales"].as_array().unwrap();
+    let items = &sales.iter().find(|sale| sale["sale"] == "shirt").unwrap()["items"];
+    for (item, total) in [("S", 40), ("M", 40), ("L", 20)] {
+        let found = items.as_array().unwrap().iter();
+        let found: Vec<_> = found.filter(|found| found["item"] == item).collect();
+        let number = |name: &str| found[0][name].as_u64().unwrap();
+        assert_eq!((found.len(), number("total")), (1, total), "{items:#}");
+        assert_eq!(number("active") + number("gate_left"), total, "{items:#}");
+    }
+    let (_, table, _) = output_of(seckill(&dir).arg("audit"));
+    for expected in ["SALE   ITEM", "shirt  S", "shirt  L"] {
+        assert!(table.contains(expected), "{expected} is not in {table}");
+    }
+    assert!(!table.contains("counter  "), "{table}");
+    // Confirmations with a unit, a buyer or a key that the order does not have.
+    for (member, value) in [
+        ("/units/0/unit", 1_000.into()),
+        ("/buyer", "nobody".into()),
+        ("/key", "another".into()),
+    ] {
+        let mut wrong = first.clone();
+        *wrong.pointer_mut(member).unwrap() = value;
+        std::fs::write(dir.path().join("wrong.jsonl"), wrong.to_string()).unwrap();
+        let (code, out, _) = output_of(seckill(&dir).args(["audit", "--history", "wrong.jsonl"]));
+        assert_eq!(code, 1, "{member}: {out}");
+        assert!(out.contains("a confirmation is kept"), "{member}: {out}");
+    }
     let (code, _, error) = output_of(seckill(&dir).args(["load", &url, "--items", "S"]));
     assert_eq!(code, 2);
     assert!(error.contains("--quantity"), "{error}");

@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -204,6 +204,64 @@ fn the_control_socket_works_in_a_data_folder_with_a_long_path() {
     assert!(changed.status.success(), "{}", text(&changed));
     let sale = get(server.address, "/v1/sales/counter").unwrap().json();
     assert_eq!(sale["total"], 12);
+}
+
+/// One request to the control socket: the status and the problem's type.
+fn ask_control(dir: &TempDir, method: &str, path: &str, body: &str) -> (u16, String) {
+    let mut stream = UnixStream::connect(data_folder(dir).join("seckill.sock")).unwrap();
+    let length = body.len();
+    let head = "Host: seckill\r\nContent-Type: application/json\r\nConnection: close";
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\n{head}\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("application/problem+json"), "{answer}");
+    let problem: serde_json::Value = serde_json::from_str(body).unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    assert_eq!(problem["status"], status, "{answer}");
+    assert_ne!(problem["detail"], "", "{answer}");
+    let problem_type = problem["type"].as_str().unwrap();
+    (status, problem_type.replace("urn:seckill:problem:", ""))
+}
+
+#[test]
+fn errors_on_the_control_socket_are_problems() {
+    let dir = TempDir::new().unwrap();
+    let server = serve(&dir, &[]);
+    let twice = r#"{"items":[{"id":"default","total":11},{"id":"default","total":12}]}"#;
+    for (method, path, body, status, problem) in [
+        ("GET", "/events?after=1", "", 400, "bad-request"),
+        (
+            "GET",
+            "/events?sale=counter&after=x",
+            "",
+            400,
+            "bad-request",
+        ),
+        ("GET", "/sales/a%20b", "", 400, "bad-request"),
+        ("POST", "/sales", "{", 400, "bad-request"),
+        ("POST", "/sales", r#"["s","",1]"#, 400, "bad-request"),
+        (
+            "POST",
+            "/audit",
+            r#"[["01a2","counter",[],1]]"#,
+            400,
+            "bad-request",
+        ),
+        ("PATCH", "/sales/counter", twice, 422, "sale-refused"),
+        ("GET", "/orders", "", 404, "no-such-page"),
+        ("DELETE", "/sales", "", 405, "wrong-method"),
+    ] {
+        let expected = (status, problem.to_owned());
+        let answer = ask_control(&dir, method, path, body);
+        assert_eq!(answer, expected, "{method} {path} {body}");
+    }
+    let sale = get(server.address, "/v1/sales/counter").unwrap().json();
+    assert_eq!((&sale["total"], &sale["version"]), (&10.into(), &1.into()));
 }
 
 #[test]

@@ -115,10 +115,14 @@ fn a_line_that_cannot_be_bought_has_its_problem() {
         (400, "no-such-item".into())
     );
     assert_eq!(missing.json()["item"], "XL");
+    assert_eq!(missing.json()["items"], serde_json::json!(["S", "M"]));
     for body in [
         r#"{"lines":[]}"#,
         r#"{"lines":[{"item":"a b"}]}"#,
         r#"{"lines":[{"item":"S","size":1}]}"#,
+        r#"{"buyer":"ann","lines":[["S",1]]}"#,
+        r#"{"buyer":"ann","lines":[["M"]]}"#,
+        r#"{"buyer":"ann","lines":null}"#,
         r#"{"quantity":1,"lines":[{"item":"S"}]}"#,
     ] {
         let refused = buy(body);
@@ -143,6 +147,9 @@ fn a_line_that_cannot_be_bought_has_its_problem() {
         (beyond.status, beyond.problem()),
         (409, "limit-reached".into())
     );
+    let detail = beyond.json()["detail"].to_string();
+    assert!(detail.contains("the 2 units of this order"), "{detail}");
+    assert!(detail.contains("more than 3 units"), "{detail}");
     assert_eq!(buy(r#"{"buyer":"ann","lines":[{"item":"M"}]}"#).status, 201);
     // None is left of what was asked for, but of the sale.
     assert_eq!(buy(r#"{"buyer":"bob","lines":[{"item":"S"}]}"#).status, 201);
@@ -210,4 +217,38 @@ fn the_units_of_an_order_can_be_limited() {
         (many.problem(), &many.json()["max"]),
         ("quantity-not-sold".into(), &2.into())
     );
+    let detail = many.json()["detail"].to_string();
+    assert!(detail.contains("3 units"), "{detail}");
+}
+
+#[test]
+fn a_key_keeps_its_order_when_fewer_units_are_sold_in_one() {
+    const ORDERS: &str = "/v1/sales/counter/orders";
+    let dir = TempDir::new().unwrap();
+    let three = r#"{"buyer":"ann","quantity":3}"#;
+    let first = {
+        let server = serve(&dir, "9");
+        post_with_key(server.address, ORDERS, "cart-9", three)
+    };
+    assert_eq!(first.status, 201, "{first:?}");
+    let prefix = ["env", "SECKILL_SERVICE__ORDER_UNITS_MAX=2"];
+    let data = dir.path().join("data");
+    let server = ServerProcess::start(binary(), &data, &prefix, &[]).unwrap();
+    let again = post_with_key(server.address, ORDERS, "cart-9", three);
+    assert_eq!(
+        (again.status, again.header("idempotent-replayed")),
+        (201, Some("true")),
+        "{again:?}"
+    );
+    assert_eq!(again.json(), first.json());
+    for (key, quantity, expected) in [
+        ("cart-9", 4, (422, "idempotency-key-reused")),
+        ("cart-9", 1, (422, "idempotency-key-reused")),
+        ("cart-10", 3, (400, "quantity-not-sold")),
+    ] {
+        let body = format!(r#"{{"buyer":"ann","quantity":{quantity}}}"#);
+        let answer = post_with_key(server.address, ORDERS, key, &body);
+        let (status, problem) = expected;
+        assert_eq!((answer.status, answer.problem()), (status, problem.into()));
+    }
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use hyper::Method;
-use seckill_api::{AuditReport, AuditVerdict, Audited, CONTROL_AUDIT_PATH, HistoryEntry};
+use seckill_api::{
+    AuditReport, AuditVerdict, Audited, CONTROL_AUDIT_PATH, HistoryEntry, ItemReport,
+};
 use seckill_embedded::CONTROL_SOCKET_FILE;
 use seckill_service::convert;
 
@@ -50,6 +52,7 @@ pub(crate) fn run(args: &AuditArgs) -> anyhow::Result<CommandOutcome> {
         for note in &report.notes {
             text.push_str(&format!("note: {note}\n"));
         }
+        text.push_str(&items(&report));
         output::print(text)?;
     }
     Ok(match verdict {
@@ -123,6 +126,27 @@ fn rows(report: &AuditReport) -> Vec<(&'static str, String)> {
     rows.push(("broken invariants", grouped(report.violation_count)));
     rows.push(("verdict", report.verdict().to_string()));
     rows
+}
+
+/// The items of the sales that have several. Empty if there is no such sale.
+pub(crate) fn items(report: &AuditReport) -> String {
+    let sales = report.sales.iter().filter(|sale| sale.items.len() > 1);
+    let row = |sale: &str, item: &ItemReport| {
+        [
+            sale.to_owned(),
+            item.item.clone(),
+            grouped(item.total.into()),
+            grouped(item.active),
+            grouped(item.gate_left.into()),
+        ]
+    };
+    let rows = sales.flat_map(|sale| sale.items.iter().map(|item| row(&sale.sale, item)));
+    let rows: Vec<_> = rows.collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let heads = ["SALE", "ITEM", "UNITS", "SOLD", "LEFT"];
+    format!("\n{}", table::columns(heads, &rows))
 }
 
 /// The first violations, one per line.

@@ -3,52 +3,91 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::units::{quantity, some_quantity};
+use crate::objects::{ObjectOnly, not_null};
 use crate::{OrderState, Unit, single_unit};
 
-/// The most units of one order.
-pub const ORDER_UNITS_MAX: u32 = 16;
 /// The most lines of one order.
 pub const ORDER_LINES_MAX: usize = 16;
 
-/// The body of an attempt. All members are optional, and so is the body.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AttemptBody<'a> {
+/// The body of an attempt. All members are optional, and so is the body. Clients write quantities
+/// as `u32`; the service reads them as [`Quantity`](crate::Quantity).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self", deny_unknown_fields)]
+#[serde(bound(deserialize = "Q: Deserialize<'de> + From<u32>"))]
+pub struct AttemptBody<'a, Q = u32> {
     /// Who buys: 1 to 128 bytes of UTF-8 without control characters. A sale with a limit per buyer
     /// requires it.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub buyer: Option<Cow<'a, str>>,
-    /// Units of the sale's only item, 1 to [`ORDER_UNITS_MAX`]; 1 if neither this nor `lines` is
-    /// given. A number that is not a whole one is read as 0.
+    /// Units of the sale's only item, 1 to 16; 1 if neither this nor `lines` is given.
     #[serde(
         default,
-        deserialize_with = "some_quantity",
+        deserialize_with = "not_null",
         skip_serializing_if = "Option::is_none"
     )]
-    pub quantity: Option<u32>,
-    /// Units of named items: 1 to [`ORDER_LINES_MAX`] lines, with at most [`ORDER_UNITS_MAX`] units
-    /// in all. Excludes `quantity`.
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    pub lines: Option<Vec<Line<'a>>>,
+    pub quantity: Option<Q>,
+    /// Units of named items: 1 to [`ORDER_LINES_MAX`] lines, with at most 16 units in all. Excludes
+    /// `quantity`.
+    #[serde(
+        borrow,
+        default,
+        deserialize_with = "not_null",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub lines: Option<Vec<Line<'a, Q>>>,
 }
 
 /// The units of one item in an attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Line<'a> {
+#[serde(remote = "Self", deny_unknown_fields)]
+#[serde(bound(deserialize = "Q: Deserialize<'de> + From<u32>"))]
+pub struct Line<'a, Q = u32> {
     /// The item's id.
     #[serde(borrow)]
     pub item: Cow<'a, str>,
-    /// 1 to [`ORDER_UNITS_MAX`]; 1 if absent. A number that is not a whole one is read as 0.
-    #[serde(default = "one", deserialize_with = "quantity")]
-    pub quantity: u32,
+    /// 1 to 16; 1 if absent.
+    #[serde(default = "one")]
+    pub quantity: Q,
 }
 
-fn one() -> u32 {
-    1
+fn one<Q: From<u32>>() -> Q {
+    Q::from(1)
+}
+
+impl<Q> Default for AttemptBody<'_, Q> {
+    fn default() -> Self {
+        Self {
+            buyer: None,
+            quantity: None,
+            lines: None,
+        }
+    }
+}
+
+impl<'de: 'a, 'a, Q: Deserialize<'de> + From<u32>> Deserialize<'de> for AttemptBody<'a, Q> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::deserialize(ObjectOnly(deserializer))
+    }
+}
+
+impl<'de: 'a, 'a, Q: Deserialize<'de> + From<u32>> Deserialize<'de> for Line<'a, Q> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::deserialize(ObjectOnly(deserializer))
+    }
+}
+
+impl<Q: Serialize> Serialize for AttemptBody<'_, Q> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
+impl<Q: Serialize> Serialize for Line<'_, Q> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
 }
 
 /// The member `result` of every answer to an attempt that is not a problem.
@@ -123,16 +162,20 @@ pub struct Unconfirmed<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Quantity;
     use crate::testing::is_json;
 
-    fn read(text: &str) -> Result<AttemptBody<'_>, serde_json::Error> {
+    fn read(text: &str) -> Result<AttemptBody<'_, Quantity<'_>>, serde_json::Error> {
         serde_json::from_str(text)
     }
 
     /// Borrowed bodies are not `DeserializeOwned`, so `is_json` cannot check them.
     fn is_body(body: &AttemptBody<'_>, text: &str) {
         assert_eq!(serde_json::to_string(body).unwrap(), text);
-        assert_eq!(&read(text).unwrap(), body);
+        assert_eq!(
+            &serde_json::from_str::<AttemptBody<'_>>(text).unwrap(),
+            body
+        );
     }
 
     #[test]
@@ -157,7 +200,11 @@ mod tests {
             r#"{"lines":[{"item":"S","quantity":1},{"item":"M","quantity":2}]}"#,
         );
         let one = read(r#"{"lines":[{"item":"S"}]}"#).unwrap();
-        assert_eq!(one.lines.unwrap(), [line("S", 1)]);
+        let line = Line {
+            item: "S".into(),
+            quantity: Quantity::Whole(1),
+        };
+        assert_eq!(one.lines.unwrap(), [line]);
     }
 
     #[test]
@@ -169,27 +216,20 @@ mod tests {
             r#"{"quantity":"1"}"#,
             r#"{"quantity":null}"#,
             r#"{"lines":[{"item":"S","quantity":null}]}"#,
+            r#"{"lines":null}"#,
+            r#"{"lines":[["S",1]]}"#,
+            r#"{"lines":[["S"]]}"#,
+            r#"["ann",1]"#,
         ] {
             assert!(read(text).is_err(), "{text}");
         }
     }
 
     #[test]
-    fn a_quantity_that_is_not_a_whole_number_is_zero() {
-        for number in [
-            "-1",
-            "0",
-            "1.0",
-            "1e0",
-            "4294967296",
-            "99999999999999999999",
-        ] {
-            let text = format!(r#"{{"quantity":{number}}}"#);
-            assert_eq!(read(&text).unwrap().quantity, Some(0), "{number}");
-            let text = format!(r#"{{"lines":[{{"item":"S","quantity":{number}}}]}}"#);
-            assert_eq!(read(&text).unwrap().lines.unwrap()[0].quantity, 0);
-        }
-        assert_eq!(read(r#"{"quantity":16}"#).unwrap().quantity, Some(16));
+    fn a_quantity_is_read_as_it_was_written() {
+        let read = read(r#"{"quantity":1e400,"lines":[{"item":"S","quantity":-1}]}"#).unwrap();
+        assert_eq!(read.quantity, Some(Quantity::Other("1e400")));
+        assert_eq!(read.lines.unwrap()[0].quantity, Quantity::Other("-1"));
     }
 
     #[test]

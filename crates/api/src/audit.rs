@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::objects::{ObjectOnly, objects_only};
 
 /// The audit on the control socket. The body of `POST` is a list of [`HistoryEntry`].
 pub const CONTROL_AUDIT_PATH: &str = "/audit";
@@ -27,6 +29,7 @@ pub struct HistoryEntry {
 
 /// A unit as a client recorded it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct HistoryUnit {
     /// The item's id; absent in a line of the older form, which did not record it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -37,8 +40,11 @@ pub struct HistoryUnit {
     pub generation: Option<u32>,
 }
 
+objects_only!(HistoryUnit);
+
 /// A line of either form: with `units`, or with `unit`, as it was when a sale had one item.
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 struct HistoryLine {
     order_id: String,
     #[serde(default)]
@@ -51,6 +57,12 @@ struct HistoryLine {
     buyer: Option<String>,
     #[serde(default)]
     key: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for HistoryLine {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::deserialize(ObjectOnly(deserializer))
+    }
 }
 
 impl TryFrom<HistoryLine> for HistoryEntry {
@@ -136,6 +148,18 @@ pub struct SaleReport {
     pub total: u32,
     /// Orders in any state.
     pub orders: u64,
+    /// Units that orders hold.
+    pub active: u64,
+    /// Units that the gate still offers.
+    pub gate_left: u32,
+    pub items: Vec<ItemReport>,
+}
+
+/// The numbers of one item of a sale.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemReport {
+    pub item: String,
+    pub total: u32,
     /// Units that orders hold.
     pub active: u64,
     /// Units that the gate still offers.
@@ -272,7 +296,13 @@ mod tests {
             generation: None,
         };
         assert_eq!(old, entry(vec![unit]));
-        for text in ["{}", r#"{"order_id":"01a2"}"#, r#"{"unit":7}"#] {
+        for text in [
+            "{}",
+            r#"{"order_id":"01a2"}"#,
+            r#"{"unit":7}"#,
+            r#"["01a2","phone",[],7]"#,
+            r#"{"order_id":"01a2","units":[["S",7]]}"#,
+        ] {
             assert!(
                 serde_json::from_str::<HistoryEntry>(text).is_err(),
                 "{text}"
@@ -299,6 +329,12 @@ mod tests {
                 orders: 3,
                 active: 2,
                 gate_left: 8,
+                items: vec![ItemReport {
+                    item: "default".into(),
+                    total: 10,
+                    active: 2,
+                    gate_left: 8,
+                }],
             }],
             store_rows: 3,
             events: 5,
@@ -321,7 +357,7 @@ mod tests {
         assert_eq!(clean.verdict, AuditVerdict::Clean);
         is_json(
             &clean,
-            r#"{"sales":[{"sale":"phone","total":10,"orders":3,"active":2,"gate_left":8}],"store_rows":3,"events":5,"log_records":null,"in_flight":0,"gate_left":8,"oversold":0,"undersold":0,"duplicates":0,"confirmations_checked":1,"violations":[],"violation_count":0,"notes":[],"verdict":"clean"}"#,
+            r#"{"sales":[{"sale":"phone","total":10,"orders":3,"active":2,"gate_left":8,"items":[{"item":"default","total":10,"active":2,"gate_left":8}]}],"store_rows":3,"events":5,"log_records":null,"in_flight":0,"gate_left":8,"oversold":0,"undersold":0,"duplicates":0,"confirmations_checked":1,"violations":[],"violation_count":0,"notes":[],"verdict":"clean"}"#,
         );
         let broken = Audited::from(report(vec![violation()]));
         assert_eq!(broken.verdict, AuditVerdict::Broken);

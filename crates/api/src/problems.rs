@@ -55,13 +55,6 @@ macro_rules! problem_types {
                     $(Self::$variant => $title,)+
                 }
             }
-
-            /// When the problem occurs, and which members it adds.
-            pub fn documentation(self) -> &'static str {
-                match self {
-                    $(Self::$variant => concat!($($doc),+).trim_ascii(),)+
-                }
-            }
         }
     };
 }
@@ -73,9 +66,10 @@ problem_types! {
     BuyerRequired = "buyer-required", 400, "A buyer is required";
     /// The key is too easy to guess for a request without a buyer.
     KeyNeedsBuyer = "key-needs-buyer", 400, "The key needs a buyer";
-    /// A quantity is not a whole number from 1, or the order would have more than `max` units.
+    /// A quantity is not a whole number from 1, or the order would have more than `max` units;
+    /// `item` if it is the quantity of a line.
     QuantityNotSold = "quantity-not-sold", 400, "This quantity cannot be bought";
-    /// The sale does not have the item `item`.
+    /// The sale, whose items are `items`, does not have the item `item`.
     NoSuchItem = "no-such-item", 400, "There is no such item";
     /// The sale has several items, `items`, and the attempt names none.
     ItemRequired = "item-required", 400, "An item is required";
@@ -200,7 +194,7 @@ pub struct Problem {
     /// The items that the attempt named.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remaining: Vec<ItemRemaining>,
-    /// The id that is not an item of the sale.
+    /// The item whose line is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item: Option<String>,
     /// The ids of the sale's items.
@@ -279,18 +273,49 @@ mod tests {
             assert_eq!(one.urn(), format!("{PROBLEM_TYPE_PREFIX}{}", one.name()));
             assert_eq!(ProblemType::from_name(one.name()), Some(*one));
             assert!((400..600).contains(&one.status()), "{one:?}");
-            assert!(one.documentation().ends_with('.'), "{one:?}");
             for other in &ProblemType::ALL[index + 1..] {
                 assert_ne!(one.name(), other.name());
             }
         }
-        assert_eq!(
-            ProblemType::NotEnoughLeft.documentation(),
-            "The items that the attempt named have free units, but not as many as it asked for; \
-             `remaining` lists them."
-        );
         assert!(serde_json::from_str::<ProblemType>(r#""sold-out""#).is_err());
         assert!(serde_json::from_str::<ProblemType>(r#""urn:seckill:problem:x""#).is_err());
+    }
+
+    /// The rows of docs/HTTP.md that document a type: `| status | `name` …`, or in the section of
+    /// the faults, `| `name` …`.
+    #[test]
+    fn each_type_is_documented_with_its_status() {
+        let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/HTTP.md");
+        let docs = std::fs::read_to_string(docs).unwrap();
+        let name_of = |cell: &str| Some(cell.strip_prefix('`')?.split_once('`')?.0.to_owned());
+        let mut documented = Vec::new();
+        let mut section = "";
+        for line in docs.lines() {
+            section = line.strip_prefix("## ").unwrap_or(section);
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            let found = match cells[..] {
+                ["", first, second, ..] if first.parse::<u16>().is_ok() => {
+                    Some(first).zip(name_of(second))
+                }
+                ["", first, ..] if section == "503" && !first.ends_with("ends in") => {
+                    Some("503").zip(name_of(first))
+                }
+                _ => None,
+            };
+            if let Some((status, name)) = found
+                && name.starts_with(|first: char| first.is_ascii_lowercase())
+            {
+                let known = ProblemType::from_name(&name);
+                let known = known.unwrap_or_else(|| panic!("{name} is not a type: {line}"));
+                assert_eq!(known.status().to_string(), status, "{line}");
+                documented.push(known);
+            }
+        }
+        for one in ProblemType::ALL {
+            // The control socket is not part of the HTTP API.
+            let is_documented = documented.contains(one) || *one == ProblemType::SaleRefused;
+            assert!(is_documented, "docs/HTTP.md has no row of {}", one.name());
+        }
     }
 
     #[test]

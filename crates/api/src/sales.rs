@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::objects::objects_only;
+
 /// The sales on the control socket: `GET` lists them, `POST` creates one, and below it, an id's
 /// `GET` shows and `PATCH` changes one.
 pub const CONTROL_SALES_PATH: &str = "/sales";
@@ -72,7 +74,7 @@ pub struct Item {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct Price {
     /// In minor units of the currency, such as cents: 0 to 1,000,000,000,000.
     pub amount: u64,
@@ -112,7 +114,7 @@ pub struct SalesQuery {
 
 /// A request to create a sale. It has either `total` or `items`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct NewSale {
     pub id: String,
     /// At most 200 bytes; the id if empty or absent.
@@ -137,7 +139,7 @@ pub struct NewSale {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct NewItem {
     pub id: String,
     /// The id if empty or absent.
@@ -152,7 +154,7 @@ pub struct NewItem {
 /// A request to change a sale. An absent member leaves its term unchanged. All values are absolute,
 /// so that a change that is sent twice has the same effect as one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
 pub struct SaleChange {
     /// The version that the sale is expected to have. If it has another, the change is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -177,7 +179,7 @@ pub struct SaleChange {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct ItemChange {
     pub id: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -192,6 +194,8 @@ pub struct ItemChange {
     )]
     pub price: Option<Option<Price>>,
 }
+
+objects_only!(Price, NewSale, NewItem, SaleChange, ItemChange);
 
 /// Distinguishes `null` (remove the term) from an absent member (keep it). By default, serde reads
 /// both as `None`.
@@ -279,7 +283,13 @@ mod tests {
             &shirt,
             r#"{"id":"shirt","title":"Shirt","items":[{"id":"S","title":"Small","total":40,"price":{"amount":1999,"currency":"CNY"}},{"id":"M","total":40}],"buyer_limit":2,"opens_at_ms":1,"closes_at_ms":2}"#,
         );
-        for text in [r#"{"id":"s","units":1}"#, r#"{"total":1}"#] {
+        for text in [
+            r#"{"id":"s","units":1}"#,
+            r#"{"total":1}"#,
+            r#"["s","",1]"#,
+            r#"{"id":"s","items":[["S","",1]]}"#,
+            r#"{"id":"s","items":[{"id":"S","total":1,"price":[1,"CNY"]}]}"#,
+        ] {
             assert!(serde_json::from_str::<NewSale>(text).is_err(), "{text}");
         }
     }
@@ -313,6 +323,13 @@ mod tests {
             &change,
             r#"{"if_version":2,"title":"Shirts","items":[{"id":"S","total":50,"price":null},{"id":"M","title":"Medium","price":{"amount":1999,"currency":"CNY"}}],"buyer_limit":null,"opens_at_ms":1}"#,
         );
-        assert!(serde_json::from_str::<SaleChange>(r#"{"limit":1}"#).is_err());
+        for text in [
+            r#"{"limit":1}"#,
+            "[2]",
+            r#"{"items":[["S"]]}"#,
+            r#"{"items":[{"id":"S","price":[1,"CNY"]}]}"#,
+        ] {
+            assert!(serde_json::from_str::<SaleChange>(text).is_err(), "{text}");
+        }
     }
 }

@@ -1,16 +1,11 @@
 //! The units of an order, as they appear in several resources.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, Visitor};
-use serde::{Deserialize as DeriveDeserialize, Serialize};
-
-/// The item of a sale that was created without naming items.
-pub const DEFAULT_ITEM_ID: &str = "default";
+use serde::{Deserialize, Serialize};
 
 /// One unit of an order.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, DeriveDeserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Unit<'a> {
     /// The item's id.
     pub item: Cow<'a, str>,
@@ -27,48 +22,6 @@ pub fn single_unit<'a, 'b>(units: &'a [Unit<'b>]) -> Option<&'a Unit<'b>> {
         [unit] => Some(unit),
         _ => None,
     }
-}
-
-/// A quantity as a client sent it. Any JSON number can be read, so that one that cannot be bought
-/// gets its own problem: a number that is not a whole one from 0 to `u32::MAX` is 0.
-struct Quantity(u32);
-
-impl<'de> Deserialize<'de> for Quantity {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_u64(QuantityVisitor)
-    }
-}
-
-struct QuantityVisitor;
-
-impl Visitor<'_> for QuantityVisitor {
-    type Value = Quantity;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a number")
-    }
-
-    fn visit_u64<E: Error>(self, number: u64) -> Result<Quantity, E> {
-        Ok(Quantity(u32::try_from(number).unwrap_or(0)))
-    }
-
-    fn visit_i64<E: Error>(self, number: i64) -> Result<Quantity, E> {
-        Ok(Quantity(u32::try_from(number).unwrap_or(0)))
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Quantity, E> {
-        Ok(Quantity(0))
-    }
-}
-
-pub(crate) fn quantity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    Quantity::deserialize(deserializer).map(|quantity| quantity.0)
-}
-
-pub(crate) fn some_quantity<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<u32>, D::Error> {
-    quantity(deserializer).map(Some)
 }
 
 #[cfg(test)]

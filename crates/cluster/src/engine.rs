@@ -240,7 +240,7 @@ impl Engine for ClusterEngine {
         }
         self.core.sale_cache.with(&attempt.sale, |cached| {
             let row = &cached.row;
-            let lines = match resolve_lines(&row.sale, &attempt.lines) {
+            let lines = match resolve_lines(&row.sale, attempt) {
                 Ok(lines) => lines,
                 Err(invalid) => return Some(Verdict::Invalid(invalid)),
             };

@@ -123,6 +123,8 @@ async fn a_commit_that_failed_after_it_was_stored() {
             number: order.units[0].unit.number,
             generation: None,
         }],
+        buyer: None,
+        key: Some("k".into()),
     };
     context.audited(vec![confirmation], 1).await;
 }

@@ -45,6 +45,8 @@ fn history() -> Vec<HistoryEntry> {
                 number: line["unit"].as_u64().unwrap() as u32,
                 generation: None,
             }],
+            buyer: None,
+            key: None,
         }
     };
     HISTORY.lines().map(entry).collect()

@@ -38,10 +38,10 @@ impl Promise {
     /// A repeat of the attempt that made the order, whose lines were these.
     pub(crate) fn attempt(&self, lines: Lines) -> Attempt {
         Attempt {
-            sale: self.sale.clone(),
             buyer: self.buyer.clone(),
             key: self.key.clone(),
             lines,
+            ..Attempt::anonymous(self.sale.clone())
         }
     }
 }
@@ -159,6 +159,8 @@ impl Promises {
             order_id: promise.order_id.clone(),
             sale: Some(promise.sale.to_string()),
             units: promise.units.iter().map(history_unit).collect(),
+            buyer: Some(promise.buyer.to_string()),
+            key: promise.key.as_ref().map(ToString::to_string),
         };
         self.confirmed.iter().map(entry).collect()
     }

@@ -32,7 +32,7 @@ impl Asked {
         Some(Self {
             id: order_id::to_bytes(&order_id)?,
             names: digester.names(&attempt),
-            lines: resolve_lines(sale, &attempt.lines),
+            lines: resolve_lines(sale, &attempt),
             part: message::attempt_part(&order_id, &attempt),
             order_id,
             attempt,

@@ -351,7 +351,10 @@ mod tests {
         assert_eq!(decided("e4,0", &["S", "M"], b""), short);
         let limit = Decided::Rejected(Rejection::LimitReached { limit: 2 });
         assert_eq!(decided("l", &["S"], b""), Some(limit));
-        let missing = Invalid::NoSuchItem(ItemId::new("XL").unwrap());
+        let missing = Invalid::NoSuchItem {
+            item: ItemId::new("XL").unwrap(),
+            items: ["S", "M"].map(|id| ItemId::new(id).unwrap()).into(),
+        };
         assert_eq!(decided("q", &["XL"], b""), Some(Decided::Invalid(missing)));
         // No closing time, valid lines, no id of a repeat, too few items.
         for bad in ["d", "q", "=1", "e1", "", "/", "+", "+a", "?", "s1", "é"] {

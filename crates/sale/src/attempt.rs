@@ -5,7 +5,9 @@ use std::hash::Hasher;
 
 use siphasher::sip::SipHasher13;
 
-use crate::{Buyer, IdempotencyKey, ItemId, OrderId, OrderState, OrderUnits, SaleId};
+use crate::{
+    Buyer, IdempotencyKey, ItemId, ORDER_UNITS_MAX, OrderId, OrderState, OrderUnits, SaleId,
+};
 
 /// One request to buy, all or nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +17,9 @@ pub struct Attempt {
     /// The client's identifier for this attempt. A repeat with the same key returns the same claim.
     pub key: Option<IdempotencyKey>,
     pub lines: Lines,
+    /// The most units that an order may have at this time, at most [`ORDER_UNITS_MAX`]. A key that
+    /// has a claim returns it regardless of this, so it is no part of the content.
+    pub units_max: u32,
 }
 
 /// What an attempt wants. It is the content that a repeated key must match.
@@ -87,10 +92,11 @@ impl Attempt {
             buyer: Buyer::anonymous(),
             key: None,
             lines: Lines::Quantity(1),
+            units_max: ORDER_UNITS_MAX,
         }
     }
 
-    /// A digest of the content (everything except sale, buyer and key), which a repeated key must
+    /// A digest of the content (the lines), which a repeated key must
     /// match. It is SipHash-1-3 with a zero key over a versioned encoding. It is stored, so the
     /// algorithm must never change.
     pub fn fingerprint(&self) -> u64 {
@@ -157,7 +163,11 @@ pub struct ItemRemaining {
 pub enum Invalid {
     NoSuchSale,
     /// The sale does not have this item.
-    NoSuchItem(ItemId),
+    NoSuchItem {
+        item: ItemId,
+        /// The items that it has.
+        items: Box<[ItemId]>,
+    },
     /// The sale has several items, and the attempt names none.
     ItemRequired {
         items: Box<[ItemId]>,

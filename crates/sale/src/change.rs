@@ -1,5 +1,7 @@
 //! Changes of a sale's terms while it runs. A change never invalidates an order.
 
+use std::collections::HashSet;
+
 use smallvec::SmallVec;
 
 use crate::sale::check;
@@ -162,6 +164,7 @@ impl SaleChange {
 
     fn items(&self, sale: &Sale) -> Result<Vec<Item>, ChangeRefused> {
         let mut items = sale.items.clone();
+        let mut numbers = HashSet::new();
         if let Some(total) = self.total {
             let [item] = &mut items[..] else {
                 return Err(ChangeRefused::ItemRequired);
@@ -173,6 +176,11 @@ impl SaleChange {
                 item: change.id.clone(),
             };
             let number = sale.item_no(&change.id).ok_or_else(no_such_item)?;
+            let is_total_twice = self.total.is_some() && change.total.is_some();
+            if !numbers.insert(number) || is_total_twice {
+                let item = change.id.clone();
+                return Err(InvalidSale::ItemTwice { item }.into());
+            }
             change.apply(&mut items[ItemNo::index(number)]);
         }
         Ok(items)
@@ -274,6 +282,35 @@ mod tests {
         assert_eq!(unnamed, Err(ChangeRefused::ItemRequired));
         let missing = total_of("XL", 9).apply(&sale, &usage(0, &[]));
         assert!(matches!(missing, Err(ChangeRefused::NoSuchItem { .. })));
+        let twice = SaleChange {
+            items: [total_of("M", 7).items, total_of("M", 8).items].concat(),
+            ..SaleChange::default()
+        };
+        let twice = twice.apply(&sale, &usage(0, &[]));
+        assert_eq!(twice, item_twice("M"));
+    }
+
+    fn item_twice(id: &str) -> Result<Sale, ChangeRefused> {
+        let item = ItemId::new(id).unwrap();
+        Err(InvalidSale::ItemTwice { item }.into())
+    }
+
+    #[test]
+    fn the_total_of_the_only_item_is_given_once() {
+        let of_default = |total| ItemChange {
+            id: ItemId::default(),
+            title: Some("Phone".into()),
+            total,
+            price: None,
+        };
+        let change = |total| SaleChange {
+            items: vec![of_default(total)],
+            ..SaleChange::of_total(11)
+        };
+        let changed = change(None).apply(&sale(), &usage(0, &[])).unwrap();
+        assert_eq!((changed.total(), &*changed.items[0].title), (11, "Phone"));
+        let twice = change(Some(12)).apply(&sale(), &usage(0, &[]));
+        assert_eq!(twice, item_twice("default"));
     }
 
     #[test]

@@ -20,8 +20,8 @@ pub use attempt::{
     Attempt, Claim, Invalid, ItemRemaining, Line, Lines, NamedLines, Rejection, Verdict,
 };
 pub use audit::{
-    AuditReport, AuditedEvent, Auditor, EventFacts, HistoryEntry, HistoryUnit, Invariant, RowFacts,
-    RowIntegrity, SaleReport, Violation,
+    AuditReport, AuditedEvent, Auditor, EventFacts, HistoryEntry, HistoryUnit, Invariant,
+    ItemReport, RowFacts, RowIntegrity, SaleReport, Violation,
 };
 pub use change::{ChangeRefused, ItemChange, SaleChange, SaleRefused, SaleUsage};
 pub use feed::{Event, EventKind, Replay, ReplayFault, ReplayedOrder};

@@ -64,7 +64,7 @@ pub fn decide<Id>(
             Decision::Mismatch
         };
     }
-    let lines = match resolve_lines(sale, &attempt.lines) {
+    let lines = match resolve_lines(sale, attempt) {
         Ok(lines) => lines,
         Err(invalid) => return Decision::Invalid(invalid),
     };
@@ -106,30 +106,33 @@ pub fn decide<Id>(
     Decision::Take { lines, slots }
 }
 
-/// Finds the items of lines, and checks the quantities. The result does not depend on the stock, and
-/// only on the items of the sale, which never change.
-pub fn resolve_lines(sale: &Sale, lines: &Lines) -> Result<TakenLines, Invalid> {
-    let max = ORDER_UNITS_MAX;
+/// Finds the items of an attempt's lines, and checks the quantities. The result does not depend on
+/// the stock, and only on the items of the sale, which never change.
+pub fn resolve_lines(sale: &Sale, attempt: &Attempt) -> Result<TakenLines, Invalid> {
+    let max = attempt.units_max.min(ORDER_UNITS_MAX);
+    let items = || sale.items.iter().map(|item| item.id.clone()).collect();
     let mut found = TakenLines::new();
-    match lines {
+    match &attempt.lines {
         Lines::Quantity(quantity) => {
             if sale.items.len() != 1 {
-                let items = sale.items.iter().map(|item| item.id.clone()).collect();
-                return Err(Invalid::ItemRequired { items });
+                return Err(Invalid::ItemRequired { items: items() });
             }
             found.push((ItemNo::FIRST, *quantity));
         }
         Lines::Named(lines) => {
             for line in lines {
                 let Some(item) = sale.item_no(&line.item) else {
-                    return Err(Invalid::NoSuchItem(line.item.clone()));
+                    return Err(Invalid::NoSuchItem {
+                        item: line.item.clone(),
+                        items: items(),
+                    });
                 };
                 found.push((item, line.quantity));
             }
         }
     }
     let has_empty_line = found.is_empty() || found.iter().any(|&(_, quantity)| quantity == 0);
-    if has_empty_line || lines.quantity() > max {
+    if has_empty_line || attempt.lines.quantity() > max {
         return Err(Invalid::Quantity { max });
     }
     Ok(found)
@@ -226,6 +229,13 @@ mod tests {
         assert_eq!(closed, Decision::Repeat(claim.clone()));
         let mismatch = decide(&sale(), &ann(2), context(), 15);
         assert_eq!(mismatch, Decision::Mismatch);
+        // Even if an order of so many units would not be sold any more.
+        let none_sold = Attempt {
+            units_max: 0,
+            ..ann(1)
+        };
+        let repeat = decide(&sale(), &none_sold, context(), 15);
+        assert_eq!(repeat, Decision::Repeat(claim));
     }
 
     #[test]
@@ -233,6 +243,14 @@ mod tests {
         let max = ORDER_UNITS_MAX;
         for quantity in [0, max + 1, u32::MAX] {
             let invalid = decide(&sale(), &ann(quantity), free(&[100]), 15);
+            assert_eq!(invalid, Decision::Invalid(Invalid::Quantity { max }));
+        }
+        for (units_max, max) in [(1, 1), (u32::MAX, 16)] {
+            let attempt = Attempt {
+                units_max,
+                ..ann(max + 1)
+            };
+            let invalid = decide(&sale(), &attempt, free(&[100]), 15);
             assert_eq!(invalid, Decision::Invalid(Invalid::Quantity { max }));
         }
     }
@@ -284,10 +302,13 @@ mod tests {
         assert_eq!(decide(&[("S", 1), ("M", 2)], &[4, 1]), short);
         let sold_out = Decision::Rejected(Rejection::SoldOut);
         assert_eq!(decide(&[("M", 1)], &[4, 0]), sold_out);
-        let missing = Decision::Invalid(Invalid::NoSuchItem(item("XL")));
+        let items: Box<[ItemId]> = Box::new([item("S"), item("M")]);
+        let missing = Decision::Invalid(Invalid::NoSuchItem {
+            item: item("XL"),
+            items: items.clone(),
+        });
         assert_eq!(decide(&[("XL", 1)], &[1, 1]), missing);
         let unnamed = super::decide(&sale, &ann(1), free(&[1, 1]), 0);
-        let items = Box::new([item("S"), item("M")]);
         assert_eq!(unnamed, Decision::Invalid(Invalid::ItemRequired { items }));
         let none = Decision::Invalid(Invalid::Quantity { max: 16 });
         assert_eq!(decide(&[], &[1, 1]), none);

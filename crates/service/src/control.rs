@@ -6,7 +6,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, Path as UrlPath, Query, State};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::Uri;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::Listener;
@@ -23,7 +24,9 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::convert::{self, InvalidRequest, now_ms};
 use crate::problem::Problem;
+use crate::problem_extractors::{Body, InPath, InQuery};
 use crate::responses::no_such_sale;
+use crate::routes::wrong_method;
 
 /// The largest history that an audit accepts: several million confirmations.
 const AUDIT_BODY_MAX_BYTES: usize = 1 << 30;
@@ -143,6 +146,8 @@ impl ControlSocket {
             .route(&one_sale, get(show).patch(change))
             .route(CONTROL_AUDIT_PATH, audit)
             .route(CONTROL_EVENTS_PATH, get(events))
+            .fallback(no_such_page)
+            .method_not_allowed_fallback(wrong_method)
             .with_state(engine);
         let serving = axum::serve(OwnUser(listener), routes).with_graceful_shutdown(stop);
         if let Err(error) = serving.await {
@@ -153,7 +158,16 @@ impl ControlSocket {
 
 type Port = State<Arc<dyn Engine>>;
 
-async fn list(State(engine): Port, Query(query): Query<SalesQuery>) -> Response {
+async fn no_such_page(uri: Uri) -> Problem {
+    let path: String = uri.path().chars().take(100).collect();
+    let detail = format!(
+        "the control socket has no {path}, only {CONTROL_SALES_PATH}, {CONTROL_EVENTS_PATH} and \
+         {CONTROL_AUDIT_PATH}"
+    );
+    Problem::new(ProblemType::NoSuchPage, detail)
+}
+
+async fn list(State(engine): Port, InQuery(query): InQuery<SalesQuery>) -> Response {
     let after = match query.after.as_deref().map(SaleId::new).transpose() {
         Ok(after) => after,
         Err(bad) => return Problem::bad_request(bad.to_string()).into_response(),
@@ -168,7 +182,7 @@ async fn list(State(engine): Port, Query(query): Query<SalesQuery>) -> Response 
     }
 }
 
-async fn show(State(engine): Port, UrlPath(id): UrlPath<SaleId>) -> Response {
+async fn show(State(engine): Port, InPath(id): InPath<SaleId>) -> Response {
     match engine.sale(&id).await {
         Ok(Some(stock)) => Json(convert::sale(&stock, now_ms())).into_response(),
         Ok(None) => refused(&SaleRefused::NoSuchSale(id)),
@@ -176,7 +190,7 @@ async fn show(State(engine): Port, UrlPath(id): UrlPath<SaleId>) -> Response {
     }
 }
 
-async fn create(State(engine): Port, Json(new): Json<api::NewSale>) -> Response {
+async fn create(State(engine): Port, Body(new): Body<api::NewSale>) -> Response {
     match convert::new_sale(new) {
         Ok(new) => changed(&engine, engine.create_sale(new).await).await,
         Err(invalid) => not_possible(&invalid),
@@ -185,8 +199,8 @@ async fn create(State(engine): Port, Json(new): Json<api::NewSale>) -> Response 
 
 async fn change(
     State(engine): Port,
-    UrlPath(id): UrlPath<SaleId>,
-    Json(change): Json<api::SaleChange>,
+    InPath(id): InPath<SaleId>,
+    Body(change): Body<api::SaleChange>,
 ) -> Response {
     match convert::sale_change(change) {
         Ok(change) => changed(&engine, engine.change_sale(&id, change).await).await,
@@ -198,7 +212,7 @@ fn not_possible(invalid: &InvalidRequest) -> Response {
     Problem::new(ProblemType::SaleRefused, invalid.to_string()).into_response()
 }
 
-async fn events(State(engine): Port, Query(query): Query<EventsQuery>) -> Response {
+async fn events(State(engine): Port, InQuery(query): InQuery<EventsQuery>) -> Response {
     let sale = match SaleId::new(&query.sale) {
         Ok(sale) => sale,
         Err(bad) => return Problem::bad_request(bad.to_string()).into_response(),
@@ -213,7 +227,7 @@ async fn events(State(engine): Port, Query(query): Query<EventsQuery>) -> Respon
     }
 }
 
-async fn audit(State(engine): Port, Json(history): Json<Vec<api::HistoryEntry>>) -> Response {
+async fn audit(State(engine): Port, Body(history): Body<Vec<api::HistoryEntry>>) -> Response {
     let history = match convert::history(history) {
         Ok(history) => history,
         Err(invalid) => return Problem::bad_request(invalid.to_string()).into_response(),

@@ -79,7 +79,8 @@ impl Dispatch {
         if extract::is_bare(&request) {
             let attempt = Attempt::anonymous(sale);
             if let Some(verdict) = self.service.engine.answer_from_memory(&attempt) {
-                let mut response = respond(&self.service, style, Ok(verdict)).map(Either::Left);
+                let response = respond(&self.service, style, 1, Ok(verdict));
+                let mut response = response.map(Either::Left);
                 self.state.waiting();
                 close_if_stopping(&self.state, &mut response);
                 return ResponseFuture::Now(std::future::ready(Ok(response)));
@@ -87,7 +88,7 @@ impl Dispatch {
             let service = Arc::clone(&self.service);
             return self.later(async move {
                 let verdict = service.engine.decide_one(attempt).await;
-                respond(&service, style, verdict)
+                respond(&service, style, 1, verdict)
             });
         }
         let service = Arc::clone(&self.service);
@@ -98,11 +99,12 @@ impl Dispatch {
                 Ok(attempt) => attempt,
                 Err(problem) => return problem.response(),
             };
+            let asked = attempt.lines.quantity();
             let verdict = match service.engine.answer_from_memory(&attempt) {
                 Some(verdict) => Ok(verdict),
                 None => service.engine.decide_one(attempt).await,
             };
-            respond(&service, style, verdict)
+            respond(&service, style, asked, verdict)
         })
     }
 

@@ -9,12 +9,12 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::Request;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
-use seckill_api::{self as api, AttemptBody, ORDER_LINES_MAX, ProblemType};
-use seckill_sale::{Attempt, Buyer, IdempotencyKey, InvalidName, ItemId, Line, Lines, SaleId};
+use seckill_api::{self as api, AttemptBody, ORDER_LINES_MAX, ProblemType, Quantity};
+use seckill_sale::{Attempt, Buyer, IdempotencyKey, ItemId, Line, Lines, ORDER_UNITS_MAX, SaleId};
 
 use crate::ServiceOptions;
 use crate::problem::Problem;
-use crate::responses::quantity_not_sold;
+use crate::responses::{not_a_quantity, too_many_units};
 
 /// The header of the IETF draft "The Idempotency-Key HTTP Header Field".
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -105,6 +105,7 @@ pub(crate) async fn attempt(
     let (head, body) = request.into_parts();
     let mut attempt = Attempt {
         key: idempotency_key(&head.headers)?,
+        units_max: options.order_units_max,
         ..Attempt::anonymous(sale)
     };
     if !body.is_end_stream() {
@@ -145,11 +146,11 @@ fn read_order(
              [{{\"item\": \"…\", \"quantity\": 1}}]}}, all members except item optional: {what}"
         ))
     };
-    // serde also accepts an array for a struct. No client means an order by an array.
     if !is_object {
         return Err(wrong(&"it is not a JSON object"));
     }
-    let order: AttemptBody<'_> = serde_json::from_slice(body).map_err(|error| wrong(&error))?;
+    let order: AttemptBody<'_, Quantity<'_>> =
+        serde_json::from_slice(body).map_err(|error| wrong(&error))?;
     let max = options.order_units_max;
     if let Some(buyer) = order.buyer {
         attempt.buyer = Buyer::new(&buyer).map_err(|bad| Problem::bad_request(bad.to_string()))?;
@@ -160,33 +161,39 @@ fn read_order(
                 "the body has both quantity and lines: leave one of them out",
             ));
         }
-        (quantity, None) => Lines::Quantity(quantity.unwrap_or(1)),
+        (None, None) => Lines::Quantity(1),
+        (Some(quantity), None) => Lines::Quantity(units(quantity, None, max)?),
         (None, Some(lines)) => named_lines(lines, max)?,
     };
-    if !(1..=max).contains(&attempt.lines.quantity()) {
-        return Err(quantity_not_sold(max));
+    // An order never had more units. The engine checks the configured maximum, since it can be lower
+    // than it was when the key got its claim.
+    match attempt.lines.quantity() {
+        asked if asked > ORDER_UNITS_MAX => Err(too_many_units(asked, max)),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
-/// Adds up lines of the same item. Before that, so that another line cannot hide it, a line with
-/// quantity 0 is refused.
-fn named_lines(lines: Vec<api::Line<'_>>, max: u32) -> Result<Lines, Problem> {
+/// The units that a quantity stands for, in a line of `item` or for the sale's only item.
+fn units(quantity: Quantity<'_>, item: Option<&ItemId>, max: u32) -> Result<u32, Problem> {
+    match quantity {
+        Quantity::Whole(units) if units > 0 => Ok(units),
+        Quantity::Whole(_) | Quantity::Other(_) => Err(not_a_quantity(quantity, item, max)),
+    }
+}
+
+/// Adds up lines of the same item. Each quantity is checked before that, so that another line cannot
+/// hide a 0.
+fn named_lines(lines: Vec<api::Line<'_, Quantity<'_>>>, max: u32) -> Result<Lines, Problem> {
     if lines.is_empty() || lines.len() > ORDER_LINES_MAX {
         return Err(Problem::bad_request(format!(
             "the body has {} lines: an attempt must have 1 to {ORDER_LINES_MAX}",
             lines.len()
         )));
     }
-    if lines.iter().any(|line| line.quantity == 0) {
-        return Err(quantity_not_sold(max));
-    }
-    let line = |line: api::Line<'_>| {
-        let bad = |bad: InvalidName| Problem::bad_request(bad.to_string());
-        Ok(Line {
-            item: ItemId::new(&line.item).map_err(bad)?,
-            quantity: line.quantity,
-        })
+    let line = |line: api::Line<'_, Quantity<'_>>| {
+        let item = ItemId::new(&line.item).map_err(|bad| Problem::bad_request(bad.to_string()))?;
+        let quantity = units(line.quantity, Some(&item), max)?;
+        Ok(Line { item, quantity })
     };
     let lines = lines.into_iter().map(line);
     Ok(Lines::named(lines.collect::<Result<Vec<_>, Problem>>()?))
@@ -273,19 +280,52 @@ mod tests {
     }
 
     #[test]
-    fn a_quantity_beyond_the_limit_is_not_sold() {
-        for body in [
-            r#"{"quantity":0}"#,
-            r#"{"quantity":1.5}"#,
-            r#"{"quantity":6}"#,
-            r#"{"lines":[{"item":"S","quantity":0}]}"#,
-            r#"{"lines":[{"item":"S","quantity":4294967295},{"item":"M"}]}"#,
-            r#"{"lines":[{"item":"S","quantity":3},{"item":"M","quantity":3}]}"#,
-            r#"{"lines":[{"item":"S","quantity":0},{"item":"S"}]}"#,
+    fn a_quantity_that_cannot_be_bought_is_named() {
+        let digits = "send a whole number from 1 to 5, in digits only";
+        for (body, detail) in [
+            (r#"{"quantity":0}"#, format!("the quantity is 0: {digits}")),
+            (
+                r#"{"quantity":-1}"#,
+                format!("the quantity is -1: {digits}"),
+            ),
+            (
+                r#"{"quantity":1.0}"#,
+                format!("the quantity is 1.0: {digits}"),
+            ),
+            (
+                r#"{"quantity":1e400}"#,
+                format!("the quantity is 1e400: {digits}"),
+            ),
+            (
+                r#"{"lines":[{"item":"S","quantity":0},{"item":"S"}]}"#,
+                format!("the quantity of item S is 0: {digits}"),
+            ),
+            (
+                r#"{"quantity":17}"#,
+                "the order would have 17 units: an order has at most 5 units".into(),
+            ),
+            (
+                r#"{"lines":[{"item":"S","quantity":9},{"item":"M","quantity":8}]}"#,
+                "the order would have 17 units: an order has at most 5 units".into(),
+            ),
         ] {
             let problem = lines_of(body).unwrap_err();
             assert!(problem.contains("quantity-not-sold"), "{body}: {problem}");
+            assert!(
+                problem.contains(&format!("\"{detail}\"")),
+                "{body}: {problem}"
+            );
             assert!(problem.contains(r#""max":5"#), "{body}: {problem}");
+            let has_item = problem.contains(r#""item":"S""#);
+            assert_eq!(has_item, detail.contains("of item S"), "{body}: {problem}");
         }
+        let large = r#"{"lines":[{"item":"S","quantity":4294967295},{"item":"M"}]}"#;
+        assert!(lines_of(large).unwrap_err().contains("quantity-not-sold"));
+    }
+
+    /// The engine refuses it, unless its key has a claim from an earlier time.
+    #[test]
+    fn a_quantity_above_the_configured_maximum_is_passed_on() {
+        assert_eq!(lines_of(r#"{"quantity":16}"#), Ok(Lines::Quantity(16)));
     }
 }

@@ -9,6 +9,7 @@ mod extract;
 mod listen;
 mod metrics;
 mod problem;
+mod problem_extractors;
 mod responses;
 mod routes;
 
@@ -37,8 +38,8 @@ pub struct ServiceOptions {
     pub body_max_bytes: usize,
     /// The longest wait for a whole request body, in milliseconds.
     pub body_wait_ms: u64,
-    /// The most units in one order, at most [`ORDER_UNITS_MAX`]. Larger attempts are refused before
-    /// they reach the engine.
+    /// The most units in one order, at most [`ORDER_UNITS_MAX`]. Larger attempts are refused, unless
+    /// their key has a claim.
     pub order_units_max: u32,
     /// The longest wait for open connections at shutdown, in milliseconds.
     pub shutdown_wait_ms: u64,

@@ -1,6 +1,7 @@
 //! Turns verdicts into the responses of `POST /seckill` and `POST /v1/sales/{sale}/orders`.
 //! Nothing here calls the engine.
 
+use std::fmt;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
@@ -8,7 +9,8 @@ use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use seckill_api::{
-    self as api, AttemptAnswer, AttemptResult, Confirmation, ProblemType, Unconfirmed, order_path,
+    self as api, AttemptAnswer, AttemptResult, Confirmation, ProblemType, Quantity, Unconfirmed,
+    order_path,
 };
 use seckill_engine::Fault;
 use seckill_sale::{
@@ -35,9 +37,11 @@ pub(crate) enum Style {
     V1,
 }
 
+/// `asked` is the number of units that the attempt asked for.
 pub(crate) fn respond(
     service: &Service,
     style: Style,
+    asked: u32,
     verdict: Result<Verdict, Fault>,
 ) -> Response<Full<Bytes>> {
     let retry_after_s = service.options.retry_after_s;
@@ -66,8 +70,8 @@ pub(crate) fn respond(
             "this Idempotency-Key has an order with different content; nothing was done",
         )
         .response(),
-        Verdict::Rejected(rejection) => rejected(rejection).response(),
-        Verdict::Invalid(invalid) => not_decidable(invalid).response(),
+        Verdict::Rejected(rejection) => rejected(rejection, asked).response(),
+        Verdict::Invalid(invalid) => not_decidable(invalid, asked).response(),
     }
 }
 
@@ -87,7 +91,7 @@ fn sold_out(style: Style) -> Response<Full<Bytes>> {
         let result = AttemptResult::SoldOut;
         to_json(&AttemptAnswer { result })
     });
-    static PROBLEM: LazyLock<Bytes> = LazyLock::new(|| rejected(Rejection::SoldOut).to_json());
+    static PROBLEM: LazyLock<Bytes> = LazyLock::new(|| sold_out_problem().to_json());
     let (status, content_type, body) = match style {
         Style::Tutorial => (StatusCode::OK, JSON, ANSWER.clone()),
         Style::V1 => (StatusCode::CONFLICT, PROBLEM_JSON, PROBLEM.clone()),
@@ -154,12 +158,16 @@ fn locate(response: &mut Response<Full<Bytes>>, order_id: &OrderId) {
     }
 }
 
-fn rejected(rejection: Rejection) -> Problem {
+fn sold_out_problem() -> Problem {
+    Problem::new(
+        ProblemType::SoldOut,
+        "no unit of what was asked for is free",
+    )
+}
+
+fn rejected(rejection: Rejection, asked: u32) -> Problem {
     let problem = match rejection {
-        Rejection::SoldOut => api::Problem::new(
-            ProblemType::SoldOut,
-            "no unit of what was asked for is free",
-        ),
+        Rejection::SoldOut => return sold_out_problem(),
         Rejection::NotEnoughLeft { remaining } => {
             let detail = "fewer units are free than were asked for; an order is all or nothing, so \
                           nothing was bought";
@@ -173,7 +181,12 @@ fn rejected(rejection: Rejection) -> Problem {
             }
         }
         Rejection::LimitReached { limit } => {
-            let detail = format!("with this order, the buyer would hold more than {limit} units");
+            let detail = format!(
+                "with the {} of this order, the buyer would hold more than {}, which is the limit \
+                 per buyer",
+                Units(asked),
+                Units(limit)
+            );
             api::Problem {
                 limit: Some(limit),
                 ..api::Problem::new(ProblemType::LimitReached, detail)
@@ -199,15 +212,16 @@ fn rejected(rejection: Rejection) -> Problem {
     problem.into()
 }
 
-fn not_decidable(invalid: Invalid) -> Problem {
+fn not_decidable(invalid: Invalid, asked: u32) -> Problem {
     match invalid {
         Invalid::NoSuchSale => no_such_sale(),
-        Invalid::NoSuchItem(item) => {
+        Invalid::NoSuchItem { item, items } => {
             let problem = api::Problem {
                 item: Some(item.to_string()),
+                items: ids(&items),
                 ..api::Problem::new(
                     ProblemType::NoSuchItem,
-                    format!("the sale does not have an item {item}; its address lists its items"),
+                    format!("the sale does not have an item {item}; name one of its items"),
                 )
             };
             problem.into()
@@ -217,13 +231,13 @@ fn not_decidable(invalid: Invalid) -> Problem {
             ProblemType::BuyerRequired,
             "the sale has a limit per buyer: name the buyer in a JSON body, {\"buyer\": \"…\"}, with Content-Type: application/json",
         ),
-        Invalid::Quantity { max } => quantity_not_sold(max),
+        Invalid::Quantity { max } => too_many_units(asked, max),
     }
 }
 
 fn item_required(items: &[ItemId]) -> Problem {
     let problem = api::Problem {
-        items: items.iter().map(ToString::to_string).collect(),
+        items: ids(items),
         ..api::Problem::new(
             ProblemType::ItemRequired,
             "the sale has several items: name them in a JSON body, {\"lines\": [{\"item\": \"…\", \"quantity\": 1}]}, with Content-Type: application/json",
@@ -232,17 +246,49 @@ fn item_required(items: &[ItemId]) -> Problem {
     problem.into()
 }
 
-pub(crate) fn quantity_not_sold(max: u32) -> Problem {
-    let rule = if max == 1 {
-        "an order has exactly 1 unit".to_owned()
-    } else {
-        format!("each quantity must be a whole number from 1, and an order has at most {max} units")
+fn ids(items: &[ItemId]) -> Vec<String> {
+    items.iter().map(ToString::to_string).collect()
+}
+
+/// A quantity that no order can have, in a line of `item` or for the sale's only item.
+pub(crate) fn not_a_quantity(quantity: Quantity<'_>, item: Option<&ItemId>, max: u32) -> Problem {
+    let of_item = item.map_or_else(String::new, |item| format!(" of item {item}"));
+    let rule = match max {
+        1 => "send 1, or leave it out".to_owned(),
+        _ => format!("send a whole number from 1 to {max}, in digits only"),
     };
+    let detail = format!("the quantity{of_item} is {quantity}: {rule}");
     let problem = api::Problem {
+        item: item.map(ToString::to_string),
         max: Some(max),
-        ..api::Problem::new(ProblemType::QuantityNotSold, rule)
+        ..api::Problem::new(ProblemType::QuantityNotSold, detail)
     };
     problem.into()
+}
+
+pub(crate) fn too_many_units(asked: u32, max: u32) -> Problem {
+    let detail = format!(
+        "the order would have {}: an order has at most {}",
+        Units(asked),
+        Units(max)
+    );
+    let problem = api::Problem {
+        max: Some(max),
+        ..api::Problem::new(ProblemType::QuantityNotSold, detail)
+    };
+    problem.into()
+}
+
+/// A number of units in a text.
+struct Units(u32);
+
+impl fmt::Display for Units {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            1 => f.write_str("1 unit"),
+            units => write!(f, "{units} units"),
+        }
+    }
 }
 
 pub(crate) fn no_such_sale() -> Problem {
@@ -308,14 +354,36 @@ mod tests {
             item: item("S"),
             remaining: 1,
         }]);
-        let short = text(rejected(Rejection::NotEnoughLeft { remaining }));
+        let short = text(rejected(Rejection::NotEnoughLeft { remaining }, 2));
         assert!(short.starts_with(r#"{"type":"urn:seckill:problem:not-enough-left""#));
         assert!(short.contains(r#""remaining":[{"item":"S","remaining":1}]"#));
-        let missing = text(not_decidable(Invalid::NoSuchItem(item("XL"))));
+        let items: Box<[ItemId]> = Box::new([item("S"), item("M")]);
+        let missing = text(not_decidable(
+            Invalid::NoSuchItem {
+                item: item("XL"),
+                items: items.clone(),
+            },
+            1,
+        ));
         assert!(missing.contains("no-such-item") && missing.contains(r#""item":"XL""#));
-        let items = Box::new([item("S"), item("M")]);
-        let unnamed = text(not_decidable(Invalid::ItemRequired { items }));
+        assert!(missing.contains(r#""items":["S","M"]"#), "{missing}");
+        let unnamed = text(not_decidable(Invalid::ItemRequired { items }, 1));
         assert!(unnamed.contains("item-required") && unnamed.contains(r#""items":["S","M"]"#));
+    }
+
+    #[test]
+    fn problems_of_a_quantity_name_it() {
+        let text = |problem: Problem| String::from_utf8(problem.to_json().to_vec()).unwrap();
+        let limit = text(rejected(Rejection::LimitReached { limit: 1 }, 2));
+        let expected = "with the 2 units of this order, the buyer would hold more than 1 unit, \
+                        which is the limit per buyer";
+        assert!(limit.contains(expected), "{limit}");
+        let many = text(not_decidable(Invalid::Quantity { max: 1 }, 3));
+        let expected = "the order would have 3 units: an order has at most 1 unit";
+        assert!(many.contains(expected), "{many}");
+        let none = text(not_a_quantity(Quantity::Other("-1"), None, 1));
+        let expected = "the quantity is -1: send 1, or leave it out";
+        assert!(none.contains(expected), "{none}");
     }
 
     #[test]

@@ -48,7 +48,7 @@ async fn no_such_page(uri: Uri) -> Problem {
     Problem::new(ProblemType::NoSuchPage, detail)
 }
 
-async fn wrong_method(method: Method) -> Problem {
+pub(crate) async fn wrong_method(method: Method) -> Problem {
     let detail = format!("this path does not support {method}; see the Allow header");
     Problem::new(ProblemType::WrongMethod, detail)
 }

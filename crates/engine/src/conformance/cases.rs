@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use seckill_sale::{
-    Attempt, Claim, Invalid, Lines, NewSale, OrderChange, OrderId, OrderState, Rejection,
-    SaleChange, Verdict,
+    Attempt, Claim, HistoryEntry, Invalid, Lines, NewSale, OrderChange, OrderId, OrderState,
+    Rejection, SaleChange, Verdict,
 };
 
 use super::{
     EngineFactory, TestContext, anyone, ask, audited, buy, by, cancel, change, create,
-    distinct_units, key, keyed, limited, named, sale, sale_id, stored, unit,
+    distinct_units, history_entry, key, keyed, limited, named, sale, sale_id, stored, unit,
 };
 use crate::{DECIDE_MAX, Engine, OrderRefused, Outcome};
 
@@ -299,12 +299,43 @@ pub async fn answers_what_cannot_be_decided<F: EngineFactory>(context: TestConte
         (missing, Invalid::NoSuchSale),
         (anyone(), Invalid::BuyerRequired),
         (many, Invalid::Quantity { max: 16 }),
+        (above(2, by("ann")), Invalid::Quantity { max: 1 }),
     ];
     for (attempt, invalid) in expected {
         assert_eq!(ask(&engine, attempt).await, Verdict::Invalid(invalid));
     }
     let report = audited(&engine, &[]).await;
     assert_eq!((report.store_rows, report.gate_left), (0, 1));
+}
+
+/// An attempt at a time when an order may have one unit less.
+fn above(quantity: u32, attempt: Attempt) -> Attempt {
+    Attempt {
+        lines: Lines::Quantity(quantity),
+        units_max: quantity - 1,
+        ..attempt
+    }
+}
+
+/// A key keeps its claim when orders of so many units are no longer sold.
+pub async fn keys_keep_claims_above_a_lowered_maximum<F: EngineFactory>(context: TestContext<F>) {
+    let engine = context.open().await;
+    create(&engine, sale(9)).await;
+    let attempt = |key| Attempt {
+        lines: Lines::Quantity(3),
+        ..keyed("ann", key)
+    };
+    let claim = buy(&engine, attempt("k")).await;
+    let again = ask(&engine, above(3, attempt("k"))).await;
+    assert!(
+        matches!(&again, Verdict::Repeat { claim: found, .. } if found.order_id == claim.order_id),
+        "{again:?}"
+    );
+    let other_content = ask(&engine, above(4, keyed("ann", "k"))).await;
+    assert_eq!(other_content, Verdict::Mismatch);
+    let new_key = ask(&engine, above(3, attempt("new"))).await;
+    assert_eq!(new_key, Verdict::Invalid(Invalid::Quantity { max: 2 }));
+    audited(&engine, &[claim]).await;
 }
 
 /// An order is found by its id and by its key. An id that was never issued has no order.
@@ -332,6 +363,16 @@ pub async fn tells_what_became_of_an_order<F: EngineFactory>(context: TestContex
     let made_up = String::from_utf8_lossy(&made_up).into_owned();
     let made_up = OrderId::new(&made_up).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(engine.order(&made_up).await, Ok(Outcome::None));
+    for (buyer, key, is_clean) in [("ann", "k", true), ("bob", "k", false), ("ann", "x", false)] {
+        let confirmation = HistoryEntry {
+            buyer: Some(buyer.into()),
+            key: Some(key.into()),
+            ..history_entry(&claim)
+        };
+        let report = engine.audit(vec![confirmation]).await;
+        let report = report.unwrap_or_else(|fault| panic!("{fault}"));
+        assert_eq!(report.is_clean(), is_clean, "{:#?}", report.violations);
+    }
     audited(&engine, &[claim]).await;
 }
 

@@ -59,7 +59,10 @@ pub async fn sells_all_lines_or_none<F: EngineFactory>(context: TestContext<F>) 
     let missing = ask(&engine, wants(&[("XL", 1)])).await;
     assert_eq!(
         missing,
-        Verdict::Invalid(Invalid::NoSuchItem(item_id("XL")))
+        Verdict::Invalid(Invalid::NoSuchItem {
+            item: item_id("XL"),
+            items: ["S", "M", "L"].map(item_id).into(),
+        })
     );
     let unnamed = Invalid::ItemRequired {
         items: ["S", "M", "L"].map(item_id).into(),

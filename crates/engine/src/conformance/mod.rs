@@ -61,6 +61,7 @@ macro_rules! conformance_suite {
             refuses_sales_and_changes_that_cannot_be,
             changes_the_limit_of_a_running_sale,
             answers_what_cannot_be_decided,
+            keys_keep_claims_above_a_lowered_maximum,
             tells_what_became_of_an_order,
             survives_a_restart_with_everything,
             keeps_sales_apart,
@@ -279,6 +280,8 @@ fn history_entry(claim: &Claim) -> HistoryEntry {
                 generation: Some(unit.unit.generation),
             })
             .collect(),
+        buyer: None,
+        key: None,
     }
 }
 

@@ -84,13 +84,13 @@ impl Model {
             match one {
                 Try::New { buyer, key, wants } => {
                     let attempt = Attempt {
-                        sale: sale_id(),
                         buyer: match buyer {
                             0 => Buyer::anonymous(),
                             n => Buyer::new(&n.to_string()).unwrap(),
                         },
                         key: key.map(|key| IdempotencyKey::new(&key.to_string()).unwrap()),
                         lines: wants.lines(),
+                        ..Attempt::anonymous(sale_id())
                     };
                     let id = order_id(self.sent.len());
                     let asked = Asked::new(id, attempt, &self.digester, self.sale()).unwrap();

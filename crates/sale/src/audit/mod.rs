@@ -15,7 +15,9 @@ use orders::{OrderAudit, Promise};
 use sale::SaleAudit;
 
 pub use feed::{AuditedEvent, EventFacts};
-pub use report::{AuditReport, HistoryEntry, HistoryUnit, Invariant, SaleReport, Violation};
+pub use report::{
+    AuditReport, HistoryEntry, HistoryUnit, Invariant, ItemReport, SaleReport, Violation,
+};
 
 /// The data of a row, which is one unit of an order.
 #[derive(Debug, Clone, Copy)]
@@ -144,7 +146,7 @@ impl Auditor {
             self.add(Invariant::NoPhantoms, place, &[id], damage.to_owned());
         }
         if let Some(promise) = self.promises.get_mut(id) {
-            promise.found(row.sale, item.as_deref(), row.unit);
+            promise.found(row, item.as_deref());
         }
         let is_first = match self.orders.get_mut(id) {
             None => {
@@ -261,7 +263,7 @@ impl Auditor {
             let detail = format!("buyer {buyer:?} holds {held} units; the limit is {limit}");
             self.add(Invariant::LimitHolds, Place::sale(name), &[], detail);
         }
-        let mut gate_left = 0;
+        let mut items = Vec::with_capacity(audit.sale.items.len());
         for (number, item) in audit.sale.numbered_items() {
             let place = Place {
                 sale: name,
@@ -280,18 +282,25 @@ impl Auditor {
                 let detail = format!("{unsold} units are unsold, but the gate offers only {left}");
                 self.add(Invariant::NoUndersell, place, &[], detail);
             }
-            gate_left += left;
+            items.push(ItemReport {
+                item: item.id.to_string(),
+                total: item.total,
+                active: audit.active[number.index()],
+                gate_left: left,
+            });
         }
         for detail in audit.feed.finish(&audit.sale, accepted) {
             self.add(Invariant::FeedTellsAll, Place::sale(name), &[], detail);
         }
+        let gate_left = items.iter().map(|item| item.gate_left).sum();
         self.report.gate_left += u64::from(gate_left);
         self.report.sales.push(SaleReport {
             sale: name.to_owned(),
             total: audit.sale.total(),
             orders: audit.orders,
-            active: audit.active,
+            active: audit.active.iter().sum(),
             gate_left,
+            items,
         });
     }
 

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::{HistoryEntry, HistoryUnit, Invariant, RowFacts};
-use crate::{ORDER_UNITS_MAX, OrderState, Unit};
+use crate::{ORDER_UNITS_MAX, OrderState};
 
 #[derive(Debug)]
 pub(super) struct OrderAudit {
@@ -110,32 +110,40 @@ fn bit(line: u32) -> u64 {
     1_u64.checked_shl(line).unwrap_or(0)
 }
 
-/// A confirmation that clients received.
+/// A confirmation that clients received. A history may have millions, so it stays small.
 #[derive(Debug)]
 pub(super) struct Promise {
     /// `None` if the client bought from the service's default sale without naming it.
     sale: Option<Box<str>>,
-    units: Vec<HistoryUnit>,
+    units: Box<[HistoryUnit]>,
+    buyer: Option<Box<str>>,
+    key: Option<Box<str>>,
     /// The rows of the order.
     found: Vec<HistoryUnit>,
-    is_elsewhere: bool,
+    /// How the order's first row that has another sale, buyer or key differs.
+    difference: Option<Box<str>>,
 }
 
 impl Promise {
     pub(super) fn new(entry: &HistoryEntry) -> Self {
         let mut units = entry.units.clone();
         units.sort_unstable();
+        let boxed = |text: &Option<String>| text.as_deref().map(Into::into);
         Self {
-            sale: entry.sale.as_deref().map(Into::into),
-            units,
+            sale: boxed(&entry.sale),
+            units: units.into(),
+            buyer: boxed(&entry.buyer),
+            key: boxed(&entry.key),
             found: Vec::new(),
-            is_elsewhere: false,
+            difference: None,
         }
     }
 
     /// Whether another line of the history can be of the same confirmation.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.sale == other.sale
+            && can_be_equal(&self.buyer, &other.buyer)
+            && can_be_equal(&self.key, &other.key)
             && self.units.len() == other.units.len()
             && self
                 .units
@@ -146,6 +154,8 @@ impl Promise {
 
     /// Adds what only the other line has.
     pub(super) fn add(&mut self, other: Self) {
+        self.buyer = self.buyer.take().or(other.buyer);
+        self.key = self.key.take().or(other.key);
         for (unit, other) in self.units.iter_mut().zip(other.units) {
             unit.item = unit.item.take().or(other.item);
             unit.generation = unit.generation.or(other.generation);
@@ -156,16 +166,39 @@ impl Promise {
         self.sale.as_deref()
     }
 
-    pub(super) fn found(&mut self, sale: &str, item: Option<&str>, unit: Unit) {
-        self.is_elsewhere |= self
-            .sale
-            .as_deref()
-            .is_some_and(|promised| promised != sale);
+    pub(super) fn found(&mut self, row: &RowFacts<'_>, item: Option<&str>) {
+        if self.difference.is_none() {
+            self.difference = self.difference_of(row).map(Into::into);
+        }
         self.found.push(HistoryUnit {
             item: item.map(str::to_owned),
-            number: unit.number,
-            generation: Some(unit.generation),
+            number: row.unit.number,
+            generation: Some(row.unit.generation),
         });
+    }
+
+    fn difference_of(&self, row: &RowFacts<'_>) -> Option<String> {
+        if self.sale().is_some_and(|sale| sale != row.sale) {
+            return Some(format!("is of sale {}", row.sale));
+        }
+        if self
+            .buyer
+            .as_deref()
+            .is_some_and(|buyer| buyer != row.buyer)
+        {
+            return Some(match row.buyer {
+                "" => "has no buyer".to_owned(),
+                buyer => format!("has the buyer {buyer:?}"),
+            });
+        }
+        // Only the first line has the key.
+        if row.line == 1 && self.key.is_some() && self.key.as_deref() != row.key {
+            return Some(match row.key {
+                Some(key) => format!("has the key {key:?}"),
+                None => "has no key".to_owned(),
+            });
+        }
+        None
     }
 
     /// How the promise was broken, if it was.
@@ -174,34 +207,61 @@ impl Promise {
             let detail = "a client received a confirmation, but no order has its id";
             return Some(detail.to_owned());
         }
+        let told = |difference: &str| {
+            format!("a client received a confirmation for {self}, but the order {difference}")
+        };
+        if let Some(difference) = &self.difference {
+            return Some(told(difference));
+        }
         let mut found: Vec<&HistoryUnit> = self.found.iter().collect();
         found.sort_unstable();
         let is_kept = found.len() == self.units.len()
-            && self.units.iter().zip(found).all(|(a, b)| can_be_same(a, b));
-        (!is_kept || self.is_elsewhere)
-            .then(|| format!("a client received a confirmation for {self}"))
+            && self
+                .units
+                .iter()
+                .zip(&found)
+                .all(|(a, b)| can_be_same(a, b));
+        (!is_kept).then(|| told(&format!("has {}", units_text(found))))
     }
 }
 
 /// A history of the older form lacks item and generation.
 fn can_be_same(a: &HistoryUnit, b: &HistoryUnit) -> bool {
-    let has_both = a.item.is_some() && b.item.is_some();
-    let has_generations = a.generation.is_some() && b.generation.is_some();
     a.number == b.number
-        && (!has_both || a.item == b.item)
-        && (!has_generations || a.generation == b.generation)
+        && can_be_equal(&a.item, &b.item)
+        && can_be_equal(&a.generation, &b.generation)
+}
+
+/// What a history leaves out can be anything.
+fn can_be_equal<T: PartialEq>(a: &Option<T>, b: &Option<T>) -> bool {
+    a.is_none() || b.is_none() || a == b
+}
+
+fn units_text<'a>(units: impl IntoIterator<Item = &'a HistoryUnit>) -> String {
+    let text = |unit: &HistoryUnit| {
+        let mut text = format!("unit {}", unit.number);
+        if let Some(generation) = unit.generation {
+            text.push_str(&format!(" (generation {generation})"));
+        }
+        if let Some(item) = &unit.item {
+            text.push_str(&format!(" of item {item}"));
+        }
+        text
+    };
+    units.into_iter().map(text).collect::<Vec<_>>().join(", ")
 }
 
 impl fmt::Display for Promise {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = |unit: &HistoryUnit| match &unit.item {
-            Some(item) => format!("unit {} of item {item}", unit.number),
-            None => format!("unit {}", unit.number),
-        };
-        let units: Vec<String> = self.units.iter().map(unit).collect();
-        f.write_str(&units.join(", "))?;
-        match &self.sale {
-            Some(sale) => write!(f, " of sale {sale}"),
+        f.write_str(&units_text(&self.units))?;
+        if let Some(sale) = &self.sale {
+            write!(f, " of sale {sale}")?;
+        }
+        if let Some(buyer) = &self.buyer {
+            write!(f, " to buyer {buyer:?}")?;
+        }
+        match &self.key {
+            Some(key) => write!(f, " with key {key:?}"),
             None => Ok(()),
         }
     }

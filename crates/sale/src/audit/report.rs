@@ -46,6 +46,18 @@ pub struct SaleReport {
     pub active: u64,
     /// Units that the gate still offers.
     pub gate_left: u32,
+    pub items: Vec<ItemReport>,
+}
+
+/// The numbers of one item of a sale.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ItemReport {
+    pub item: String,
+    pub total: u32,
+    /// Units that orders hold.
+    pub active: u64,
+    /// Units that the gate still offers.
+    pub gate_left: u32,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -102,6 +114,10 @@ pub struct HistoryEntry {
     /// `None` if the request did not name a sale, so that it went to the service's default sale.
     pub sale: Option<String>,
     pub units: Vec<HistoryUnit>,
+    /// `None` if the history does not name the buyer; then any is accepted.
+    pub buyer: Option<String>,
+    /// `None` if the history does not have the key; then any is accepted.
+    pub key: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

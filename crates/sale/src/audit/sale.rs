@@ -17,8 +17,8 @@ pub(super) struct SaleAudit {
     /// By item.
     pub(super) gate_left: Option<Vec<u32>>,
     pub(super) orders: u64,
-    /// Units that orders hold.
-    pub(super) active: u64,
+    /// Units that orders hold, by item.
+    pub(super) active: Vec<u64>,
     pub(super) feed: FeedAudit,
     holders: HashMap<(ItemNo, u32), UnitHolder>,
     generations: HashSet<ItemUnit>,
@@ -32,10 +32,10 @@ pub(super) type Broken = (Invariant, Vec<Box<str>>, String);
 impl SaleAudit {
     pub(super) fn new(sale: Sale) -> Self {
         Self {
+            active: vec![0; sale.items.len()],
             sale,
             gate_left: None,
             orders: 0,
-            active: 0,
             feed: FeedAudit::default(),
             holders: HashMap::new(),
             generations: HashSet::new(),
@@ -68,7 +68,7 @@ impl SaleAudit {
         if !state.is_active() {
             return broken;
         }
-        self.active += 1;
+        self.active[row.item.index()] += 1;
         if unit.number == 0 || unit.number > total {
             let detail = format!("the unit is not in 1..={total}");
             broken.push((Invariant::NoOversell, Vec::new(), detail));

@@ -60,6 +60,8 @@ impl Audit {
                 number,
                 generation: None,
             }],
+            buyer: None,
+            key: None,
         });
     }
 
@@ -94,6 +96,13 @@ fn a_consistent_store_is_clean() {
     assert!(report.is_clean(), "{report:?}");
     assert_eq!((report.store_rows, report.gate_left), (3, 1));
     assert_eq!((report.sales[0].active, report.events), (2, 5));
+    let item = ItemReport {
+        item: "default".into(),
+        total: 3,
+        active: 2,
+        gate_left: 1,
+    };
+    assert_eq!(report.sales[0].items, [item]);
 }
 
 #[test]
@@ -270,6 +279,8 @@ fn histories_of_both_forms_name_the_same_confirmation() {
             number: 1,
             generation,
         }],
+        buyer: None,
+        key: None,
     };
     audit.0.confirmed(&entry(None, None));
     audit.0.confirmed(&entry(Some("default"), Some(1)));
@@ -293,6 +304,8 @@ fn confirmations_name_all_units_of_an_order() {
             order_id: crate::OrderId::new("a").unwrap(),
             sale: None,
             units,
+            buyer: None,
+            key: None,
         });
         for line in [1, 2] {
             audit.see(&RowFacts {
@@ -307,4 +320,74 @@ fn confirmations_name_all_units_of_an_order() {
     let kept = [Invariant::ConfirmationKept];
     assert_eq!(check(vec![unit("default", 1)]), kept);
     assert_eq!(check(vec![unit("default", 1), unit("other", 2)]), kept);
+}
+
+/// The buyer and the key in a line of a history.
+type Names<'a> = (Option<&'a str>, Option<&'a str>);
+
+#[test]
+fn confirmations_name_buyer_and_key() {
+    let check = |names: &[Names<'_>], key: Option<&str>| {
+        let mut audit = auditor(3);
+        for (buyer, key) in names {
+            audit.0.confirmed(&HistoryEntry {
+                order_id: crate::OrderId::new("a").unwrap(),
+                sale: Some("s".into()),
+                units: vec![HistoryUnit {
+                    item: Some("default".into()),
+                    number: 1,
+                    generation: Some(1),
+                }],
+                buyer: buyer.map(str::to_owned),
+                key: key.map(str::to_owned),
+            });
+        }
+        audit.see(&RowFacts {
+            buyer: "ann",
+            key,
+            ..row("a", 1, 1)
+        });
+        let report = audit.finish();
+        let found = report.violations.into_iter();
+        found.map(|found| found.detail).collect::<Vec<_>>()
+    };
+    let kept: [(&[Names<'_>], Option<&str>); 4] = [
+        (&[(Some("ann"), Some("k"))], Some("k")),
+        (&[(None, None)], Some("k")),
+        (&[(Some("ann"), None)], None),
+        (&[(None, Some("k")), (Some("ann"), None)], Some("k")),
+    ];
+    for (names, key) in kept {
+        assert_eq!(check(names, key), [""; 0], "{names:?}");
+    }
+    let promised = "a client received a confirmation for unit 1 (generation 1) of item default of \
+                    sale s";
+    for (buyer, key, stored_key, difference) in [
+        (
+            Some("bob"),
+            None,
+            None,
+            "to buyer \"bob\", but the order has the buyer \"ann\"",
+        ),
+        (
+            None,
+            Some("j"),
+            Some("k"),
+            "with key \"j\", but the order has the key \"k\"",
+        ),
+        (
+            None,
+            Some("j"),
+            None,
+            "with key \"j\", but the order has no key",
+        ),
+    ] {
+        let expected = format!("{promised} {difference}");
+        assert_eq!(check(&[(buyer, key)], stored_key), [expected]);
+    }
+    // What only a later line has is compared as well.
+    let names = [(Some("ann"), None), (None, Some("j"))];
+    assert_eq!(check(&names, Some("k")).len(), 1);
+    let names = [(Some("ann"), None), (Some("bob"), None)];
+    assert_eq!(check(&names, None).len(), 1);
 }

@@ -126,7 +126,6 @@ impl Store {
             key: key.map(|key| 100 + u128::from(buyer) * 10 + u128::from(key)),
         };
         let attempt = Attempt {
-            sale: id(),
             buyer: match buyer {
                 0 => Buyer::anonymous(),
                 n => Buyer::new(&n.to_string()).unwrap(),
@@ -136,6 +135,7 @@ impl Store {
                 item: item_id(item),
                 quantity,
             })),
+            ..Attempt::anonymous(id())
         };
         let order_id = self.orders.len() as u32;
         let claims = &self.claims;

@@ -2,7 +2,7 @@
 
 use seckill_api as api;
 use seckill_sale::{
-    AuditReport, HistoryEntry, HistoryUnit, Invariant, OrderId, SaleReport, Violation,
+    AuditReport, HistoryEntry, HistoryUnit, Invariant, ItemReport, OrderId, SaleReport, Violation,
 };
 
 use super::{InvalidRequest, invalid};
@@ -22,6 +22,8 @@ fn history_entry(entry: api::HistoryEntry) -> Result<HistoryEntry, InvalidReques
         order_id: OrderId::new(&entry.order_id).map_err(invalid)?,
         sale: entry.sale,
         units: units.collect(),
+        buyer: entry.buyer,
+        key: entry.key,
     })
 }
 
@@ -65,11 +67,28 @@ fn sale_report(report: SaleReport) -> api::SaleReport {
         orders,
         active,
         gate_left,
+        items,
     } = report;
     api::SaleReport {
         sale,
         total,
         orders,
+        active,
+        gate_left,
+        items: items.into_iter().map(item_report).collect(),
+    }
+}
+
+fn item_report(report: ItemReport) -> api::ItemReport {
+    let ItemReport {
+        item,
+        total,
+        active,
+        gate_left,
+    } = report;
+    api::ItemReport {
+        item,
+        total,
         active,
         gate_left,
     }
@@ -108,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_history_keeps_every_unit() {
+    fn a_history_keeps_every_unit_and_its_names() {
         let entry = |order_id: &str| api::HistoryEntry {
             order_id: order_id.into(),
             sale: Some("phone".into()),
@@ -125,7 +144,7 @@ mod tests {
                 },
             ],
             buyer: Some("ann".into()),
-            key: None,
+            key: Some("k".into()),
         };
         let read = history(vec![entry("01a2")]).unwrap();
         let unit = |item: Option<&str>, number, generation| HistoryUnit {
@@ -135,6 +154,8 @@ mod tests {
         };
         let expected = [unit(Some("S"), 7, Some(2)), unit(None, 8, None)];
         assert_eq!(read[0].units, expected);
+        let names = (read[0].buyer.as_deref(), read[0].key.as_deref());
+        assert_eq!(names, (Some("ann"), Some("k")));
         assert!(history(vec![entry("01a2"), entry("../x")]).is_err());
     }
 
@@ -147,6 +168,12 @@ mod tests {
                 orders: 21,
                 active: 22,
                 gate_left: 23,
+                items: vec![ItemReport {
+                    item: "S".into(),
+                    total: 24,
+                    active: 25,
+                    gate_left: 26,
+                }],
             }],
             store_rows: 1,
             events: 2,
@@ -175,6 +202,12 @@ mod tests {
                 orders: 21,
                 active: 22,
                 gate_left: 23,
+                items: vec![api::ItemReport {
+                    item: "S".into(),
+                    total: 24,
+                    active: 25,
+                    gate_left: 26,
+                }],
             }],
             store_rows: 1,
             events: 2,
