@@ -2,8 +2,9 @@
 //! plain types by resource. Knows only JSON: no I/O, no rules of a sale, no HTTP library.
 //!
 //! Readers ignore members that they do not know; only bodies that clients write are strict, so that
-//! a mistyped member is not silently ignored, and they are read from JSON objects only. Times are RFC 3339 in UTC with milliseconds, unless
-//! the member's name ends in `_ms`: then they are Unix milliseconds.
+//! a mistyped member is not silently ignored, and they are read from JSON objects only. Times are
+//! RFC 3339 in UTC with milliseconds, unless the member's name ends in `_ms`: then they are Unix
+//! milliseconds.
 
 mod attempts;
 mod audit;

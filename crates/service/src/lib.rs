@@ -6,6 +6,7 @@ mod control;
 pub mod convert;
 mod dispatch;
 mod extract;
+mod json;
 mod listen;
 mod metrics;
 mod problem;

@@ -10,7 +10,7 @@ use hyper::{Response, StatusCode};
 use seckill_api::{self as api, ProblemType};
 use seckill_engine::{Cause, Effect, Fault};
 
-use crate::responses::to_json;
+use crate::json::to_json;
 
 pub(crate) const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 

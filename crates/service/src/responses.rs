@@ -16,16 +16,14 @@ use seckill_engine::Fault;
 use seckill_sale::{
     Claim, Invalid, ItemId, ItemRemaining, OrderId, OrderState, Rejection, Verdict,
 };
-use serde::Serialize;
 
 use crate::Service;
 use crate::convert::{self, time};
+use crate::json::to_json;
 use crate::metrics::ResponseKind;
 use crate::problem::{PROBLEM_JSON, Problem};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-/// Room for a confirmation of one unit, so that it is written without growing the buffer.
-const BODY_BYTES: usize = 256;
 /// Marks the confirmation of an order that an earlier request bought.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
@@ -72,16 +70,6 @@ pub(crate) fn respond(
         .response(),
         Verdict::Rejected(rejection) => rejected(rejection, asked).response(),
         Verdict::Invalid(invalid) => not_decidable(invalid, asked).response(),
-    }
-}
-
-/// Writes a type of the API as JSON.
-pub(crate) fn to_json(value: &impl Serialize) -> Bytes {
-    let mut body = Vec::with_capacity(BODY_BYTES);
-    match serde_json::to_writer(&mut body, value) {
-        Ok(()) => body.into(),
-        // The types of the API have no map with other keys than text, and memory takes all bytes.
-        Err(error) => unreachable!("JSON in memory: {error}"),
     }
 }
 
