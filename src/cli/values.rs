@@ -21,6 +21,10 @@ pub(crate) struct ItemTotals(pub(crate) Vec<(ItemId, u32)>);
 #[derive(Debug, Clone)]
 pub(crate) struct LinesArg(pub(crate) Vec<(String, u32)>);
 
+/// Items, each once.
+#[derive(Debug, Clone)]
+pub(crate) struct ItemIds(pub(crate) Vec<String>);
+
 /// A range of units of one order.
 #[derive(Debug, Clone)]
 pub(crate) struct QuantityArg(pub(crate) RangeInclusive<u32>);
@@ -46,7 +50,7 @@ fn pairs(text: &str, example: &str) -> Result<Vec<(ItemId, u32)>, String> {
         let (item, number) = part.split_once('=').ok_or_else(wrong)?;
         let item = ItemId::new(item).map_err(|bad| bad.to_string())?;
         if pairs.iter().any(|(other, _)| *other == item) {
-            return Err(format!("the item {item} is named twice"));
+            return Err(named_twice(&item));
         }
         pairs.push((item, number.parse().map_err(|_| wrong())?));
     }
@@ -84,11 +88,21 @@ pub(super) fn quantity(text: &str) -> Result<QuantityArg, String> {
     }
 }
 
-/// The id of one item; the flag's delimiter has split the list.
-pub(super) fn item_ids(text: &str) -> Result<String, String> {
-    ItemId::new(text)
-        .map(|item| item.to_string())
-        .map_err(|bad| bad.to_string())
+pub(super) fn item_ids(text: &str) -> Result<ItemIds, String> {
+    let mut ids: Vec<String> = Vec::new();
+    for part in text.split(',') {
+        let item = ItemId::new(part).map_err(|bad| bad.to_string())?;
+        if ids.iter().any(|other| *other == *item.as_str()) {
+            return Err(named_twice(&item));
+        }
+        ids.push(item.to_string());
+    }
+    Ok(ItemIds(ids))
+}
+
+/// The message about an item that a list has twice.
+pub(crate) fn named_twice(item: &ItemId) -> String {
+    format!("the item {item} is named twice")
 }
 
 pub(super) fn item_title(text: &str) -> Result<ItemTitle, String> {
@@ -233,6 +247,10 @@ mod tests {
             [("S".into(), 1), ("M".into(), 2)]
         );
         assert!(lines("S=0").is_err() && lines("S=16,M=1").is_err());
+        assert_eq!(item_ids("S,M").unwrap().0, ["S", "M"]);
+        for bad in ["", "S,", "S,a b", "S,M,S"] {
+            assert!(item_ids(bad).is_err(), "{bad}");
+        }
         assert_eq!(quantity("2").unwrap().0, 2..=2);
         assert_eq!(quantity("1-3").unwrap().0, 1..=3);
         for bad in ["0", "3-1", "17", "1-17", "x", "1-"] {

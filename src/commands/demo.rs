@@ -192,7 +192,7 @@ async fn demo(
         Ok(())
     };
     let progress = Progress::default();
-    let report = tokio::task::block_in_place(|| load::send(&plan, &progress, keep))?;
+    let report = tokio::task::block_in_place(|| load::send(&plan, &progress, keep))?.report;
     let audited = running
         .engine
         .audit(convert::history(confirmations)?)
