@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use assert_cmd::Command;
@@ -65,6 +66,13 @@ fn the_demo_with_items_sells_whole_orders() {
     assert!(number("won") < number("units_won"), "{report:#}");
     let orders = &report["audit"]["sales"][0]["orders"];
     assert_eq!(*orders, report["won"]);
+    // Whoever was rejected asked for more units of an item than are left.
+    let left: Vec<u64> = (0..3)
+        .map(|item| report["audit"]["sales"][0]["items"][item]["gate_left"].as_u64())
+        .map(Option::unwrap)
+        .collect();
+    assert_eq!(left.iter().sum::<u64>(), number("gate_left"));
+    assert!(left.iter().any(|left| *left < 3), "{report:#}");
 
     let report = demo(&["--units", "50", "--quantity", "3", "--requests", "100"]);
     let short = &report["outcomes"]["not_enough_left"];
@@ -76,6 +84,65 @@ fn the_demo_with_items_sells_whole_orders() {
     let (code, _, error) = output_of(seckill(&dir).args(["demo", "--quantity", "17"]));
     assert_eq!(code, 2);
     assert!(error.contains("1 to 16"), "{error}");
+    let too_many = ["demo", "--quantity", "1-3"];
+    let mut too_many_args = seckill(&dir);
+    too_many_args
+        .args(too_many)
+        .env("SECKILL_SERVICE__ORDER_UNITS_MAX", "2");
+    let (code, out, error) = output_of(&mut too_many_args);
+    assert_eq!((code, &*out), (2, ""), "{error}");
+    assert!(
+        error.contains("--quantity") && error.contains("at most 2 "),
+        "{error}"
+    );
+}
+
+/// Sends SIGKILL when dropped, also when the test fails.
+struct Demo(std::process::Child);
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[test]
+fn the_commands_that_the_demo_suggests_work() {
+    for sale in [&["--items", "S=4,M=4"][..], &["--units", "8"]] {
+        let dir = TempDir::new().unwrap();
+        let args = ["demo", "--keep", "--ramp", "0", "--requests", "40"];
+        let child = std::process::Command::new(env!("CARGO_BIN_EXE_seckill"))
+            .current_dir(dir.path())
+            .args(args)
+            .args(["--listen", "127.0.0.1:0"])
+            .args(sale)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut demo = Demo(child);
+        let said = BufReader::new(demo.0.stdout.take().unwrap());
+        let said = said.lines().map(Result::unwrap);
+        let said: Vec<String> = said
+            .take_while(|line| !line.starts_with("The service is running"))
+            .collect();
+        let suggested = |program: &str| {
+            let mut lines = said.iter().map(|line| line.trim_start());
+            let line = lines.find(|line| line.starts_with(program)).unwrap();
+            let arguments = line.strip_prefix("seckill ");
+            let line = match arguments {
+                Some(arguments) => format!("{} {arguments}", env!("CARGO_BIN_EXE_seckill")),
+                None => format!("{line} --silent --show-error --fail-with-body"),
+            };
+            let mut shell = Command::new("sh");
+            shell.current_dir(dir.path()).arg("-c");
+            output_of(shell.arg(line))
+        };
+        for program in ["seckill audit", "seckill sale change", "curl"] {
+            let (code, out, error) = suggested(program);
+            assert_eq!(code, 0, "{program}: {out}{error}");
+        }
+    }
 }
 
 #[test]

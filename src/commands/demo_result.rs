@@ -43,7 +43,7 @@ impl DemoResult {
         AuditVerdict::new(is_clean && self.failed_checks.is_empty())
     }
 
-    pub(crate) fn report(self) -> DemoReport {
+    pub(crate) fn report(&self) -> DemoReport {
         DemoReport {
             verdict: self.verdict(),
             asked: self.load.asked,
@@ -61,8 +61,8 @@ impl DemoResult {
             units: self.units,
             elapsed_s: self.load.elapsed_s,
             latency: self.load.latency,
-            outcomes: self.load.outcomes,
-            audit: self.audit.into(),
+            outcomes: self.load.outcomes.clone(),
+            audit: self.audit.clone().into(),
         }
     }
 
