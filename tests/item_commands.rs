@@ -221,7 +221,7 @@ fn a_sale_with_items_is_shown_and_changed_by_item() {
         r#"{"lines":[{"item":"S","quantity":2}]}"#,
     )
     .unwrap();
-    let refusals: [(&[&str], &str); 8] = [
+    let refusals: [(&[&str], &str); 9] = [
         (
             &["change", "shirt", "--units", "9"],
             "which are now S=2,M=5",
@@ -230,6 +230,10 @@ fn a_sale_with_items_is_shown_and_changed_by_item() {
         (&["change", "shirt", "--items", "XL=1"], "no such item"),
         (&["change", "shirt", "--items", "S=1"], "unit 2 is sold"),
         (&["change", "shirt", "--price", "S=1"], "--currency"),
+        (
+            &["change", "shirt", "--price", "5", "--currency", "CNY"],
+            "name one of S, M",
+        ),
         (&["create", "w", "--items", "S=1,S=2"], "named twice"),
         (
             &["create", "w", "--items", "S=1", "--item-title", "XL=x"],
@@ -245,6 +249,108 @@ fn a_sale_with_items_is_shown_and_changed_by_item() {
         assert_eq!(code, 2, "{args:?}: {out}{error}");
         assert!(error.contains(expected), "{args:?}: {error}");
     }
+}
+
+/// The arguments after `sale`, separated by spaces.
+fn sale(dir: &TempDir, args: &str) -> (i32, String, String) {
+    output_of(seckill(dir).arg("sale").args(args.split(' ')))
+}
+
+#[test]
+fn a_price_without_an_item_is_that_of_the_only_item() {
+    let dir = TempDir::new().unwrap();
+    let read = |args: &str| -> Value {
+        let (code, out, error) = sale(&dir, &format!("{args} --json"));
+        assert_eq!(code, 0, "{args}: {out}{error}");
+        serde_json::from_str(&out).unwrap()
+    };
+    let created = read("create mug --items S=1 --title Mug --price 5 --currency CNY");
+    // An item that was named has its own title.
+    assert_eq!(
+        (&created["title"], &created["items"][0]["title"]),
+        (&"Mug".into(), &"S".into())
+    );
+    assert_eq!(created["items"][0]["price"]["amount"], 5);
+    let changed = read("change mug --price 7 --currency CNY --item-title S=Small");
+    let item = &changed["items"][0];
+    assert_eq!(
+        (&item["price"]["amount"], &item["title"]),
+        (&7.into(), &"Small".into())
+    );
+    let changed = read("change mug --price none");
+    assert_eq!(changed["items"][0]["price"], Value::Null);
+    let created = read("create cup --units 1 --title Cup --price 5 --currency CNY");
+    assert_eq!(created["items"][0]["title"], "Cup");
+}
+
+#[test]
+fn a_wrong_flag_of_an_item_is_named() {
+    let dir = TempDir::new().unwrap();
+    assert_eq!(sale(&dir, "create mug --items S=1").0, 0);
+    let refusals = [
+        (
+            "create x --units 5 --price S=5 --currency CNY",
+            "--price S=5: with --units, the only item has no name; give --price 5, or --items",
+        ),
+        (
+            "create x --units 5 --item-title S=Small",
+            "--item-title S=Small: with --units, the only item has no name; give --title, or --items",
+        ),
+        (
+            "create x --items S=1,M=1 --price 5 --currency CNY",
+            "--price 5: the sale has several items; name one, such as --price S=5",
+        ),
+        (
+            "create x --items S=1 --price XL=5 --currency CNY",
+            "--price XL=5: --items does not name the item XL",
+        ),
+        (
+            "create x --items S=1 --price S=none --currency CNY",
+            "give an item and its price",
+        ),
+        (
+            "create x --items S=1 --price S=1 --price S=2 --currency CNY",
+            "--price: the item S is named twice",
+        ),
+        (
+            "create x --items S=1 --price 1 --price S=2 --currency CNY",
+            "--price: the item S is named twice",
+        ),
+        (
+            "create x --items S=1 --item-title S=a --item-title S=b",
+            "--item-title: the item S is named twice",
+        ),
+        (
+            "change mug --price S=1 --price S=none --currency CNY",
+            "--price: the item S is named twice",
+        ),
+        (
+            "change mug --price 1 --price S=2 --currency CNY",
+            "--price 1: the price of the only item is given twice",
+        ),
+        (
+            "change mug --price 1 --price none --currency CNY",
+            "the price of the only item is given twice",
+        ),
+        (
+            "change mug --item-title S=a --item-title S=b",
+            "--item-title: the item S is named twice",
+        ),
+        (
+            "change mug --item-title S=",
+            "--item-title S=: give a title",
+        ),
+        ("change mug --price 5", "--price 5: give --currency"),
+    ];
+    for (args, expected) in refusals {
+        let (code, out, error) = sale(&dir, args);
+        assert_eq!(code, 2, "{args}: {out}{error}");
+        assert!(error.contains(expected), "{args}: {error}");
+    }
+    let empty = output_of(seckill(&dir).args(["sale", "change", "mug", "--title", ""]));
+    assert_eq!(empty.0, 2);
+    assert!(empty.2.contains("1 to 200 bytes"), "{}", empty.2);
+    assert_eq!(sale(&dir, "list").1.lines().count(), 2);
 }
 
 #[test]

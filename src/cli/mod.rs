@@ -14,7 +14,9 @@ use seckill_sale::SaleId;
 use crate::configuration::{Flag, Loaded, load};
 
 pub(crate) use sale::{ChangeArgs, CreateArgs, SaleAction, SaleArgs};
-pub(crate) use values::{ItemIds, ItemPrice, ItemTitle, ItemTotals, LinesArg, QuantityArg};
+pub(crate) use values::{
+    ItemIds, ItemPrice, ItemTitle, ItemTotals, LinesArg, QuantityArg, named_twice,
+};
 use values::{buyers, count, duration, item_ids, keys, lines, method, quantity, totals};
 
 /// A flash-sale engine: sells a fixed number of units to far more buyers, never oversells, and
