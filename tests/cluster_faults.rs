@@ -47,6 +47,10 @@ fn every_confirmation_survives_kills_of_each_kind_of_process() {
     println!("{summary:?}");
     assert_eq!(summary.rounds, 3);
     assert!(summary.confirmations >= 3 * 600, "{summary:?}");
+    assert!(
+        summary.limit_reached > 0 && summary.several_units > 0,
+        "{summary:?}"
+    );
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the message")]
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use assert_cmd::Command;
@@ -65,6 +66,13 @@ fn the_demo_with_items_sells_whole_orders() {
     assert!(number("won") < number("units_won"), "{report:#}");
     let orders = &report["audit"]["sales"][0]["orders"];
     assert_eq!(*orders, report["won"]);
+    // Whoever was rejected asked for more units of an item than are left.
+    let left: Vec<u64> = (0..3)
+        .map(|item| report["audit"]["sales"][0]["items"][item]["gate_left"].as_u64())
+        .map(Option::unwrap)
+        .collect();
+    assert_eq!(left.iter().sum::<u64>(), number("gate_left"));
+    assert!(left.iter().any(|left| *left < 3), "{report:#}");
 
     let report = demo(&["--units", "50", "--quantity", "3", "--requests", "100"]);
     let short = &report["outcomes"]["not_enough_left"];
@@ -76,6 +84,65 @@ fn the_demo_with_items_sells_whole_orders() {
     let (code, _, error) = output_of(seckill(&dir).args(["demo", "--quantity", "17"]));
     assert_eq!(code, 2);
     assert!(error.contains("1 to 16"), "{error}");
+    let too_many = ["demo", "--quantity", "1-3"];
+    let mut too_many_args = seckill(&dir);
+    too_many_args
+        .args(too_many)
+        .env("SECKILL_SERVICE__ORDER_UNITS_MAX", "2");
+    let (code, out, error) = output_of(&mut too_many_args);
+    assert_eq!((code, &*out), (2, ""), "{error}");
+    assert!(
+        error.contains("--quantity") && error.contains("at most 2 "),
+        "{error}"
+    );
+}
+
+/// Sends SIGKILL when dropped, also when the test fails.
+struct Demo(std::process::Child);
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[test]
+fn the_commands_that_the_demo_suggests_work() {
+    for sale in [&["--items", "S=4,M=4"][..], &["--units", "8"]] {
+        let dir = TempDir::new().unwrap();
+        let args = ["demo", "--keep", "--ramp", "0", "--requests", "40"];
+        let child = std::process::Command::new(env!("CARGO_BIN_EXE_seckill"))
+            .current_dir(dir.path())
+            .args(args)
+            .args(["--listen", "127.0.0.1:0"])
+            .args(sale)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut demo = Demo(child);
+        let said = BufReader::new(demo.0.stdout.take().unwrap());
+        let said = said.lines().map(Result::unwrap);
+        let said: Vec<String> = said
+            .take_while(|line| !line.starts_with("The service is running"))
+            .collect();
+        let suggested = |program: &str| {
+            let mut lines = said.iter().map(|line| line.trim_start());
+            let line = lines.find(|line| line.starts_with(program)).unwrap();
+            let arguments = line.strip_prefix("seckill ");
+            let line = match arguments {
+                Some(arguments) => format!("{} {arguments}", env!("CARGO_BIN_EXE_seckill")),
+                None => format!("{line} --silent --show-error --fail-with-body"),
+            };
+            let mut shell = Command::new("sh");
+            shell.current_dir(dir.path()).arg("-c");
+            output_of(shell.arg(line))
+        };
+        for program in ["seckill audit", "seckill sale change", "curl"] {
+            let (code, out, error) = suggested(program);
+            assert_eq!(code, 0, "{program}: {out}{error}");
+        }
+    }
 }
 
 #[test]
@@ -154,7 +221,7 @@ fn a_sale_with_items_is_shown_and_changed_by_item() {
         r#"{"lines":[{"item":"S","quantity":2}]}"#,
     )
     .unwrap();
-    let refusals: [(&[&str], &str); 8] = [
+    let refusals: [(&[&str], &str); 9] = [
         (
             &["change", "shirt", "--units", "9"],
             "which are now S=2,M=5",
@@ -163,6 +230,10 @@ fn a_sale_with_items_is_shown_and_changed_by_item() {
         (&["change", "shirt", "--items", "XL=1"], "no such item"),
         (&["change", "shirt", "--items", "S=1"], "unit 2 is sold"),
         (&["change", "shirt", "--price", "S=1"], "--currency"),
+        (
+            &["change", "shirt", "--price", "5", "--currency", "CNY"],
+            "name one of S, M",
+        ),
         (&["create", "w", "--items", "S=1,S=2"], "named twice"),
         (
             &["create", "w", "--items", "S=1", "--item-title", "XL=x"],
@@ -178,6 +249,108 @@ fn a_sale_with_items_is_shown_and_changed_by_item() {
         assert_eq!(code, 2, "{args:?}: {out}{error}");
         assert!(error.contains(expected), "{args:?}: {error}");
     }
+}
+
+/// The arguments after `sale`, separated by spaces.
+fn sale(dir: &TempDir, args: &str) -> (i32, String, String) {
+    output_of(seckill(dir).arg("sale").args(args.split(' ')))
+}
+
+#[test]
+fn a_price_without_an_item_is_that_of_the_only_item() {
+    let dir = TempDir::new().unwrap();
+    let read = |args: &str| -> Value {
+        let (code, out, error) = sale(&dir, &format!("{args} --json"));
+        assert_eq!(code, 0, "{args}: {out}{error}");
+        serde_json::from_str(&out).unwrap()
+    };
+    let created = read("create mug --items S=1 --title Mug --price 5 --currency CNY");
+    // An item that was named has its own title.
+    assert_eq!(
+        (&created["title"], &created["items"][0]["title"]),
+        (&"Mug".into(), &"S".into())
+    );
+    assert_eq!(created["items"][0]["price"]["amount"], 5);
+    let changed = read("change mug --price 7 --currency CNY --item-title S=Small");
+    let item = &changed["items"][0];
+    assert_eq!(
+        (&item["price"]["amount"], &item["title"]),
+        (&7.into(), &"Small".into())
+    );
+    let changed = read("change mug --price none");
+    assert_eq!(changed["items"][0]["price"], Value::Null);
+    let created = read("create cup --units 1 --title Cup --price 5 --currency CNY");
+    assert_eq!(created["items"][0]["title"], "Cup");
+}
+
+#[test]
+fn a_wrong_flag_of_an_item_is_named() {
+    let dir = TempDir::new().unwrap();
+    assert_eq!(sale(&dir, "create mug --items S=1").0, 0);
+    let refusals = [
+        (
+            "create x --units 5 --price S=5 --currency CNY",
+            "--price S=5: with --units, the only item has no name; give --price 5, or --items",
+        ),
+        (
+            "create x --units 5 --item-title S=Small",
+            "--item-title S=Small: with --units, the only item has no name; give --title, or --items",
+        ),
+        (
+            "create x --items S=1,M=1 --price 5 --currency CNY",
+            "--price 5: the sale has several items; name one, such as --price S=5",
+        ),
+        (
+            "create x --items S=1 --price XL=5 --currency CNY",
+            "--price XL=5: --items does not name the item XL",
+        ),
+        (
+            "create x --items S=1 --price S=none --currency CNY",
+            "give an item and its price",
+        ),
+        (
+            "create x --items S=1 --price S=1 --price S=2 --currency CNY",
+            "--price: the item S is named twice",
+        ),
+        (
+            "create x --items S=1 --price 1 --price S=2 --currency CNY",
+            "--price: the item S is named twice",
+        ),
+        (
+            "create x --items S=1 --item-title S=a --item-title S=b",
+            "--item-title: the item S is named twice",
+        ),
+        (
+            "change mug --price S=1 --price S=none --currency CNY",
+            "--price: the item S is named twice",
+        ),
+        (
+            "change mug --price 1 --price S=2 --currency CNY",
+            "--price 1: the price of the only item is given twice",
+        ),
+        (
+            "change mug --price 1 --price none --currency CNY",
+            "the price of the only item is given twice",
+        ),
+        (
+            "change mug --item-title S=a --item-title S=b",
+            "--item-title: the item S is named twice",
+        ),
+        (
+            "change mug --item-title S=",
+            "--item-title S=: give a title",
+        ),
+        ("change mug --price 5", "--price 5: give --currency"),
+    ];
+    for (args, expected) in refusals {
+        let (code, out, error) = sale(&dir, args);
+        assert_eq!(code, 2, "{args}: {out}{error}");
+        assert!(error.contains(expected), "{args}: {error}");
+    }
+    let empty = output_of(seckill(&dir).args(["sale", "change", "mug", "--title", ""]));
+    assert_eq!(empty.0, 2);
+    assert!(empty.2.contains("1 to 200 bytes"), "{}", empty.2);
+    assert_eq!(sale(&dir, "list").1.lines().count(), 2);
 }
 
 #[test]

@@ -33,6 +33,7 @@ fn repeated_attempts_never_exceed_the_limit_per_buyer() {
     let LoadRun {
         report,
         confirmations,
+        ..
     } = seckill_loadgen::run(&plan, &Progress::default()).unwrap();
     assert_eq!((report.answered, report.failed), (20 * BUYERS, 0));
     // Two of each buyer's keys get a unit. The other two are rejected each time.

@@ -14,7 +14,9 @@ use seckill_sale::SaleId;
 use crate::configuration::{Flag, Loaded, load};
 
 pub(crate) use sale::{ChangeArgs, CreateArgs, SaleAction, SaleArgs};
-pub(crate) use values::{ItemPrice, ItemTitle, ItemTotals, LinesArg, QuantityArg};
+pub(crate) use values::{
+    ItemIds, ItemPrice, ItemTitle, ItemTotals, LinesArg, QuantityArg, named_twice,
+};
 use values::{buyers, count, duration, item_ids, keys, lines, method, quantity, totals};
 
 /// A flash-sale engine: sells a fixed number of units to far more buyers, never oversells, and
@@ -262,8 +264,8 @@ impl ServeArgs {
 
 With --ramp or --rate, latency is measured from the time at which a request was due, otherwise \
 from the time at which it was sent. Ctrl-C stops the load and shows the results so far. The exit \
-code is 1 if a request got no answer, if every answer was an error, or if a confirmation in the \
-history does not have the units that were asked for.")]
+code is 1 if a request got no answer, if every answer was an error, or, with --history, if a \
+confirmation cannot be read or does not have the units that were asked for.")]
 pub(crate) struct LoadArgs {
     /// URL of the target
     #[arg(default_value = "http://127.0.0.1:3000/seckill")]
@@ -300,8 +302,8 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "N[-M]", value_parser = quantity)]
     pub(crate) quantity: Option<QuantityArg>,
     /// Items from which --quantity takes random ones, such as S,M,L [default: the only item]
-    #[arg(long, value_name = "ITEM,…", requires = "quantity", value_delimiter = ',', value_parser = item_ids)]
-    pub(crate) items: Vec<String>,
+    #[arg(long, value_name = "ITEM,…", requires = "quantity", value_parser = item_ids)]
+    pub(crate) items: Option<ItemIds>,
     /// Seed of the random lines: the same seed, the same requests. A request that repeats a key
     /// repeats its lines
     #[arg(long, value_name = "N", default_value_t = 1)]

@@ -4,8 +4,8 @@ use clap::{Args, Subcommand};
 use seckill_sale::Currency;
 
 use super::values::{
-    LimitChange, MomentChange, item_price, item_title, limit_or_none, moment, moment_or_none,
-    totals,
+    LimitChange, MomentChange, item_price, item_price_or_none, item_title, limit_or_none, moment,
+    moment_or_none, totals,
 };
 use super::{Common, ItemPrice, ItemTitle, ItemTotals};
 
@@ -73,11 +73,11 @@ pub(crate) struct CreateArgs {
     /// Items and their units, such as S=40,M=40,L=20. Items cannot be added or removed later
     #[arg(long, value_name = "ITEM=N,…", value_parser = totals)]
     pub(crate) items: Option<ItemTotals>,
-    /// Title of an item; may be repeated [default: the item's id]
+    /// Title of an item; may be repeated [default: the item's id; with --units, the sale's title]
     #[arg(long, value_name = "ITEM=TITLE", value_parser = item_title)]
     pub(crate) item_title: Vec<ItemTitle>,
-    /// Price of an item's unit in minor units of --currency, such as cents; may be repeated. With
-    /// --units, the number alone
+    /// Price of an item's unit in minor units of --currency, such as cents; may be repeated. The
+    /// number alone is the price of the only item
     #[arg(long, value_name = "[ITEM=]N", value_parser = item_price, requires = "currency")]
     pub(crate) price: Vec<ItemPrice>,
     /// Currency of the prices: a code of ISO 4217 such as CNY
@@ -127,8 +127,8 @@ pub(crate) struct ChangeArgs {
     #[arg(long, value_name = "ITEM=TITLE", value_parser = item_title)]
     pub(crate) item_title: Vec<ItemTitle>,
     /// Price of an item's unit in minor units of --currency, or none; may be repeated. The number
-    /// alone is the price of the item `default`
-    #[arg(long, value_name = "[ITEM=]N", value_parser = item_price)]
+    /// alone is the price of the only item
+    #[arg(long, value_name = "[ITEM=]N", value_parser = item_price_or_none)]
     pub(crate) price: Vec<ItemPrice>,
     /// Currency of the prices: a code of ISO 4217 such as CNY
     #[arg(long, value_name = "CODE", value_parser = Currency::new, requires = "price")]

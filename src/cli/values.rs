@@ -1,5 +1,6 @@
 //! The values of flags, and how they are read. An error says what to give instead.
 
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -21,6 +22,10 @@ pub(crate) struct ItemTotals(pub(crate) Vec<(ItemId, u32)>);
 #[derive(Debug, Clone)]
 pub(crate) struct LinesArg(pub(crate) Vec<(String, u32)>);
 
+/// Items, each once.
+#[derive(Debug, Clone)]
+pub(crate) struct ItemIds(pub(crate) Vec<String>);
+
 /// A range of units of one order.
 #[derive(Debug, Clone)]
 pub(crate) struct QuantityArg(pub(crate) RangeInclusive<u32>);
@@ -31,12 +36,29 @@ pub(crate) struct ItemTitle {
     pub(crate) title: String,
 }
 
-/// The price of an item in minor units, or `None` to remove it.
+/// A price in minor units, or `None` to remove it.
 #[derive(Debug, Clone)]
 pub(crate) struct ItemPrice {
-    pub(crate) item: ItemId,
+    /// `None` for the only item of the sale.
+    pub(crate) item: Option<ItemId>,
     pub(crate) amount: Option<u64>,
 }
+
+/// As it was given.
+impl fmt::Display for ItemPrice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(item) = &self.item {
+            write!(f, "{item}=")?;
+        }
+        match self.amount {
+            Some(amount) => write!(f, "{amount}"),
+            None => f.write_str(NO_PRICE),
+        }
+    }
+}
+
+/// The value that removes a price.
+const NO_PRICE: &str = "none";
 
 /// `ITEM=N` pairs, separated by commas.
 fn pairs(text: &str, example: &str) -> Result<Vec<(ItemId, u32)>, String> {
@@ -46,7 +68,7 @@ fn pairs(text: &str, example: &str) -> Result<Vec<(ItemId, u32)>, String> {
         let (item, number) = part.split_once('=').ok_or_else(wrong)?;
         let item = ItemId::new(item).map_err(|bad| bad.to_string())?;
         if pairs.iter().any(|(other, _)| *other == item) {
-            return Err(format!("the item {item} is named twice"));
+            return Err(named_twice(&item));
         }
         pairs.push((item, number.parse().map_err(|_| wrong())?));
     }
@@ -84,11 +106,21 @@ pub(super) fn quantity(text: &str) -> Result<QuantityArg, String> {
     }
 }
 
-/// The id of one item; the flag's delimiter has split the list.
-pub(super) fn item_ids(text: &str) -> Result<String, String> {
-    ItemId::new(text)
-        .map(|item| item.to_string())
-        .map_err(|bad| bad.to_string())
+pub(super) fn item_ids(text: &str) -> Result<ItemIds, String> {
+    let mut ids: Vec<String> = Vec::new();
+    for part in text.split(',') {
+        let item = ItemId::new(part).map_err(|bad| bad.to_string())?;
+        if ids.iter().any(|other| *other == *item.as_str()) {
+            return Err(named_twice(&item));
+        }
+        ids.push(item.to_string());
+    }
+    Ok(ItemIds(ids))
+}
+
+/// The message about an item that a list has twice.
+pub(crate) fn named_twice(item: &ItemId) -> String {
+    format!("the item {item} is named twice")
 }
 
 pub(super) fn item_title(text: &str) -> Result<ItemTitle, String> {
@@ -101,19 +133,30 @@ pub(super) fn item_title(text: &str) -> Result<ItemTitle, String> {
     })
 }
 
-/// Without an item, it is the price of the item that a sale has unless it names others.
+/// The price of a new item.
 pub(super) fn item_price(text: &str) -> Result<ItemPrice, String> {
-    let (item, amount) = text.split_once('=').unwrap_or((ItemId::DEFAULT, text));
-    let amount = match amount {
-        "none" => None,
-        _ => Some(amount.parse().map_err(|_| {
-            "give an item and its price in minor units, such as S=1999, or S=none".to_owned()
-        })?),
+    let (item, amount) = match text.split_once('=') {
+        Some((item, amount)) => (Some(item), amount),
+        None => (None, text),
     };
+    let amount = amount.parse().map_err(|_| {
+        "give an item and its price in minor units, such as S=1999, or for the only item the price alone"
+            .to_owned()
+    })?;
+    let item = item.map(ItemId::new).transpose();
     Ok(ItemPrice {
-        item: ItemId::new(item).map_err(|bad| bad.to_string())?,
-        amount,
+        item: item.map_err(|bad| bad.to_string())?,
+        amount: Some(amount),
     })
+}
+
+pub(super) fn item_price_or_none(text: &str) -> Result<ItemPrice, String> {
+    let item = match text.rsplit_once('=') {
+        Some((item, NO_PRICE)) => Some(ItemId::new(item).map_err(|bad| bad.to_string())?),
+        None if text == NO_PRICE => None,
+        _ => return item_price(text).map_err(|wrong| format!("{wrong}, or {NO_PRICE}")),
+    };
+    Ok(ItemPrice { item, amount: None })
 }
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
@@ -233,16 +276,29 @@ mod tests {
             [("S".into(), 1), ("M".into(), 2)]
         );
         assert!(lines("S=0").is_err() && lines("S=16,M=1").is_err());
+        assert_eq!(item_ids("S,M").unwrap().0, ["S", "M"]);
+        for bad in ["", "S,", "S,a b", "S,M,S"] {
+            assert!(item_ids(bad).is_err(), "{bad}");
+        }
         assert_eq!(quantity("2").unwrap().0, 2..=2);
         assert_eq!(quantity("1-3").unwrap().0, 1..=3);
         for bad in ["0", "3-1", "17", "1-17", "x", "1-"] {
             assert!(quantity(bad).is_err(), "{bad}");
         }
-        let price = item_price("S=1999").unwrap();
-        assert_eq!((price.item, price.amount), (item("S"), Some(1_999)));
-        let price = item_price("none").unwrap();
-        assert_eq!((price.item, price.amount), (ItemId::default(), None));
-        assert!(item_price("S=19.99").is_err());
+        for (text, of_item, amount) in [
+            ("S=1999", Some(item("S")), Some(1_999)),
+            ("1999", None, Some(1_999)),
+            ("S=none", Some(item("S")), None),
+            ("none", None, None),
+        ] {
+            let price = item_price_or_none(text).unwrap();
+            assert_eq!(price.to_string(), text);
+            assert_eq!((&price.item, price.amount), (&of_item, amount));
+            assert_eq!(item_price(text).is_ok(), amount.is_some(), "{text}");
+        }
+        for bad in ["S=19.99", "=1", "a b=none", "S=", ""] {
+            assert!(item_price_or_none(bad).is_err(), "{bad}");
+        }
         assert_eq!(item_title("S=a=b").unwrap().title, "a=b");
     }
 }

@@ -4,12 +4,11 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, bail};
-use seckill_api::{AuditReport, AuditVerdict, DemoReport, HistoryEntry, LoadReport};
-use seckill_embedded::{DATA_FILES, DATABASE_FILE};
-use seckill_loadgen::{Lines, Outcome, Pacing, Plan, Progress, Target};
+use seckill_api::{AuditVerdict, HistoryEntry};
+use seckill_embedded::DATA_FILES;
+use seckill_loadgen::{Lines, Pacing, Plan, Progress, Target};
 use seckill_sale::{DEFAULT_SALE_ID, ItemId, NewItem, NewSale};
 use seckill_service::convert;
 use tokio::net::TcpListener;
@@ -17,10 +16,11 @@ use tokio::net::TcpListener;
 use crate::CommandOutcome;
 use crate::bootstrap::{self, Roles};
 use crate::cli::DemoArgs;
-use crate::commands::{audit, demo_cluster, load};
+use crate::commands::demo_result::{self, DemoResult};
+use crate::commands::{demo_cluster, load};
 use crate::configuration::{Configuration, EngineKind, Flag};
 use crate::output;
-use crate::table::{self, grouped};
+use crate::table::grouped;
 
 /// The demo's default data folder, which it empties each time.
 const DEMO_FOLDER: &str = "seckill-demo";
@@ -43,6 +43,15 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<CommandOutcome> {
             .load(flags(args, &dir).into_iter().chain(found))?;
     }
     let configuration = loaded.configuration;
+    let (most, max) = (
+        args.quantity.0.end(),
+        configuration.service_options().order_units_max,
+    );
+    if *most > max {
+        bail!(
+            "--quantity: a request may ask for {most} units, but an order has at most {max} (service.order_units_max)"
+        );
+    }
     bootstrap::raise_file_limit();
     let runtime = bootstrap::runtime(configuration.service.threads.get())?;
     runtime.block_on(demo(args, &configuration, &dir))
@@ -63,7 +72,7 @@ fn flags(args: &DemoArgs, dir: &Path) -> Vec<Flag> {
 }
 
 /// Units for sale, over all items.
-fn units(args: &DemoArgs) -> u64 {
+pub(crate) fn units(args: &DemoArgs) -> u64 {
     match &args.items {
         Some(items) => items.0.iter().map(|(_, total)| u64::from(*total)).sum(),
         None => args.units.into(),
@@ -192,21 +201,20 @@ async fn demo(
         Ok(())
     };
     let progress = Progress::default();
-    let report = tokio::task::block_in_place(|| load::send(&plan, &progress, keep))?;
+    let run = tokio::task::block_in_place(|| load::send(&plan, &progress, keep))?;
     let audited = running
         .engine
         .audit(convert::history(confirmations)?)
         .await?;
-    let audited = convert::audit_report(audited);
-    let verdict = AuditVerdict::new(is_clean(args, &report, &audited));
+    let result = DemoResult::new(units(args), &plan, run, convert::audit_report(audited));
     if args.json {
-        let demo = demo_report(args, &report, audited, verdict);
-        output::print(serde_json::to_string_pretty(&demo)? + "\n")?;
+        for failed in result.failed_checks() {
+            eprintln!("seckill: {failed}");
+        }
+        output::print(serde_json::to_string_pretty(&result.report())? + "\n")?;
     } else {
-        let mut text = table::pairs(&rows(&report, &audited, verdict));
-        text.push_str(&audit::broken(&audited));
-        text.push_str(&next_steps(configuration, &running, dir, args.keep));
-        output::print(text)?;
+        let next = demo_result::next_steps(args, configuration, running.address, dir);
+        output::print(result.text() + &next)?;
     }
     if args.keep {
         tokio::signal::ctrl_c()
@@ -214,7 +222,7 @@ async fn demo(
             .context("waiting for Ctrl-C")?;
     }
     running.end().await;
-    Ok(match verdict {
+    Ok(match result.verdict() {
         AuditVerdict::Clean => CommandOutcome::Ok,
         AuditVerdict::Broken => CommandOutcome::Failed,
     })
@@ -230,134 +238,4 @@ fn listen(args: &DemoArgs, configuration: &Configuration) -> anyhow::Result<TcpL
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     bootstrap::try_listen(configuration.service.listen, backlog)
         .or_else(|_| bootstrap::listen(any, backlog))
-}
-
-/// Checks more than the audit: every request was answered with won, sold out or not enough left,
-/// each confirmation has all units that were asked for, and the numbers add up.
-fn is_clean(args: &DemoArgs, report: &LoadReport, audited: &AuditReport) -> bool {
-    let won = report.count(Outcome::Won);
-    let rejected = report.count(Outcome::SoldOut) + report.count(Outcome::NotEnoughLeft);
-    let adds_up = audited.verdict() == AuditVerdict::Clean
-        && report.failed == 0
-        && won + rejected == args.requests
-        && report.wrong_units == Some(0)
-        && report.units_won == Some(audited.store_rows)
-        && audited.store_rows + audited.gate_left == units(args)
-        && audited.log_records.is_none_or(|records| records == won);
-    let is_sold_as_far_as_asked = match &args.items {
-        // Only what is asked for decides which items sell out.
-        Some(_) => true,
-        // A rejected request asked for more units than were free.
-        None => rejected == 0 || audited.gate_left < u64::from(*args.quantity.0.end()),
-    };
-    adds_up && is_sold_as_far_as_asked
-}
-
-fn demo_report(
-    args: &DemoArgs,
-    report: &LoadReport,
-    audited: AuditReport,
-    verdict: AuditVerdict,
-) -> DemoReport {
-    DemoReport {
-        asked: report.asked,
-        won: report.won,
-        sold_out: report.sold_out,
-        failed: report.failed,
-        units_won: report.units_won.unwrap_or_default(),
-        wrong_units: report.wrong_units.unwrap_or_default(),
-        gate_left: audited.gate_left,
-        log_records: audited.log_records,
-        store_rows: audited.store_rows,
-        oversold: audited.oversold,
-        undersold: audited.undersold,
-        duplicates: audited.duplicates,
-        verdict,
-        units: units(args),
-        elapsed_s: report.elapsed_s,
-        latency: report.latency,
-        outcomes: report.outcomes.clone(),
-        audit: audited.into(),
-    }
-}
-
-fn rows(
-    report: &LoadReport,
-    audited: &AuditReport,
-    verdict: AuditVerdict,
-) -> Vec<(&'static str, String)> {
-    let mut rows = vec![
-        ("asked", grouped(report.asked)),
-        ("won", grouped(report.won)),
-        ("sold out", grouped(report.sold_out)),
-    ];
-    let count = |name, count: u64| (count > 0).then(|| (name, grouped(count)));
-    rows.extend(count(
-        "not enough left",
-        report.count(Outcome::NotEnoughLeft),
-    ));
-    rows.push(("failed", grouped(report.failed)));
-    rows.extend(count("wrong units", report.wrong_units.unwrap_or_default()));
-    // The same number where each order has one unit.
-    let units_won = report.units_won.filter(|units| *units != report.won);
-    rows.extend(units_won.map(|units| ("units sold", grouped(units))));
-    rows.extend(report.latency.iter().flat_map(load::latency_rows));
-    rows.extend([
-        (
-            "time",
-            format!(
-                "{:.2} s",
-                Duration::from_secs_f64(report.elapsed_s).as_secs_f64()
-            ),
-        ),
-        ("units left", grouped(audited.gate_left)),
-    ]);
-    rows.extend(
-        audited
-            .log_records
-            .map(|records| ("messages in the order log", grouped(records))),
-    );
-    rows.extend([
-        ("rows in the order store", grouped(audited.store_rows)),
-        ("oversold", grouped(audited.oversold)),
-        ("undersold", grouped(audited.undersold)),
-        ("duplicates", grouped(audited.duplicates)),
-        ("verdict", verdict.to_string()),
-    ]);
-    rows
-}
-
-fn next_steps(
-    configuration: &Configuration,
-    running: &bootstrap::Running,
-    dir: &Path,
-    keep: bool,
-) -> String {
-    let mut text = "\nTry next:\n".to_owned();
-    let of_engine = match configuration.engine {
-        EngineKind::Embedded => {
-            let (database, dir) = (dir.join(DATABASE_FILE), dir.display());
-            text.push_str(&format!(
-                "  sqlite3 {} 'select * from seckill_orders limit 5'\n  seckill audit --data {dir}\n",
-                database.display()
-            ));
-            format!("--data {dir}")
-        }
-        EngineKind::Cluster => {
-            text.push_str(&demo_cluster::look(&configuration.cluster_options()));
-            "--engine cluster".to_owned()
-        }
-    };
-    if keep {
-        let address = running.address;
-        text.push_str(&format!(
-            "  curl -X POST http://{address}/seckill\n  seckill sale change counter --add-units 1 {of_engine}\n\
-             \nThe service is running on http://{address}; Ctrl-C stops it.\n"
-        ));
-    } else {
-        text.push_str(
-            "  seckill demo --keep          leave the service running\n  seckill serve --help\n",
-        );
-    }
-    text
 }

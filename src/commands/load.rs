@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use seckill_api::{HistoryEntry, Latency, LatencyFrom, LoadReport};
-use seckill_loadgen::{Lines, Outcome, Pacing, Plan, Progress, Target};
+use seckill_loadgen::{Lines, LoadRun, Outcome, Pacing, Plan, Progress, Refusal, Target};
 
 use crate::CommandOutcome;
 use crate::bootstrap;
@@ -47,14 +47,25 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<CommandOutcome> {
     let mut history = args.history.as_deref().map(History::create).transpose()?;
     let progress = Arc::new(Progress::default());
     stop_on_interrupt(&progress)?;
-    let report = send(&plan, &progress, |confirmations| match &mut history {
+    let run = send(&plan, &progress, |confirmations| match &mut history {
         Some(history) => history.write(confirmations),
         None => Ok(()),
     })?;
+    let report = &run.report;
     if args.json {
-        output::print(serde_json::to_string_pretty(&report)? + "\n")?;
+        output::print(serde_json::to_string_pretty(report)? + "\n")?;
     } else {
-        output::print(table::pairs(&rows(&report)))?;
+        output::print(table::pairs(&rows(report)))?;
+    }
+    let refused = report.count(Outcome::Refused);
+    if let Some(refusal) = &run.refusal {
+        eprintln!(
+            "seckill: {} of {} answers from {} were errors, such as {}",
+            grouped(refused),
+            grouped(report.answered),
+            args.url,
+            described(refusal)
+        );
     }
     if report.failed > 0 {
         eprintln!(
@@ -65,27 +76,44 @@ pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<CommandOutcome> {
     }
     let wrong = report.wrong_units.unwrap_or(0);
     if wrong > 0 {
-        eprintln!("seckill: {wrong} confirmations do not have the units that were asked for");
-        return Ok(CommandOutcome::Failed);
-    }
-    if report.answered > 0 && report.count(Outcome::Refused) == report.answered {
         eprintln!(
-            "seckill: every answer from {} was an error; check the path",
-            args.url
+            "seckill: {wrong} confirmations cannot be read or do not have the units that were asked for"
         );
         return Ok(CommandOutcome::Failed);
     }
+    if report.answered > 0 && refused == report.answered {
+        return Ok(CommandOutcome::Failed);
+    }
     Ok(CommandOutcome::Ok)
+}
+
+/// What the answer says and, if nothing at this address could answer otherwise, what to do.
+pub(crate) fn described(refusal: &Refusal) -> String {
+    let status = refusal.status;
+    let said = match &refusal.problem {
+        Some(problem) => format!(
+            "status {status}, {}: {}",
+            problem.problem_type.name(),
+            problem.detail
+        ),
+        None => format!("status {status}"),
+    };
+    match status {
+        404 | 405 => said + "; check the method and the path of the URL",
+        _ => said,
+    }
 }
 
 /// What each request asks for.
 fn lines(args: &LoadArgs) -> Lines {
     match (&args.lines, &args.quantity) {
         (Some(lines), _) => Lines::Fixed(lines.0.clone()),
-        (None, Some(units)) if args.items.is_empty() => Lines::Quantity(units.0.clone()),
-        (None, Some(units)) => Lines::Random {
-            units: units.0.clone(),
-            items: args.items.clone(),
+        (None, Some(units)) => match &args.items {
+            Some(items) => Lines::Random {
+                units: units.0.clone(),
+                items: items.0.clone(),
+            },
+            None => Lines::Quantity(units.0.clone()),
         },
         (None, None) => Lines::default(),
     }
@@ -122,12 +150,12 @@ pub(crate) fn send(
     plan: &Plan,
     progress: &Progress,
     mut keep: impl FnMut(&[HistoryEntry]) -> anyhow::Result<()>,
-) -> anyhow::Result<LoadReport> {
+) -> anyhow::Result<LoadRun> {
     let line = ProgressBar::with_draw_target(Some(plan.requests), ProgressDrawTarget::stderr());
     let style = "{bar:30} {pos}/{len} answered, {msg} {elapsed}";
     line.set_style(ProgressStyle::with_template(style).context("the progress line's template")?);
     let mut kept = Ok(());
-    let report = std::thread::scope(|scope| {
+    let ended = std::thread::scope(|scope| {
         let running = scope.spawn(|| seckill_loadgen::run(plan, progress));
         while !running.is_finished() {
             show(&line, progress);
@@ -143,11 +171,11 @@ pub(crate) fn send(
         running.join()
     });
     line.finish_and_clear();
-    let ended = report.map_err(|_| anyhow!("the load generator panicked"))?;
+    let ended = ended.map_err(|_| anyhow!("the load generator panicked"))?;
     let run = ended.context("the load generator failed")?;
     kept?;
     keep(&run.confirmations)?;
-    Ok(run.report)
+    Ok(run)
 }
 
 fn show(line: &ProgressBar, progress: &Progress) {
@@ -197,30 +225,38 @@ impl History {
     }
 }
 
-fn rows(report: &LoadReport) -> Vec<(String, String)> {
-    let row = |name: &str, value: String| (name.replace('_', " "), value);
-    let count = |name: &str, count: u64| row(name, grouped(count));
-    let mut rows = vec![
-        count("asked", report.asked),
-        count("answered", report.answered),
-    ];
-    rows.extend(
-        report
-            .outcomes
-            .iter()
-            .map(|(outcome, n)| count(outcome.as_str(), *n)),
-    );
+fn row(name: &str, value: String) -> (String, String) {
+    (name.replace('_', " "), value)
+}
+
+fn count(name: &str, count: u64) -> (String, String) {
+    row(name, grouped(count))
+}
+
+/// Answers by outcome, except for these outcomes; errors by status; and requests without an answer,
+/// by cause.
+pub(crate) fn answer_rows(report: &LoadReport, except: &[Outcome]) -> Vec<(String, String)> {
+    let outcomes = report.outcomes.iter();
+    let outcomes = outcomes.filter(|(outcome, _)| !except.contains(outcome));
+    let mut rows: Vec<_> = outcomes
+        .map(|(outcome, n)| count(outcome.as_str(), *n))
+        .collect();
     if report.count(Outcome::Refused) > 0 {
         let errors = report.statuses.iter().filter(|(status, _)| **status >= 400);
         rows.extend(errors.map(|(status, n)| count(&format!("status {status}"), *n)));
     }
     rows.push(count("failed", report.failed));
-    rows.extend(
-        report
-            .failures
-            .iter()
-            .map(|(cause, n)| count(cause.as_str(), *n)),
-    );
+    let causes = report.failures.iter();
+    rows.extend(causes.map(|(cause, n)| count(cause.as_str(), *n)));
+    rows
+}
+
+fn rows(report: &LoadReport) -> Vec<(String, String)> {
+    let mut rows = vec![
+        count("asked", report.asked),
+        count("answered", report.answered),
+    ];
+    rows.extend(answer_rows(report, &[]));
     rows.extend(report.units_won.map(|units| count("units won", units)));
     rows.push(row("time", format!("{:.2} s", report.elapsed_s)));
     rows.push(count("answers per second", report.answers_per_s as u64));

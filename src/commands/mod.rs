@@ -6,6 +6,7 @@ pub(crate) mod component;
 pub(crate) mod config;
 pub(crate) mod demo;
 pub(crate) mod demo_cluster;
+pub(crate) mod demo_result;
 pub(crate) mod events;
 pub(crate) mod init;
 pub(crate) mod load;

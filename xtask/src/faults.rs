@@ -26,7 +26,7 @@ pub(crate) enum Fault {
         /// Latest time of a kill after the first answer, in milliseconds
         #[arg(long, default_value_t = 300)]
         within_ms: u64,
-        /// Seed of the random kill times
+        /// Seed of the random kill times and lines
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
@@ -51,7 +51,7 @@ pub(crate) enum Fault {
         /// Latest time of a kill after the first answer, in milliseconds
         #[arg(long, default_value_t = 500)]
         within_ms: u64,
-        /// Seed of the random kill times
+        /// Seed of the random kill times and lines
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
@@ -114,9 +114,15 @@ fn cluster_kill(rounds: u32, units: u64, within_ms: u64, seed: u64) -> anyhow::R
     let summary = cluster_kill_rounds(&mut cluster, rounds, units, within_ms, seed)?;
     println!(
         "{} rounds: a server, a relay and a recorder killed in each while {units} units were on sale\n\
-         {} confirmations read by clients, each stored as exactly one order\n\
+         {} confirmations read by clients, each stored as exactly one order, {} orders of several units\n\
+         {} attempts above the limit per buyer, all rejected\n\
          {} pending answers, {} attempts without an answer\nall units sold, all audits clean",
-        summary.rounds, summary.confirmations, summary.pending, summary.failed
+        summary.rounds,
+        summary.confirmations,
+        summary.several_units,
+        summary.limit_reached,
+        summary.pending,
+        summary.failed
     );
     Ok(())
 }
@@ -184,10 +190,13 @@ fn kill(rounds: u32, units: u32, within_ms: u64, seed: u64) -> anyhow::Result<()
     println!(
         "{} rounds with a SIGKILL, {} of them while units were on sale\n\
          {} confirmations read before a kill, each of them exactly one order afterwards\n\
+         {} orders of several units; {} attempts above the limit per buyer, all rejected\n\
          {} attempts without an answer because of a kill\nall audits clean",
         summary.rounds,
         summary.killed_while_selling,
         summary.confirmations_before_kills,
+        summary.several_units,
+        summary.limit_reached,
         summary.cut_off
     );
     anyhow::ensure!(

@@ -153,8 +153,8 @@ pub struct LoadReport {
     pub failed: u64,
     /// Units of the confirmations without repeats; null unless confirmations were kept.
     pub units_won: Option<u64>,
-    /// Confirmations, including repeats, whose units are not exactly those that the attempt asked
-    /// for; null unless confirmations were kept.
+    /// Confirmations, including repeats, that cannot be read or whose units are not exactly those
+    /// that the attempt asked for; null unless confirmations were kept.
     pub wrong_units: Option<u64>,
     /// Answers by outcome; outcomes that did not occur are omitted.
     pub outcomes: BTreeMap<LoadOutcome, u64>,

@@ -142,7 +142,7 @@ pub struct NewSale {
 #[serde(remote = "Self", deny_unknown_fields)]
 pub struct NewItem {
     pub id: String,
-    /// The id if empty or absent.
+    /// The id if empty or absent; the sale's title for the only item if that is `default`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub title: String,
     /// 0 to 1,000,000,000.

@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-pub use lines::Lines;
+pub use lines::{Lines, Wanted};
 pub use plan::{Buyers, InvalidTarget, Keys, Pacing, Plan, Target};
-pub use report::LoadRun;
+pub use report::{LoadRun, Refusal};
 pub use seckill_api::{LoadFailure as Failure, LoadOutcome as Outcome};
 
 use report::Tally;
@@ -112,8 +112,5 @@ pub fn run(plan: &Plan, progress: &Progress) -> std::io::Result<LoadRun> {
     for part in tallies {
         tally.add(part?);
     }
-    Ok(LoadRun {
-        report: tally.report(plan, started.elapsed()),
-        confirmations: progress.take_confirmations(),
-    })
+    Ok(tally.run(plan, started.elapsed(), progress.take_confirmations()))
 }

@@ -27,7 +27,7 @@ impl Default for Lines {
 
 /// What one attempt asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Wanted<'a> {
+pub enum Wanted<'a> {
     /// Units of the only item.
     Quantity(u32),
     Lines(Vec<Line<'a>>),
@@ -45,14 +45,12 @@ impl Lines {
 
     /// What the attempt with this number asks for. It depends on nothing else than the seed.
     pub(crate) fn wanted(&self, seed: u64, number: u64) -> Wanted<'_> {
-        let line = |item: &'_ String, quantity| Line {
-            item: item.clone().into(),
-            quantity,
-        };
         match self {
             Self::Fixed(lines) => {
-                let lines = lines.iter().map(|(item, quantity)| line(item, *quantity));
-                Wanted::Lines(lines.collect())
+                let lines = lines
+                    .iter()
+                    .map(|(item, quantity)| (item.as_str(), *quantity));
+                Wanted::Lines(merged(lines))
             }
             Self::Quantity(units) => Wanted::Quantity(Random::new(seed, number).within(units)),
             Self::Random { units, items } => {
@@ -62,12 +60,26 @@ impl Lines {
                 for _ in 0..random.within(units) {
                     quantities[random.within(&(0..=last)) as usize] += 1;
                 }
-                let lines = items.iter().zip(quantities);
-                let lines = lines.filter(|(_, quantity)| *quantity > 0);
-                Wanted::Lines(lines.map(|(item, quantity)| line(item, quantity)).collect())
+                Wanted::Lines(merged(items.iter().map(String::as_str).zip(quantities)))
             }
         }
     }
+}
+
+/// One line for each item that is asked for: an attempt with two lines of one item asks for the
+/// units of both.
+fn merged<'a>(quantities: impl Iterator<Item = (&'a str, u32)>) -> Vec<Line<'a>> {
+    let mut lines: Vec<Line<'a>> = Vec::new();
+    for (item, quantity) in quantities.filter(|(_, quantity)| *quantity > 0) {
+        match lines.iter_mut().find(|line| line.item == item) {
+            Some(line) => line.quantity += quantity,
+            None => lines.push(Line {
+                item: item.into(),
+                quantity,
+            }),
+        }
+    }
+    lines
 }
 
 impl Wanted<'_> {
@@ -187,6 +199,25 @@ mod tests {
                 .is_met_by(&[unit("default"), unit("default")])
         );
         assert!(!two.wanted(1, 0).is_met_by(&[unit("default")]));
+    }
+
+    #[test]
+    fn equal_items_are_one_line() {
+        let twice = Lines::Fixed(vec![("S".into(), 1), ("M".into(), 1), ("S".into(), 2)]);
+        let random = Lines::Random {
+            units: 3..=3,
+            items: vec!["S".into(), "S".into()],
+        };
+        for (lines, expected) in [(twice, &[("S", 3), ("M", 1)][..]), (random, &[("S", 3)])] {
+            let Wanted::Lines(wanted) = lines.wanted(1, 0) else {
+                panic!("not lines");
+            };
+            let wanted: Vec<_> = wanted
+                .iter()
+                .map(|line| (&*line.item, line.quantity))
+                .collect();
+            assert_eq!(wanted, expected);
+        }
     }
 
     #[test]

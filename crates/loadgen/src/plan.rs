@@ -189,7 +189,7 @@ impl Plan {
 
     /// What request `index` asks for. It depends on buyer and key if keys repeat, because a key
     /// belongs to one content.
-    pub(crate) fn wanted(&self, index: u64) -> Wanted<'_> {
+    pub fn wanted(&self, index: u64) -> Wanted<'_> {
         let number = match (self.keys, self.buyers) {
             (Keys::PerBuyer(keys), Buyers::Repeating(buyers)) => {
                 index % buyers.max(1).saturating_mul(keys.max(1))

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use seckill_api::{
     HistoryEntry, Latency, LatencyFrom, LoadFailure as Failure, LoadOutcome as Outcome, LoadReport,
+    Problem,
 };
 
 use crate::plan::{Pacing, Plan};
@@ -20,6 +21,16 @@ pub struct LoadRun {
     pub report: LoadReport,
     /// Every confirmation, including repeats, if the plan keeps them and they were not taken yet.
     pub confirmations: Vec<HistoryEntry>,
+    /// One of the first answers that were refused.
+    pub refusal: Option<Refusal>,
+}
+
+/// An answer that was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub status: u16,
+    /// `None` if the body is not a problem of the service.
+    pub problem: Option<Problem>,
 }
 
 fn latency(histogram: &Histogram<u64>) -> Option<Latency> {
@@ -49,6 +60,8 @@ pub(crate) struct Tally {
     won: Histogram<u64>,
     units_won: u64,
     wrong_units: u64,
+    /// The first answer that was refused.
+    refusal: Option<Refusal>,
 }
 
 fn histogram() -> Histogram<u64> {
@@ -69,6 +82,7 @@ impl Tally {
             won: histogram(),
             units_won: 0,
             wrong_units: 0,
+            refusal: None,
         }
     }
 
@@ -86,12 +100,20 @@ impl Tally {
         }
     }
 
-    /// Counts the units of a confirmation that is kept.
+    /// Counts the units of a confirmation. One that cannot be read has none, and is not whole.
     pub(crate) fn confirmed(&mut self, outcome: Outcome, units: u64, is_whole: bool) {
         if outcome == Outcome::Won {
             self.units_won += units;
         }
         self.wrong_units += u64::from(!is_whole);
+    }
+
+    /// Remembers the answer if it is the first that was refused.
+    pub(crate) fn refused(&mut self, status: u16, body: &[u8]) {
+        self.refusal.get_or_insert_with(|| Refusal {
+            status,
+            problem: serde_json::from_slice(body).ok(),
+        });
     }
 
     fn count_latest(&mut self) {
@@ -110,6 +132,7 @@ impl Tally {
         self.begun += other.begun;
         self.units_won += other.units_won;
         self.wrong_units += other.wrong_units;
+        self.refusal = self.refusal.take().or(other.refusal);
         for (mine, theirs) in self.outcomes.iter_mut().zip(other.outcomes) {
             *mine += theirs;
         }
@@ -124,12 +147,17 @@ impl Tally {
         debug_assert!(added.is_ok());
     }
 
-    pub(crate) fn report(self, plan: &Plan, elapsed: Duration) -> LoadReport {
+    pub(crate) fn run(
+        self,
+        plan: &Plan,
+        elapsed: Duration,
+        confirmations: Vec<HistoryEntry>,
+    ) -> LoadRun {
         let answered = self.outcomes.iter().sum();
         let elapsed_s = elapsed.as_secs_f64();
         let outcomes = Outcome::ALL.into_iter().zip(self.outcomes);
         let failures = Failure::ALL.into_iter().zip(self.failures);
-        LoadReport {
+        let report = LoadReport {
             asked: self.begun,
             answered,
             won: self.outcomes[Outcome::Won as usize],
@@ -148,6 +176,11 @@ impl Tally {
             },
             latency: latency(&self.all),
             latency_won: latency(&self.won),
+        };
+        LoadRun {
+            report,
+            confirmations,
+            refusal: self.refusal,
         }
     }
 }

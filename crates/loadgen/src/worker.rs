@@ -264,13 +264,14 @@ impl<'a> Worker<'a> {
             .answered(parsed.status, outcome, under_way.from.elapsed());
         if self.plan.keep_confirmations && matches!(outcome, Outcome::Won | Outcome::Repeat) {
             let read = read_confirmation(self.plan, under_way.index, &parsed.body);
-            if let Some(entry) = &read {
-                let wanted = self.plan.wanted(under_way.index);
-                let is_whole = wanted.is_met_by(&entry.units);
-                self.tally
-                    .confirmed(outcome, entry.units.len() as u64, is_whole);
-            }
+            // One that cannot be read does not have the units either.
+            let units = read.as_ref().map_or(&[][..], |entry| &entry.units);
+            let is_whole = self.plan.wanted(under_way.index).is_met_by(units);
+            self.tally.confirmed(outcome, units.len() as u64, is_whole);
             self.progress.keep(read);
+        }
+        if outcome == Outcome::Refused {
+            self.tally.refused(parsed.status, &parsed.body);
         }
         self.progress.answered.fetch_add(1, Ordering::Relaxed);
         match outcome {
@@ -321,6 +322,7 @@ impl<'a> Worker<'a> {
     }
 }
 
+/// `None` if the body is not a confirmation.
 fn read_confirmation(plan: &Plan, index: u64, body: &[u8]) -> Option<HistoryEntry> {
     let won: Confirmation<'_> = serde_json::from_slice(body).ok()?;
     let path = (index % plan.paths.max(1)).to_string();

@@ -278,6 +278,14 @@ mod tests {
         assert!(
             matches!(refused, Err(ChangeRefused::TotalBelowSold { item, .. }) if item.as_str() == "M")
         );
+        let mut untitled = total_of("M", 7);
+        untitled.items[0].title = Some(String::new());
+        let untitled = untitled.apply(&sale, &usage(0, &[]));
+        let expected = InvalidSale::Title {
+            bytes: 0,
+            max: crate::ITEM_TITLE_MAX_BYTES,
+        };
+        assert_eq!(untitled, Err(expected.into()));
         let unnamed = SaleChange::of_total(9).apply(&sale, &usage(0, &[]));
         assert_eq!(unnamed, Err(ChangeRefused::ItemRequired));
         let missing = total_of("XL", 9).apply(&sale, &usage(0, &[]));

@@ -121,7 +121,8 @@ impl NewSale {
         let item = |new: NewItem| Item {
             title: match new.title {
                 given if !given.is_empty() => given,
-                _ if is_only_item => title.clone(),
+                // Nobody has named this item.
+                _ if is_only_item && new.id == ItemId::default() => title.clone(),
                 _ => new.id.to_string(),
             },
             id: new.id,
@@ -175,9 +176,7 @@ pub enum InvalidSale {
         /// Unix milliseconds.
         at_ms: i64,
     },
-    #[error(
-        "title of {bytes} bytes: a title can have at most {max} bytes and no control characters"
-    )]
+    #[error("title of {bytes} bytes: a title must have 1 to {max} bytes and no control characters")]
     Title { bytes: usize, max: usize },
 }
 
@@ -247,7 +246,7 @@ fn check_items(items: &[Item]) -> Result<(), InvalidSale> {
 }
 
 fn check_title(title: &str, max: usize) -> Result<(), InvalidSale> {
-    if title.len() > max || title.chars().any(char::is_control) {
+    if title.is_empty() || title.len() > max || title.chars().any(char::is_control) {
         let bytes = title.len();
         return Err(InvalidSale::Title { bytes, max });
     }
@@ -324,6 +323,8 @@ mod tests {
         assert_eq!(sale.item_no(&ItemId::new("L").unwrap()), None);
         let none = validate(Vec::new()).unwrap_err();
         assert_eq!(none, InvalidSale::Items { items: 0 });
+        let one = validate(vec![item("S", 40)]).unwrap();
+        assert_eq!((&*one.title, &*one.items[0].title), ("phone", "S"));
         let many = (0..65).map(|i| item(&i.to_string(), 1)).collect();
         assert_eq!(
             validate(many).unwrap_err(),

@@ -10,6 +10,7 @@ use anyhow::{Context, bail, ensure};
 use seckill_api::{AuditReport, AuditVerdict, Audited, HistoryEntry, Sale};
 use seckill_loadgen::{Buyers, Keys, Lines, LoadRun, Outcome, Pacing, Plan, Progress, Target};
 
+use crate::mixed_orders;
 use crate::process::ServerProcess;
 use crate::servers::Urls;
 
@@ -57,14 +58,14 @@ pub struct LoadTotals {
     /// Confirmations.
     pub won: u64,
     pub sold_out: u64,
+    /// Attempts that would have given their buyer more units than the limit.
+    pub limit_reached: u64,
     /// Answers with the order's address (202).
     pub pending: u64,
     /// 503 answers.
     pub unavailable: u64,
     /// Attempts without an answer.
     pub failed: u64,
-    /// Confirmations whose units are not exactly those that their attempt asked for.
-    pub wrong_units: u64,
 }
 
 impl Cluster {
@@ -203,7 +204,7 @@ impl Cluster {
     }
 
     /// Runs a load on each running server at the same time, and calls `meanwhile` after the first
-    /// answer.
+    /// answer. Fails if a confirmation does not have exactly the units that its attempt asked for.
     pub fn load(
         &mut self,
         sale: &str,
@@ -219,6 +220,7 @@ impl Cluster {
                 buyers: plan.buyers,
                 keys: plan.keys,
                 lines: plan.lines.clone(),
+                seed: plan.seed,
                 timeout_ms: 30_000,
                 keep_confirmations: true,
                 ..Plan::new(target, plan.requests)
@@ -250,18 +252,16 @@ impl Cluster {
             anyhow::Ok(runs)
         })?;
         let mut sum = LoadTotals::default();
-        for LoadRun {
-            report,
-            confirmations,
-        } in runs
-        {
+        for run in runs {
+            mixed_orders::check_units(&run)?;
+            let report = &run.report;
             sum.won += report.count(Outcome::Won);
             sum.sold_out += report.count(Outcome::SoldOut);
+            sum.limit_reached += report.count(Outcome::LimitReached);
             sum.pending += report.count(Outcome::Pending);
             sum.unavailable += report.count(Outcome::Unavailable);
             sum.failed += report.failed;
-            sum.wrong_units += report.wrong_units.unwrap_or_default();
-            self.confirmations.extend(confirmations);
+            self.confirmations.extend(run.confirmations);
         }
         Ok(sum)
     }
@@ -340,9 +340,9 @@ impl Cluster {
         })
     }
 
-    /// The number of confirmations that clients have read so far.
-    pub fn confirmations(&self) -> u64 {
-        self.confirmations.len() as u64
+    /// The confirmations that clients have read so far.
+    pub(crate) fn confirmations(&self) -> &[HistoryEntry] {
+        &self.confirmations
     }
 
     /// The longest rebuild of a sale that the processes logged, in milliseconds; 0 if there was
@@ -407,6 +407,8 @@ pub struct LoadPlan {
     pub buyers: Buyers,
     pub keys: Keys,
     pub lines: Lines,
+    /// Of the random lines.
+    pub seed: u64,
 }
 
 impl LoadPlan {
@@ -420,6 +422,7 @@ impl LoadPlan {
             buyers: Buyers::Anonymous,
             keys: Keys::None,
             lines: Lines::default(),
+            seed: 1,
         }
     }
 }

@@ -29,7 +29,7 @@ pub struct KillPlan {
     pub units: u32,
     /// The latest time of a kill after the first answer, in milliseconds.
     pub kill_within_ms: u64,
-    /// The seed of the random kill times.
+    /// The seed of the random kill times and lines.
     pub seed: u64,
 }
 
@@ -44,8 +44,19 @@ pub struct KillSummary {
     pub confirmations_before_kills: u64,
     /// Attempts whose answer was cut off by a kill.
     pub cut_off: u64,
-    /// Attempts before a kill that would have given their buyer more units than the limit.
+    /// Attempts that would have given their buyer more units than the limit.
     pub limit_reached: u64,
+    /// Confirmed orders of more than one unit.
+    pub several_units: u64,
+}
+
+/// What differs between rounds.
+struct Round {
+    sale: String,
+    /// From the first answer to the kill.
+    wait: Duration,
+    /// Of the lines, before and after the kill.
+    seed: u64,
 }
 
 /// Runs the rounds. Returns an error that describes the first violation.
@@ -60,23 +71,31 @@ pub fn kill_rounds(plan: &KillPlan) -> anyhow::Result<KillSummary> {
             history = std::fs::File::create(plan.dir.join("history.jsonl"))?;
         }
         let place = || format!("round {round} of seed {}", plan.seed);
-        let sale = format!("round-{round}");
-        let wait = Duration::from_millis(next(&mut random) % plan.kill_within_ms.max(1));
-        let before = before_kill(plan, &data, &sale, wait).with_context(place)?;
+        let round = Round {
+            sale: format!("round-{round}"),
+            wait: Duration::from_millis(next(&mut random) % plan.kill_within_ms.max(1)),
+            seed: next(&mut random),
+        };
+        let before = before_kill(plan, &data, &round).with_context(place)?;
         summary.confirmations_before_kills += before.confirmations.len() as u64;
         summary.cut_off += before.report.failed;
         let sold = before.report.units_won.unwrap_or_default();
         summary.killed_while_selling += u32::from(sold > 0 && sold < plan.units.into());
-        summary.limit_reached += before.report.count(Outcome::LimitReached);
         write(&mut history, &before.confirmations)?;
         // Every confirmation must be in the database as the kill left it.
         audit(plan, &data).with_context(place)?;
-        let after = after_restart(plan, &data, &sale).with_context(place)?;
+        let after = after_restart(plan, &data, &round).with_context(place)?;
         write(&mut history, &after.confirmations)?;
         audit(plan, &data).with_context(place)?;
         compare(&before.confirmations, &after.confirmations).with_context(place)?;
+        for run in [&before, &after] {
+            summary.limit_reached += run.report.count(Outcome::LimitReached);
+        }
+        let all = [before.confirmations, after.confirmations].concat();
+        summary.several_units += mixed_orders::of_several_units(&all);
         summary.rounds += 1;
     }
+    mixed_orders::check_coverage(summary.limit_reached, summary.several_units)?;
     Ok(summary)
 }
 
@@ -89,27 +108,27 @@ pub(crate) fn next(state: &mut u64) -> u64 {
 }
 
 /// Each buyer repeats its keys.
-fn load(plan: &KillPlan, served: &ServerProcess, sale: &str, passes: u64) -> anyhow::Result<Plan> {
-    let target = Target::parse(&served.url(&format!("/v1/sales/{sale}/orders")))?;
+fn load(
+    plan: &KillPlan,
+    served: &ServerProcess,
+    round: &Round,
+    passes: u64,
+) -> anyhow::Result<Plan> {
+    let target = Target::parse(&served.url(&format!("/v1/sales/{}/orders", round.sale)))?;
     let units = u64::from(plan.units);
     Ok(Plan {
         buyers: mixed_orders::buyers(units),
         keys: mixed_orders::keys(),
         lines: mixed_orders::lines(),
-        seed: plan.seed,
+        seed: round.seed,
         keep_confirmations: true,
         ..Plan::new(target, passes * mixed_orders::one_pass(units))
     })
 }
 
-fn before_kill(
-    plan: &KillPlan,
-    data: &Path,
-    sale: &str,
-    wait: Duration,
-) -> anyhow::Result<LoadRun> {
+fn before_kill(plan: &KillPlan, data: &Path, round: &Round) -> anyhow::Result<LoadRun> {
     let served = ServerProcess::start(&plan.binary, data, &[], &["--units", "0"])?;
-    let mut create = mixed_orders::create_sale(sale, plan.units.into());
+    let mut create = mixed_orders::create_sale(&round.sale, plan.units.into());
     create.extend(["--data".to_owned(), data.display().to_string()]);
     let words: Vec<&str> = create.iter().map(String::as_str).collect();
     let made = run(&plan.binary, &words)?;
@@ -118,7 +137,7 @@ fn before_kill(
         "the sale was not created: {}",
         String::from_utf8_lossy(&made.stderr)
     );
-    let load = load(plan, &served, sale, 6)?;
+    let load = load(plan, &served, round, 6)?;
     let progress = Progress::default();
     std::thread::scope(|scope| {
         let running = scope.spawn(|| seckill_loadgen::run(&load, &progress));
@@ -128,7 +147,7 @@ fn before_kill(
         while progress.counts().answered == 0 && began.elapsed() < Duration::from_secs(10) {
             std::thread::yield_now();
         }
-        std::thread::sleep(wait);
+        std::thread::sleep(round.wait);
         served.kill()?;
         progress.stop();
         let run = running
@@ -139,9 +158,10 @@ fn before_kill(
     })
 }
 
-fn after_restart(plan: &KillPlan, data: &Path, sale: &str) -> anyhow::Result<LoadRun> {
+fn after_restart(plan: &KillPlan, data: &Path, round: &Round) -> anyhow::Result<LoadRun> {
+    let sale = &round.sale;
     let served = ServerProcess::start(&plan.binary, data, &[], &["--units", "0"])?;
-    let load = load(plan, &served, sale, 2)?;
+    let load = load(plan, &served, round, 2)?;
     let mut run = send(&load)?;
     let shown = || -> anyhow::Result<Sale> {
         crate::get(served.address, &format!("/v1/sales/{sale}"))?.read()

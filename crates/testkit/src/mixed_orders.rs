@@ -1,9 +1,11 @@
 //! The sale and the load of the kill rounds: orders of several lines, a limit over units, and keys
 //! that are repeated. Decides nothing about what must hold afterwards.
 
+use std::collections::HashSet;
+
 use anyhow::ensure;
-use seckill_api::Sale;
-use seckill_loadgen::{Buyers, Keys, Lines, LoadRun};
+use seckill_api::{HistoryEntry, Sale};
+use seckill_loadgen::{Buyers, Keys, Lines, LoadRun, Outcome};
 
 const ITEMS: [&str; 3] = ["S", "M", "L"];
 /// Units that one buyer may hold: more than one order of [`ORDER_UNITS`], fewer than two large ones.
@@ -72,12 +74,39 @@ pub(crate) fn rest(sale: &Sale) -> Option<Rest> {
     })
 }
 
-/// All or nothing: every confirmation has exactly the units that its attempt asked for.
+/// All or nothing: every confirmation has exactly the units that its attempt asked for. None is
+/// missing in what the audit will check.
 pub(crate) fn check_units(run: &LoadRun) -> anyhow::Result<()> {
     ensure!(
         run.report.wrong_units == Some(0),
         "{:?} confirmations do not have the units that were asked for",
         run.report.wrong_units
+    );
+    let confirmed = run.report.count(Outcome::Won) + run.report.count(Outcome::Repeat);
+    ensure!(
+        run.confirmations.len() as u64 == confirmed,
+        "{} of {confirmed} confirmations were kept",
+        run.confirmations.len()
+    );
+    Ok(())
+}
+
+/// The orders that have several units. A repeated confirmation is of the same order.
+pub(crate) fn of_several_units(confirmations: &[HistoryEntry]) -> u64 {
+    let several = confirmations.iter().filter(|yes| yes.units.len() > 1);
+    let orders: HashSet<&str> = several.map(|yes| yes.order_id.as_str()).collect();
+    orders.len() as u64
+}
+
+/// Refuses a run whose load did not do what it is for: it proves nothing.
+pub(crate) fn check_coverage(limit_reached: u64, several_units: u64) -> anyhow::Result<()> {
+    ensure!(
+        limit_reached > 0,
+        "no buyer reached the limit of {LIMIT} units, so the run proves nothing about it; use more rounds or units"
+    );
+    ensure!(
+        several_units > 0,
+        "no order has several units, so the run proves nothing about them; use more rounds or units"
     );
     Ok(())
 }

@@ -317,6 +317,7 @@ pub fn survive(
         buyers: Buyers::Unique,
         keys: Keys::Unique,
         lines: Lines::default(),
+        seed: 1,
     };
     let totals = cluster.load(SALE, &plan, |cluster| {
         std::thread::sleep(LOAD_TIME / 3);
