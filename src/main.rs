@@ -6,6 +6,7 @@ mod cli;
 mod commands;
 mod configuration;
 mod control_client;
+mod data_folder;
 mod output;
 mod table;
 

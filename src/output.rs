@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Write};
 
 use anyhow::Context;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Writes a result. A closed pipe, as with `head`, is not an error; a full disk is.
 pub(crate) fn print(text: impl AsRef<str>) -> anyhow::Result<()> {
@@ -21,6 +22,18 @@ pub(crate) fn print_more(text: impl AsRef<str>) -> anyhow::Result<bool> {
             .map(|()| true)
             .context("standard output cannot be written"),
     }
+}
+
+/// Whether nobody reads standard output any more, as far as that is known without writing.
+pub(crate) fn is_closed() -> bool {
+    let output = std::io::stdout();
+    // Errors and the end of the other side are reported without being asked for.
+    let mut polled = [PollFd::new(&output, PollFlags::empty())];
+    let now = Timespec::default();
+    poll(&mut polled, Some(&now)).is_ok()
+        && polled[0]
+            .revents()
+            .intersects(PollFlags::ERR | PollFlags::HUP)
 }
 
 /// Writes a line. A failure is only logged, because a running service does not need the line.

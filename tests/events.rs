@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use seckill_testkit::{ServerProcess, post, run};
+use seckill_testkit::{ServerProcess, post, run, wait_until};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -103,6 +103,18 @@ impl Follower {
                 return;
             }
         }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().cast_signed()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    fn exit_code(&mut self) -> Option<i32> {
+        wait_until("the end of the follower", || {
+            self.child.try_wait().unwrap().is_some()
+        });
+        self.child.wait().unwrap().code()
     }
 }
 
@@ -204,10 +216,136 @@ fn followed_events_go_on_after_a_restart() {
     follower.wait_for_message("running");
     let third = buy(&server, "");
     assert_eq!(follower.next(), (4, Some(third)));
-    let pid = Pid::from_raw(follower.child.id().cast_signed()).unwrap();
-    kill_process(pid, Signal::INT).unwrap();
+    follower.signal(Signal::INT);
     let mut follower = follower;
-    assert!(follower.child.wait().unwrap().success());
+    assert_eq!(follower.exit_code(), Some(0));
+}
+
+/// Puts a backup in the place of the data of a service that has stopped.
+fn restore(dir: &TempDir, backup: &Path) {
+    std::fs::remove_dir_all(data_folder(dir)).unwrap();
+    let data = data_folder(dir).display().to_string();
+    let args = ["restore", &backup.display().to_string(), "--data", &data];
+    let restored = run(binary(), &args).unwrap();
+    assert!(restored.status.success(), "{restored:?}");
+}
+
+#[test]
+fn a_feed_that_ends_before_the_reader_is_an_error() {
+    let dir = TempDir::new().unwrap();
+    let server = serve(&dir);
+    buy(&server, "");
+    for more in [&[][..], &["--follow"]] {
+        let (code, out, error) = events(&dir, &[&["--after", "999"], more].concat());
+        assert_eq!((code, &*out), (2, ""), "{error}");
+        assert!(
+            error.contains("the feed ends at event 2, before 999"),
+            "{error}"
+        );
+        assert!(error.contains("--after 0"), "{error}");
+    }
+    drop(server);
+    let (code, _, error) = events(&dir, &["--after", "3"]);
+    assert_eq!(code, 2);
+    assert!(
+        error.contains("the feed ends at event 2, before 3"),
+        "{error}"
+    );
+    assert_eq!(events(&dir, &["--after", "2"]).0, 0);
+}
+
+#[test]
+fn a_follower_notices_that_a_backup_was_restored() {
+    let dir = TempDir::new().unwrap();
+    let server = serve(&dir);
+    buy(&server, "");
+    let backup = dir.path().join("backup.db");
+    let data = data_folder(&dir).display().to_string();
+    let file = backup.display().to_string();
+    let made = run(binary(), &["backup", &file, "--data", &data]).unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let mut server = Some(server);
+    // With fewer events than the follower has read, and with more of them.
+    for sold_after in [0, 3] {
+        let running = server.take().unwrap_or_else(|| serve(&dir));
+        buy(&running, "");
+        let mut follower = Follower::start(&dir);
+        for number in 1..=3 {
+            assert_eq!(follower.next().0, number);
+        }
+        follower.signal(Signal::STOP);
+        assert!(running.end(Signal::TERM).unwrap().success());
+        restore(&dir, &backup);
+        let restored = serve(&dir);
+        for _ in 0..sold_after {
+            buy(&restored, r#"{"buyer":"ann"}"#);
+        }
+        follower.signal(Signal::CONT);
+        follower.wait_for_message(if sold_after == 0 {
+            "the feed ends at event 2, before 3: was a backup restored?"
+        } else {
+            "event 3 is not the one that was read before: was a backup restored?"
+        });
+        assert_eq!(follower.exit_code(), Some(2));
+        drop(restored);
+        restore(&dir, &backup);
+    }
+}
+
+#[test]
+fn without_the_control_socket_the_file_is_read() {
+    let dir = TempDir::new().unwrap();
+    let server = serve(&dir);
+    buy(&server, "");
+    let (_, served, _) = events(&dir, &[]);
+    std::fs::remove_file(data_folder(&dir).join("seckill.sock")).unwrap();
+    let (code, read, error) = events(&dir, &[]);
+    assert_eq!((code, read), (0, served), "{error}");
+    assert!(error.contains("only its file is read"), "{error}");
+    let data = data_folder(&dir).display().to_string();
+    let run = |args: &[&str]| {
+        let output = run(binary(), &[args, &["--data", &data]].concat()).unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), error)
+    };
+    let (code, error) = run(&["audit"]);
+    assert_eq!(code, Some(0), "{error}");
+    assert!(error.contains("only its file is read"), "{error}");
+    let (code, error) = run(&["sale", "list"]);
+    assert_eq!(code, Some(2));
+    for expected in ["is in use by process", "control socket", "try again"] {
+        assert!(error.contains(expected), "{error}");
+    }
+    // Followed events come once, and the message does, too.
+    let follower = Follower::start(&dir);
+    assert_eq!((follower.next().0, follower.next().0), (1, 2));
+    buy(&server, "");
+    assert_eq!(follower.next().0, 3);
+    let messages: Vec<String> = follower.messages.try_iter().collect();
+    assert_eq!(messages.len(), 1, "{messages:?}");
+}
+
+#[test]
+fn a_follower_ends_when_nobody_reads_its_output() {
+    let dir = TempDir::new().unwrap();
+    let _server = serve(&dir);
+    let mut child = Command::new(binary())
+        .args(["events", "--sale", "counter", "--follow", "--data"])
+        .arg(data_folder(&dir))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert!(line.contains("sale.created"), "{line}");
+    drop(output);
+    let mut follower = Follower {
+        child,
+        lines: channel().1,
+        messages: channel().1,
+    };
+    assert_eq!(follower.exit_code(), Some(0));
 }
 
 #[test]

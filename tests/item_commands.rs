@@ -354,6 +354,21 @@ fn a_wrong_flag_of_an_item_is_named() {
 }
 
 #[test]
+fn a_units_flag_without_effect_on_items_is_logged_with_what_changes_them() {
+    let dir = TempDir::new().unwrap();
+    assert_eq!(sale(&dir, "create counter --items S=2,M=3").0, 0);
+    let server = serve(&dir, "7");
+    let log = server.log();
+    for expected in [
+        "--units 7 has no effect",
+        "seckill sale change counter --items S=2,M=3",
+    ] {
+        assert!(log.contains(expected), "{log}");
+    }
+    assert!(!log.contains("change counter --units"), "{log}");
+}
+
+#[test]
 fn load_with_lines_writes_a_history_that_the_audit_checks() {
     let dir = TempDir::new().unwrap();
     let server = serve(&dir, "0");

@@ -354,8 +354,10 @@ A line has the event's time, its number, its type, the order, the buyer and the 
 of the item S, S:7@2 the same unit at generation 2, after it was released once. Events of a sale are \
 numbered from 1, without gaps. With --json, each line is an event in the format of CloudEvents 1.0.
 
-The events come from the running service, or from its file if no service is running; on a cluster, \
-from MySQL. Ctrl-C ends --follow; to go on later, give the last number with --after.")]
+The events come from the running service, or from its file if no service can be asked; on a cluster, \
+from MySQL. Ctrl-C ends --follow; to go on later, give the last number with --after. If a backup was \
+restored, start over with --after 0: its numbers are used again for other events. The exit code is 2 \
+if the feed ends before the number of --after.")]
 pub(crate) struct EventsArgs {
     #[command(flatten)]
     pub(crate) common: Common,

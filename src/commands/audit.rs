@@ -9,14 +9,14 @@ use hyper::Method;
 use seckill_api::{
     AuditReport, AuditVerdict, Audited, CONTROL_AUDIT_PATH, HistoryEntry, ItemReport,
 };
-use seckill_embedded::CONTROL_SOCKET_FILE;
 use seckill_service::convert;
 
 use crate::CommandOutcome;
 use crate::bootstrap;
 use crate::cli::AuditArgs;
 use crate::configuration::{Configuration, EngineKind};
-use crate::control_client::{self, ControlError};
+use crate::control_client;
+use crate::data_folder::{self, FolderUser};
 use crate::output;
 use crate::table::{self, grouped};
 
@@ -67,23 +67,15 @@ fn embedded(
     history: Vec<HistoryEntry>,
 ) -> anyhow::Result<AuditReport> {
     let data = &configuration.embedded.data;
-    let is_served = seckill_embedded::lock_owner(data).is_some_and(|owner| owner.takes_commands);
-    if is_served {
-        let socket = data.join(CONTROL_SOCKET_FILE);
-        let runtime = bootstrap::runtime(configuration.service.threads.get())?;
-        let asked = control_client::ask(
-            &socket,
-            Method::POST,
-            CONTROL_AUDIT_PATH,
-            Some(&history),
-            AUDIT_WAIT,
-        );
-        match runtime.block_on(asked) {
-            Err(ControlError::Unreachable { error, .. }) => eprintln!(
-                "seckill: the running service cannot be reached ({error}), so only its file is audited"
-            ),
-            answered => return Ok(answered?),
+    let runtime = bootstrap::runtime(configuration.service.threads.get())?;
+    match runtime.block_on(FolderUser::of(data)) {
+        FolderUser::Service { socket, .. } => {
+            let (path, body) = (CONTROL_AUDIT_PATH, Some(&history));
+            let asked = control_client::ask(&socket, Method::POST, path, body, AUDIT_WAIT);
+            return Ok(runtime.block_on(asked)?);
         }
+        FolderUser::Busy { error, .. } => error.iter().for_each(data_folder::note_unreachable),
+        FolderUser::Nobody => {}
     }
     let history = convert::history(history)?;
     let report = seckill_embedded::audit_file(data, &history)?;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use seckill_sale::Item;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::CommandOutcome;
@@ -60,7 +61,7 @@ async fn serve(
     Ok(())
 }
 
-/// Warns if `--units` has no effect because the sale exists.
+/// Warns if `--units` has no effect because the sale exists, and tells what changes its total.
 async fn warn_of_other_units(
     running: &bootstrap::Running,
     configuration: &Configuration,
@@ -72,8 +73,19 @@ async fn warn_of_other_units(
         && names_units
         && stock.sale.total() != units
     {
+        let items = &stock.sale.items;
+        let change = if items.len() > 1 {
+            let item = |item: &Item| format!("{}={}", item.id, item.total);
+            let items: Vec<String> = items.iter().map(item).collect();
+            format!(
+                "`seckill sale change {id} --items {}` with other numbers",
+                items.join(",")
+            )
+        } else {
+            format!("`seckill sale change {id} --units {units}`")
+        };
         tracing::warn!(
-            "sale {id} already exists with {} units, so --units {units} has no effect; `seckill sale change {id} --units {units}` changes it",
+            "sale {id} already exists with {} units, so --units {units} has no effect; {change} changes it",
             stock.sale.total()
         );
     }

@@ -110,3 +110,53 @@ pub(crate) fn check_coverage(limit_reached: u64, several_units: u64) -> anyhow::
     );
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use seckill_api::{HistoryUnit, LoadReport};
+
+    /// A run with this many confirmations in its report and this many kept ones.
+    fn run(confirmed: u64, kept: usize) -> anyhow::Result<LoadRun> {
+        let outcomes = serde_json::json!({"won": confirmed - 1, "repeat": 1});
+        let report: LoadReport = serde_json::from_value(serde_json::json!({
+            "asked": confirmed, "answered": confirmed, "won": confirmed - 1, "sold_out": 0,
+            "failed": 0, "units_won": 0, "wrong_units": 0, "outcomes": outcomes, "statuses": {},
+            "failures": {}, "elapsed_s": 1.0, "answers_per_s": 1.0, "latency_from": "sent"
+        }))?;
+        let unit = |unit| HistoryUnit {
+            item: Some("S".into()),
+            unit,
+            generation: Some(1),
+        };
+        let entry = HistoryEntry {
+            order_id: "01a2".into(),
+            sale: None,
+            units: vec![unit(1), unit(2)],
+            buyer: None,
+            key: None,
+        };
+        Ok(LoadRun {
+            report,
+            confirmations: vec![entry; kept],
+            refusal: None,
+        })
+    }
+
+    #[test]
+    fn a_confirmation_that_was_not_kept_is_an_error() -> anyhow::Result<()> {
+        check_units(&run(3, 3)?)?;
+        let missing = check_units(&run(3, 2)?);
+        assert!(missing.is_err_and(|error| error.to_string().starts_with("2 of 3 ")));
+        Ok(())
+    }
+
+    #[test]
+    fn a_run_must_reach_the_limit_with_orders_of_several_units() -> anyhow::Result<()> {
+        let repeated = run(3, 3)?.confirmations;
+        assert_eq!(of_several_units(&repeated), 1);
+        check_coverage(1, 1)?;
+        assert!(check_coverage(0, 1).is_err() && check_coverage(1, 0).is_err());
+        Ok(())
+    }
+}

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use hyper::Method;
 use seckill_api::{CONTROL_SALES_PATH, NewSale, Sale, SaleChange};
-use seckill_embedded::{CONTROL_SOCKET_FILE, DATABASE_FILE};
+use seckill_embedded::DATABASE_FILE;
 use seckill_engine::{Effect, Engine, SaleStock};
 use seckill_sale::SaleId;
 use seckill_service::convert;
@@ -22,6 +22,7 @@ use crate::cli::{SaleAction, SaleArgs};
 use crate::commands::demo;
 use crate::configuration::{Configuration, EngineKind};
 use crate::control_client::{self, ControlError};
+use crate::data_folder::FolderUser;
 use crate::output;
 
 use terms::Change;
@@ -43,7 +44,7 @@ pub(crate) fn run(args: &SaleArgs) -> anyhow::Result<CommandOutcome> {
     action.warn_of_a_past_closing();
     let runtime = bootstrap::runtime(configuration.service.threads.get())?;
     let views = runtime.block_on(async {
-        let sales = find(&configuration, &action)?;
+        let sales = find(&configuration, &action).await?;
         let views = sales.carry_out(&action).await;
         if configuration.engine == EngineKind::Embedded {
             demo::keep(&configuration.embedded.data)?;
@@ -113,17 +114,21 @@ fn unknown(id: &SaleId, terms: &SaleChange, detail: &str) -> anyhow::Error {
     )
 }
 
-fn find(configuration: &Configuration, action: &Action) -> anyhow::Result<Sales> {
+async fn find(configuration: &Configuration, action: &Action) -> anyhow::Result<Sales> {
     if configuration.engine == EngineKind::Embedded {
         let data: &Path = &configuration.embedded.data;
-        if let Some(owner) = seckill_embedded::lock_owner(data) {
-            if owner.takes_commands {
-                return Ok(Sales::Service(data.join(CONTROL_SOCKET_FILE)));
+        match FolderUser::of(data).await {
+            FolderUser::Nobody => {}
+            FolderUser::Service { socket, .. } => return Ok(Sales::Service(socket)),
+            FolderUser::Busy { owner, error } => {
+                let why = error
+                    .map(|error| format!(", whose control socket cannot be reached ({error})"));
+                bail!(
+                    "{} is in use by {owner}{}; try again when that process has stopped",
+                    data.display(),
+                    why.unwrap_or_default()
+                );
             }
-            bail!(
-                "{} is in use by {owner}; try again when that process has stopped",
-                data.display()
-            );
         }
         let database = data.join(DATABASE_FILE);
         // Only `sale create` may create a database: the other actions must not do so in a mistyped

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use anyhow::ensure;
+use seckill_api::LoadOutcome;
 
 use super::report::Line;
 use super::rig::{Harness, Run, serve};
@@ -64,10 +65,14 @@ fn one(rig: &Harness, binary: &Path, load: Load<'_>, which: &str) -> anyhow::Res
     let requests = REQUESTS.to_string();
     let arguments = [&["--requests", &requests], arguments].concat();
     let run = rig.load(&product, "/v1/sales/counter/orders", &arguments)?;
-    let expected = if units == 0 { "sold_out" } else { "won" };
+    let expected = if units == 0 {
+        LoadOutcome::SoldOut
+    } else {
+        LoadOutcome::Won
+    };
     ensure!(
-        run.count(expected) == u64::from(REQUESTS),
-        "{name}: not all answers were {expected}: {}",
+        run.report.count(expected) == u64::from(REQUESTS),
+        "{name}: not all answers were {expected}: {:?}",
         run.report
     );
     Ok(run)

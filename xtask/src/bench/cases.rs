@@ -43,13 +43,13 @@ fn rejection(rig: &Harness) -> anyhow::Result<Vec<Line>> {
             let theirs = rig.load(&bare, "/", &load)?;
             let ours = rig.load(&product, "/seckill", &load)?;
             ensure!(
-                ours.count("sold_out") == ours.count("asked"),
+                ours.report.sold_out == ours.report.asked,
                 "not all answers were sold out"
             );
             ratios.push(theirs.cpu_us() / ours.cpu_us());
             per_s.push(ours.per_s());
             cpu_us.push(ours.cpu_us());
-            p99.push(ours.latency_ms("p99_us"));
+            p99.push(ours.p99_ms()?);
         }
         let at = |what: &str| format!("{what}, {connections} connections");
         lines.push(
@@ -73,7 +73,7 @@ fn confirmations(rig: &Harness, round: u32, connections: &str) -> anyhow::Result
     ];
     let run = rig.load(&product, "/seckill", &load)?;
     ensure!(
-        run.count("won") == u64::from(CONFIRMATIONS),
+        run.report.won == u64::from(CONFIRMATIONS),
         "not all attempts were won"
     );
     Ok(run)
@@ -92,7 +92,7 @@ fn confirmation(rig: &Harness) -> anyhow::Result<Vec<Line>> {
             ratios.push(rejections.cpu_us() / confirmed.cpu_us());
             per_s.push(confirmed.per_s());
             cpu_us.push(confirmed.cpu_us());
-            p99.push(confirmed.latency_ms("p99_us"));
+            p99.push(confirmed.p99_ms()?);
         }
         let at = |what: &str| format!("{what}, {connections} connections");
         lines.push(
@@ -124,8 +124,8 @@ fn claims(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     std::fs::create_dir_all(&dir)?;
     let rounds = rig.rounds.to_string();
     let measured = part(&rig.xtask, &["claims", "200000", "256", &rounds, &dir])?;
-    let engine = numbers(&measured, "engine_per_s");
-    let bare = numbers(&measured, "bare_per_s");
+    let engine = numbers(&measured, "engine_per_s")?;
+    let bare = numbers(&measured, "bare_per_s")?;
     let ratios: Vec<f64> = engine
         .iter()
         .zip(&bare)
@@ -145,7 +145,7 @@ fn load(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     for _ in 0..rig.rounds {
         let load = ["--requests", REJECTIONS, "--connections", "64"];
         let ours = rig.load(&product, "/seckill", &load)?;
-        let ours = ours.load_cpu_s * 1e6 / ours.count("asked").max(1) as f64;
+        let ours = ours.load_cpu_s * 1e6 / ours.report.asked.max(1) as f64;
         ours_us.push(ours);
         if let Some((requests, cpu_s)) = rig.wrk(&product, 64)? {
             ratios.push(cpu_s * 1e6 / requests.max(1) as f64 / ours);

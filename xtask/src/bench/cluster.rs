@@ -5,11 +5,11 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use seckill_api::{AuditVerdict, Audited};
+use seckill_api::AuditVerdict;
 use seckill_testkit::servers::{Programs, Urls, wait_until};
 
 use super::report::Line;
-use super::rig::Harness;
+use super::rig::{Harness, latency_ms};
 use super::servers::{READY_WAIT, Servers};
 
 /// More than any case sells.
@@ -44,14 +44,15 @@ pub(crate) fn confirmation(rig: &Harness) -> anyhow::Result<Vec<Line>> {
                 &["--requests", YES_REQUESTS, "--connections", connections],
             )?;
             let after = servers.cpu(&served)?;
-            let won = report["won"].as_u64().unwrap_or(0);
+            let won = report.won;
             ensure!(
                 won.to_string() == YES_REQUESTS,
-                "not all attempts were won: {report}"
+                "not all attempts were won: {report:?}"
             );
-            per_s.push(report["answers_per_s"].as_f64().unwrap_or(0.0));
-            p50.push(report["latency"]["p50_us"].as_f64().unwrap_or(0.0) / 1e3);
-            p99.push(report["latency"]["p99_us"].as_f64().unwrap_or(0.0) / 1e3);
+            per_s.push(report.answers_per_s);
+            let latency = latency_ms(&report)?;
+            p50.push(latency.p50);
+            p99.push(latency.p99);
             for (each, ((_, before), (_, after))) in cpu.iter_mut().zip(before.iter().zip(&after)) {
                 each.push((after - before) * 1e6 / won as f64);
             }
@@ -131,7 +132,7 @@ pub(crate) fn rejection(rig: &Harness) -> anyhow::Result<Vec<Line>> {
         let theirs = rig.load(&embedded, "/seckill", &load)?;
         let ours = rig.load(&cluster, "/seckill", &load)?;
         ensure!(
-            ours.count("sold_out") == ours.count("asked"),
+            ours.report.sold_out == ours.report.asked,
             "not all answers were sold out"
         );
         ratios.push(theirs.cpu_us() / ours.cpu_us());
@@ -162,12 +163,10 @@ pub(crate) fn watch(rig: &Harness) -> anyhow::Result<Vec<Line>> {
                     &["--requests", requests, "--connections", connections],
                 )?;
                 ensure!(
-                    report["won"]
-                        .as_u64()
-                        .is_some_and(|won| won.to_string() == requests),
-                    "not all attempts were won: {report}"
+                    report.won.to_string() == requests,
+                    "not all attempts were won: {report:?}"
                 );
-                per_s.push(report["answers_per_s"].as_f64().unwrap_or(0.0));
+                per_s.push(report.answers_per_s);
                 served.end(rustix::process::Signal::TERM)?;
             }
         }
@@ -192,21 +191,19 @@ pub(crate) fn million(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let served = servers.serve(&[])?;
     let report = servers.load(&served, &["--requests", "1000000", "--connections", "512"])?;
     ensure!(
-        report["won"] == 100_000 && report["sold_out"] == 900_000,
-        "{report}"
+        report.won == 100_000 && report.sold_out == 900_000,
+        "{report:?}"
     );
-    let audit = servers.command(&["audit", "--json"])?;
-    let audit: Audited = serde_json::from_value(audit)?;
+    let audit = servers.audit()?;
     ensure!(
         audit.report.store_rows == 100_000 && audit.verdict == AuditVerdict::Clean,
         "{audit:#?}"
     );
-    let elapsed_s = report["elapsed_s"].as_f64().unwrap_or(0.0);
     Ok(vec![
         Line::one(
             "1,000,000 requests for 100,000 units, first request to last row",
             "s",
-            elapsed_s,
+            report.elapsed_s,
         )
         .at_most(30.0),
     ])

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use anyhow::ensure;
-use seckill_api::{AuditVerdict, Audited};
+use seckill_api::{AuditVerdict, Audited, Sale};
 
 use super::report::Line;
 use super::rig::{Harness, memory_kib};
@@ -18,13 +18,13 @@ pub(crate) fn million(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let load = ["--requests", "1000000", "--connections", "512"];
     let run = rig.load(&product, "/seckill", &load)?;
     ensure!(
-        run.count("won") == 100_000 && run.count("sold_out") == 900_000,
-        "{}",
+        run.report.won == 100_000 && run.report.sold_out == 900_000,
+        "{:?}",
         run.report
     );
     // The last answer came after the last row, because a confirmation is a stored row.
-    let audit = rig.command(&["audit", "--json", "--data", &folder.display().to_string()])?;
-    let audit: Audited = serde_json::from_value(audit)?;
+    let data = folder.display().to_string();
+    let audit: Audited = rig.command(&["audit", "--json", "--data", &data])?;
     ensure!(
         audit.report.store_rows == 100_000 && audit.verdict == AuditVerdict::Clean,
         "{audit:#?}"
@@ -34,7 +34,7 @@ pub(crate) fn million(rig: &Harness) -> anyhow::Result<Vec<Line>> {
         Line::one(
             "1,000,000 requests for 100,000 units, first request to last row",
             "s",
-            run.report["elapsed_s"].as_f64().unwrap_or(0.0),
+            run.report.elapsed_s,
         ),
         Line::one("orders afterwards", "", 100_000.0).within(100_000.0, 100_000.0),
         Line::one("peak memory of the server", "MiB", peak),
@@ -49,7 +49,7 @@ pub(crate) fn memory(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let create = [
         "sale", "create", "big", "--units", "1000000", "--limit", "1", "--data", &data, "--json",
     ];
-    rig.command(&create)?;
+    rig.command::<Sale>(&create)?;
     let orders = "/v1/sales/big/orders";
     let unique = ["--connections", "512", "--buyers", "unique"];
     let few = [&unique[..], &["--keys", "unique", "--requests", "50000"]].concat();
@@ -60,11 +60,11 @@ pub(crate) fn memory(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     // Buyers are numbered from 0 in each run: 50,000 repeat their attempt, 950,000 are new.
     let all = [&unique[..], &["--keys", "unique", "--requests", "1000000"]].concat();
     let run = rig.load(&product, orders, &all)?;
-    ensure!(run.count("won") == 950_000, "{}", run.report);
+    ensure!(run.report.won == 950_000, "{:?}", run.report);
     let claims = memory_kib(product.pid(), "VmRSS")?;
     let losers = [&unique[..], &["--requests", "1000000"]].concat();
     let lost = rig.load(&product, orders, &losers)?;
-    ensure!(lost.count("won") == 0, "{}", lost.report);
+    ensure!(lost.report.won == 0, "{:?}", lost.report);
     let after = memory_kib(product.pid(), "VmRSS")?;
     let bytes = |kib: u64, count: f64| kib as f64 * 1024.0 / count;
     Ok(vec![

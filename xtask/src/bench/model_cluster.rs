@@ -94,8 +94,8 @@ fn sell(
     let report = servers.load(served, &[&["--requests", &count], load].concat())?;
     // A confirmation is a committed row.
     ensure!(
-        report["won"].as_u64() == Some(requests.into()),
-        "not all attempts were won: {report}"
+        report.won == u64::from(requests),
+        "not all attempts were won: {report:?}"
     );
     wait_until("an empty outbox", READY_WAIT, || {
         Ok(outbox_entries(&servers.urls)? == 0)
@@ -104,7 +104,7 @@ fn sell(
     Ok(Cost {
         mysql_us: each(cpu_before_s, settled_cpu_s(servers)?) * 1e6,
         redis_bytes: each(memory_before, memory_bytes(&servers.urls)?),
-        per_s: report["answers_per_s"].as_f64().unwrap_or(0.0),
+        per_s: report.answers_per_s,
     })
 }
 

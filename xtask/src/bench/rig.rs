@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
+use seckill_api::LoadReport;
 use seckill_testkit::{ServerProcess, run};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -31,28 +33,38 @@ pub(crate) struct Harness {
 /// A measured load: its report and the CPU time of the server.
 #[derive(Debug, Clone)]
 pub(crate) struct Run {
-    pub(crate) report: Value,
+    pub(crate) report: LoadReport,
     pub(crate) cpu_s: f64,
     /// The CPU time of the load itself.
     pub(crate) load_cpu_s: f64,
 }
 
 impl Run {
-    pub(crate) fn count(&self, key: &str) -> u64 {
-        self.report[key].as_u64().unwrap_or(0)
-    }
-
     pub(crate) fn per_s(&self) -> f64 {
-        self.report["answers_per_s"].as_f64().unwrap_or(0.0)
+        self.report.answers_per_s
     }
 
     pub(crate) fn cpu_us(&self) -> f64 {
-        self.cpu_s * 1e6 / self.count("answered").max(1) as f64
+        self.cpu_s * 1e6 / self.report.answered.max(1) as f64
     }
 
-    pub(crate) fn latency_ms(&self, percentile: &str) -> f64 {
-        self.report["latency"][percentile].as_f64().unwrap_or(0.0) / 1e3
+    pub(crate) fn p99_ms(&self) -> anyhow::Result<f64> {
+        Ok(latency_ms(&self.report)?.p99)
     }
+}
+
+pub(crate) struct LatencyMs {
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+}
+
+pub(crate) fn latency_ms(report: &LoadReport) -> anyhow::Result<LatencyMs> {
+    let latency = report.latency.context("a load without answers")?;
+    let ms = |us: u64| us as f64 / 1e3;
+    Ok(LatencyMs {
+        p50: ms(latency.p50_us),
+        p99: ms(latency.p99_us),
+    })
 }
 
 impl Harness {
@@ -163,36 +175,47 @@ impl Harness {
         Ok(Some((requests, children_cpu_s() - children)))
     }
 
-    /// Runs a product command to completion and returns its output as JSON, or `null` if it is not
-    /// JSON.
-    pub(crate) fn command(&self, arguments: &[&str]) -> anyhow::Result<Value> {
+    /// Runs a command of this build to completion and reads its JSON.
+    pub(crate) fn command<T: DeserializeOwned>(&self, arguments: &[&str]) -> anyhow::Result<T> {
         output_json(&self.binary, arguments)
     }
 }
 
-/// Runs a program to completion and returns its output as JSON, or `null` if it is not JSON.
-pub(crate) fn output_json(program: &Path, arguments: &[&str]) -> anyhow::Result<Value> {
+/// Runs a program to completion and returns its output. The program must succeed.
+pub(crate) fn output(program: &Path, arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
     let done = run(program, arguments)?;
     ensure!(
         done.status.success(),
         "{}",
         String::from_utf8_lossy(&done.stderr)
     );
-    Ok(serde_json::from_slice(&done.stdout).unwrap_or_default())
+    Ok(done.stdout)
+}
+
+fn output_json<T: DeserializeOwned>(program: &Path, arguments: &[&str]) -> anyhow::Result<T> {
+    let said = output(program, arguments)?;
+    serde_json::from_slice(&said).with_context(|| {
+        format!(
+            "unexpected output of {} {arguments:?}: {}",
+            program.display(),
+            String::from_utf8_lossy(&said)
+        )
+    })
 }
 
 /// Runs a component of a bench on the server's core to completion, and returns its standard output
-/// as JSON.
+/// as JSON, whose members depend on the build.
 pub(crate) fn part(xtask: &Path, arguments: &[&str]) -> anyhow::Result<Value> {
     let xtask = xtask.display().to_string();
     let words = [&SERVER[1..], &[&xtask, "bench-part"], arguments].concat();
     output_json(Path::new(SERVER[0]), &words)
 }
 
-/// The numbers in the list under a key; empty if there is no such list.
-pub(crate) fn numbers(report: &Value, key: &str) -> Vec<f64> {
-    let values = report[key].as_array().into_iter().flatten();
-    values.filter_map(Value::as_f64).collect()
+/// The numbers in the list under a key.
+pub(crate) fn numbers(report: &Value, key: &str) -> anyhow::Result<Vec<f64>> {
+    let values = report[key].as_array();
+    let values = values.and_then(|values| values.iter().map(Value::as_f64).collect());
+    values.with_context(|| format!("no list of numbers {key:?} in {report}"))
 }
 
 /// Starts a product on the server's core.
@@ -237,4 +260,19 @@ pub(crate) fn memory_kib(pid: u32, line: &str) -> anyhow::Result<u64> {
         .find_map(|l| l.strip_prefix(line)?.strip_prefix(':'));
     let found = found.with_context(|| format!("no {line} in /proc/{pid}/status"))?;
     Ok(found.trim().trim_end_matches(" kB").parse()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_member_is_an_error() {
+        let report = serde_json::json!({"per_s": [1.5, 2], "name": "x", "mixed": [1, "x"]});
+        assert_eq!(numbers(&report, "per_s").unwrap(), [1.5, 2.0]);
+        for wrong in ["per_second", "name", "mixed"] {
+            let error = numbers(&report, wrong).unwrap_err().to_string();
+            assert!(error.contains(wrong), "{error}");
+        }
+    }
 }

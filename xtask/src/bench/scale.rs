@@ -36,7 +36,7 @@ pub(crate) fn sales(rig: &Harness) -> anyhow::Result<Vec<Line>> {
         let few = rig.load(&product, "/v1/sales/one-0/orders?{}", &one)?;
         let spread = rig.load(&product, "/v1/sales/s-{}/orders", &many)?;
         ensure!(
-            few.count("won") == 100_000 && spread.count("won") == 100_000,
+            few.report.won == 100_000 && spread.report.won == 100_000,
             "not all attempts were won"
         );
         confirmations.push(spread.cpu_us() / few.cpu_us());
@@ -59,7 +59,7 @@ pub(crate) fn sales(rig: &Harness) -> anyhow::Result<Vec<Line>> {
         let few = rig.load(&product, "/v1/sales/one-0/orders?{}", &one)?;
         let spread = rig.load(&product, "/v1/sales/s-{}/orders", &many)?;
         ensure!(
-            few.count("won") + spread.count("won") == 0,
+            few.report.won + spread.report.won == 0,
             "some attempts were won after the sell-out"
         );
         rejections.push(spread.cpu_us() / few.cpu_us());
@@ -88,7 +88,7 @@ pub(crate) fn buyers(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let create = [
         "sale", "create", "s", "--units", "1000", "--limit", "2", "--data", &data, "--json",
     ];
-    rig.command(&create)?;
+    rig.command::<seckill_api::Sale>(&create)?;
     let orders = "/v1/sales/s/orders";
     let load = |buyers: &str, requests: &str| {
         rig.load(

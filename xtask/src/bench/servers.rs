@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::ensure;
+use seckill_api::{Audited, LoadReport};
 use seckill_testkit::ServerProcess;
 use seckill_testkit::servers::{Urls, wait_until};
-use serde_json::Value;
 
-use super::rig::{Harness, cpu_s, output_json};
+use super::rig::{Harness, cpu_s, output};
 use crate::build;
 use crate::engines::Lease;
 
@@ -55,23 +55,30 @@ impl<'a> Servers<'a> {
         self.binary = binary.to_owned();
         self.settings = vec![format!("SECKILL_CLUSTER__TOPIC={name}")];
         self.urls = self.urls.with_database(name);
-        self.command(&["init", "--units", units]).map(|_| ())
+        self.command(&["init", "--units", units])
     }
 
     /// Starts over with this many units of `counter`.
     pub(crate) fn reset(&self, units: &str) -> anyhow::Result<()> {
         self.command(&["init", "--units", units])
-            .and_then(|_| self.command(&["init", "--reset", "--units", units]))
-            .map(|_| ())
+            .and_then(|()| self.command(&["init", "--reset", "--units", units]))
     }
 
-    pub(crate) fn command(&self, arguments: &[&str]) -> anyhow::Result<Value> {
+    fn command(&self, arguments: &[&str]) -> anyhow::Result<()> {
         let flags = self.urls.flags();
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         let binary = self.binary.display().to_string();
         let settings: Vec<&str> = self.settings.iter().map(String::as_str).collect();
         let words = [&settings[..], &[&binary], arguments, &flags].concat();
-        output_json(Path::new("env"), &words)
+        output(Path::new("env"), &words).map(|_| ())
+    }
+
+    /// Audits with this build.
+    pub(crate) fn audit(&self) -> anyhow::Result<Audited> {
+        let flags = self.urls.flags();
+        let flags = flags.iter().map(String::as_str);
+        let arguments: Vec<&str> = ["audit", "--json"].into_iter().chain(flags).collect();
+        self.rig.command(&arguments)
     }
 
     /// Starts `seckill serve` and waits until it is ready.
@@ -91,8 +98,8 @@ impl<'a> Servers<'a> {
         Ok(served)
     }
 
-    /// Runs the load, on the same cores.
-    pub(crate) fn load(&self, served: &ServerProcess, more: &[&str]) -> anyhow::Result<Value> {
+    /// Runs the load of this build, on the same cores.
+    pub(crate) fn load(&self, served: &ServerProcess, more: &[&str]) -> anyhow::Result<LoadReport> {
         let url = served.url("/seckill");
         let arguments = [&["load", &url, "--ramp", "0", "--json"], more].concat();
         self.rig.command(&arguments)
