@@ -5,6 +5,7 @@ mod bare;
 mod before;
 mod cases;
 mod cluster;
+mod comparison;
 mod gate;
 mod million;
 mod model;

@@ -8,6 +8,7 @@ use anyhow::{Context, ensure};
 use rustix::process::Signal;
 use seckill_testkit::servers::wait_until;
 
+use super::comparison::{Builds, NAMED, PLAIN, Target, compared, no_target};
 use super::model_cluster;
 use super::report::Line;
 use super::rig::{Harness, Run, cpu_s, numbers, part, serve};
@@ -22,28 +23,6 @@ const ROWS: u32 = 100_000;
 /// Orders in the folders that are restarted.
 const RESTART_ROWS: u32 = 1_000_000;
 
-pub(crate) const PLAIN: [&str; 2] = ["--connections", "512"];
-pub(crate) const NAMED: [&str; 6] = [
-    "--connections",
-    "512",
-    "--buyers",
-    "unique",
-    "--keys",
-    "unique",
-];
-
-/// The two builds of the product.
-pub(crate) struct Builds<'a> {
-    pub(crate) rig: &'a Harness,
-    before: &'a Path,
-}
-
-impl Builds<'_> {
-    pub(crate) fn of(&self, side: Side) -> &Path {
-        side.of(self.before, &self.rig.binary)
-    }
-}
-
 pub(crate) fn model(rig: &Harness) -> anyhow::Result<Vec<Line>> {
     let Some(before) = &rig.before else {
         eprintln!("no --before BINARY, so there is no comparison with its data model");
@@ -56,32 +35,6 @@ pub(crate) fn model(rig: &Harness) -> anyhow::Result<Vec<Line>> {
         lines.extend(part(&builds)?);
     }
     Ok(lines)
-}
-
-/// Adds a target to a line.
-pub(crate) type Target = fn(Line) -> Line;
-
-pub(crate) fn no_target(line: Line) -> Line {
-    line
-}
-
-/// A metric of both sides: its ratio now ÷ before, which gets the target, and both figures.
-pub(crate) fn compared<T>(
-    what: &str,
-    unit: &'static str,
-    target: Target,
-    pairs: &[Pair<T>],
-    value: fn(&T) -> f64,
-) -> [Line; 3] {
-    let of = |figure: &dyn Fn(&Pair<T>) -> f64| pairs.iter().map(figure).collect::<Vec<_>>();
-    let ratios = of(&|pair| value(&pair.now) / value(&pair.before));
-    let before = of(&|pair| value(&pair.before));
-    let now = of(&|pair| value(&pair.now));
-    [
-        target(Line::of(format!("{what}, now ÷ before"), "", &ratios)),
-        Line::of(format!("{what}, before"), unit, &before),
-        Line::of(format!("{what}, now"), unit, &now),
-    ]
 }
 
 /// Durable claims of the embedded engine without HTTP, by an `xtask` of each side.

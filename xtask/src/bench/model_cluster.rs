@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use seckill_testkit::ServerProcess;
 use seckill_testkit::servers::{Urls, wait_until};
 
-use super::model::{Builds, NAMED, PLAIN, compared, no_target};
+use super::comparison::{Builds, NAMED, PLAIN, compared, no_target};
 use super::report::Line;
 use super::servers::{READY_WAIT, Servers};
 use super::turns::{Side, in_turns};
