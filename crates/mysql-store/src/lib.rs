@@ -18,4 +18,4 @@ mod store;
 pub use options::StoreOptions;
 pub use session::{Inserted, Session};
 pub use settings::weaker_settings;
-pub use store::{InvalidMysqlUrl, Store};
+pub use store::{InvalidMysqlUrl, SESSION_SETUP, Store};

@@ -24,6 +24,15 @@ pub struct InvalidMysqlUrl {
     error: String,
 }
 
+/// The first statements of every session. Reads see committed data, times are UTC, and values that do
+/// not fit are errors. MariaDB must not make a join out of a long list of ids: while a table grows
+/// fast, its statistics are old, and the join would read the whole table.
+pub const SESSION_SETUP: [&str; 2] = [
+    "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+    "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', time_zone = '+00:00', autocommit = 1 \
+     /*M!100300 , in_predicate_conversion_threshold = 0 */",
+];
+
 /// A bounded pool of MySQL connections.
 pub struct Store {
     pool: Pool,
@@ -49,13 +58,8 @@ impl Store {
         }
         let constraints = PoolConstraints::new(1, options.connections)
             .ok_or_else(|| bad("at least one connection is needed".into()))?;
-        // Reads see committed data, times are UTC, and values that do not fit are errors.
-        let setup = [
-            "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-            "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', time_zone = '+00:00', autocommit = 1",
-        ];
         let mut builder = OptsBuilder::from_opts(opts)
-            .init(setup.map(String::from).to_vec())
+            .init(SESSION_SETUP.map(String::from).to_vec())
             .tcp_nodelay(true)
             // UPDATE counts all matching rows, including those that already have the value.
             .client_found_rows(true)

@@ -3,13 +3,39 @@
 
 mod database;
 
-use seckill_mysql_store::{Inserted, orders, sales};
+use mysql_async::Row;
+use mysql_async::prelude::Queryable;
+use seckill_mysql_store::{Inserted, SESSION_SETUP, orders, sales};
 use seckill_sale::{
     Buyer, Currency, IdempotencyKey, ItemChange, ItemId, NewItem, NewSale, OrderChange, OrderState,
     Price, Sale, SaleChange,
 };
 
 use database::{Database, by, in_slot, keyed, sale_id, simple, unit, with_items};
+
+/// MariaDB makes a join out of a list of 1,000 values or more, which reads the whole table if its
+/// statistics are old.
+#[tokio::test]
+async fn a_long_list_of_ids_is_looked_up_one_by_one() {
+    let database = Database::new().await;
+    let mut conn = database.conn().await;
+    for statement in SESSION_SETUP {
+        conn.query_drop(statement).await.unwrap();
+    }
+    let ids: Vec<String> = (0..2_000).map(|id| format!("0x{id:048x}")).collect();
+    let sql = format!(
+        "EXPLAIN SELECT unit FROM seckill FORCE INDEX (one_order) WHERE order_id IN ({})",
+        ids.join(",")
+    );
+    let plan: Vec<Row> = conn.query(sql).await.unwrap();
+    let plan: Vec<(String, String)> = plan
+        .iter()
+        .map(|row| (row.get("select_type").unwrap(), row.get("type").unwrap()))
+        .collect();
+    assert_eq!(plan, [("SIMPLE".to_owned(), "range".to_owned())]);
+    conn.disconnect().await.unwrap();
+    database.drop().await;
+}
 
 #[tokio::test]
 async fn an_order_ends_once_with_all_of_its_lines() {
