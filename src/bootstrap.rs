@@ -11,8 +11,9 @@ use seckill_cluster::{ClusterEngine, ClusterOptions};
 use seckill_embedded::{CONTROL_SOCKET_FILE, EmbeddedEngine, LockOwner};
 use seckill_engine::{Component, Engine};
 use seckill_sale::{NewSale, SaleRefused};
-use seckill_service::{ControlSocket, Service};
+use seckill_service::{ControlSocket, Service, Workers};
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -103,8 +104,7 @@ pub(crate) const COMPONENTS_POLL: Duration = Duration::from_millis(500);
 pub(crate) struct Running {
     pub(crate) address: SocketAddr,
     pub(crate) engine: Arc<dyn Engine>,
-    stop: oneshot::Sender<()>,
-    served: JoinHandle<()>,
+    workers: Workers,
     control: Option<Control>,
     watch: Option<JoinHandle<()>>,
     shutdown_wait: Duration,
@@ -119,6 +119,8 @@ pub(crate) async fn serve(
     default_sale: NewSale,
 ) -> anyhow::Result<Running> {
     let address = listener.local_addr()?;
+    // Each thread registers it with its own event loop.
+    let listener = listener.into_std()?;
     let (engine, control, watch) = match configuration.engine {
         EngineKind::Embedded => {
             let data = &configuration.embedded.data;
@@ -134,20 +136,17 @@ pub(crate) async fn serve(
         }
     };
     let options = configuration.service_options();
-    let service = Service::new(Arc::clone(&engine), options.clone());
-    let (stop, stopped) = oneshot::channel();
-    let served = tokio::spawn(seckill_service::serve(listener, Arc::new(service), async {
-        // A dropped sender is a request to stop, too.
-        let _ = stopped.await;
-    }));
+    let shutdown_wait = Duration::from_millis(options.shutdown_wait_ms);
+    let service = Arc::new(Service::new(Arc::clone(&engine), options));
+    let workers = Workers::start(&listener, &service, &Handle::current())
+        .context("the threads that serve connections could not be started")?;
     Ok(Running {
         address,
         engine,
-        stop,
-        served,
+        workers,
         control,
         watch,
-        shutdown_wait: Duration::from_millis(options.shutdown_wait_ms),
+        shutdown_wait,
     })
 }
 
@@ -210,13 +209,14 @@ pub(crate) fn log_changes(known: &[Component], components: &[Component]) {
 }
 
 impl Running {
+    /// Completes when a thread that serves connections has died.
+    pub(crate) async fn worker_died(&mut self) {
+        self.workers.died().await;
+    }
+
     /// Answers the requests in flight and releases all resources, in bounded time.
     pub(crate) async fn end(self) {
-        // It fails only if the service has stopped already.
-        let _ = self.stop.send(());
-        if let Err(error) = self.served.await {
-            tracing::error!(%error, "the service failed");
-        }
+        self.workers.stop().await;
         if let Some((stop, control)) = self.control {
             // Operators' requests are answered before the engine closes.
             let _ = stop.send(());

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use seckill_loadgen::{Outcome, Pacing, Plan, Progress, Target};
-use seckill_testkit::{ServerProcess, raise_file_limit};
+use seckill_testkit::{ServerProcess, raise_file_limit, wait_until};
 use tempfile::TempDir;
 
 fn serve(dir: &TempDir, prefix: &[&str], units: &str) -> ServerProcess {
@@ -65,4 +65,43 @@ fn a_half_closed_client_receives_its_confirmation() {
         stream.read_to_string(&mut response).unwrap();
         assert!(response.contains(r#""result":"won""#), "{response:?}");
     }
+}
+
+/// Sends a request on a connection that stays open, and reads the head of its response.
+fn ask(stream: &mut TcpStream) -> String {
+    let request = "POST /seckill HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut response = vec![0; 4_096];
+    let length = stream.read(&mut response).unwrap();
+    String::from_utf8_lossy(&response[..length]).into_owned()
+}
+
+#[test]
+fn a_connection_beyond_the_limit_gets_503_and_buys_nothing() {
+    let dir = TempDir::new().unwrap();
+    let prefix = ["env", "SECKILL_SERVICE__MAX_CONNECTIONS=3"];
+    let server = serve(&dir, &prefix, "10");
+    let connect = || TcpStream::connect(server.address).unwrap();
+    let mut open: Vec<TcpStream> = (0..3).map(|_| connect()).collect();
+    for stream in &mut open {
+        assert!(ask(stream).starts_with("HTTP/1.1 200"));
+    }
+    let mut beyond = connect();
+    let mut refused = ask(&mut beyond);
+    beyond.read_to_string(&mut refused).unwrap();
+    assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
+    for expected in [
+        "retry-after: 1\r\n",
+        "connection: close\r\n",
+        "urn:seckill:problem:overloaded",
+        r#""effect":"none""#,
+    ] {
+        assert!(refused.contains(expected), "{expected:?}: {refused}");
+    }
+    // The others are served as before, and there is room again once one has closed.
+    assert!(ask(&mut open[0]).contains(r#""unit":4"#));
+    open.pop();
+    wait_until("room for a connection", || {
+        ask(&mut connect()).starts_with("HTTP/1.1 200")
+    });
 }

@@ -42,7 +42,7 @@ async fn serve(
     );
     let default_sale = bootstrap::default_sale(configuration);
     let listener = bootstrap::listen(configuration.service.listen, configuration.backlog())?;
-    let running = bootstrap::serve(configuration, listener, roles, default_sale).await?;
+    let mut running = bootstrap::serve(configuration, listener, roles, default_sale).await?;
     if configuration.engine == EngineKind::Embedded {
         demo::keep(&configuration.embedded.data)?;
         warn_of_other_units(&running, configuration, names_units).await?;
@@ -51,14 +51,17 @@ async fn serve(
         "seckill is listening on http://{}",
         running.address
     ));
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    let stopped = tokio::select! {
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+        () = running.worker_died() => {
+            Err(anyhow::anyhow!("a thread that serves connections died; its log message says why"))
+        }
+    };
     tracing::info!("stopping: answering requests in flight");
     running.end().await;
     tracing::info!("stopped");
-    Ok(())
+    stopped
 }
 
 /// Warns if `--units` has no effect because the sale exists, and tells what changes its total.

@@ -6,6 +6,7 @@ mod layers;
 mod values;
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::PathBuf;
 
 use seckill_cluster::ClusterOptions;
@@ -104,6 +105,10 @@ impl Configuration {
         let service = &self.service;
         ServiceOptions {
             default_sale: self.sale.id.clone(),
+            threads: match service.threads.get() {
+                0 => std::thread::available_parallelism().map_or(1, NonZero::get),
+                threads => threads as usize,
+            },
             max_connections: service.max_connections.get() as usize,
             head_max_bytes: service.head_max_bytes.get() as usize,
             head_wait_ms: service.head_wait_ms.get(),

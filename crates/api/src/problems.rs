@@ -107,6 +107,8 @@ problem_types! {
     /// Only on the control socket: a sale was not created or changed. The status is 404 if there is
     /// no such sale, 409 if it exists already, 412 if its version differs, otherwise 422.
     SaleRefused = "sale-refused", 422, "Refused";
+    /// The service failed unexpectedly. It is unknown whether the request took effect.
+    Internal = "internal", 500, "The request failed";
     /// The metrics could not be written.
     NoMetrics = "no-metrics", 500, "Metrics unavailable";
     /// Only from `/livez`: the process must be restarted.

@@ -19,8 +19,6 @@ use crate::shared::{Core, Outputs};
 use crate::stop::stopped;
 use crate::{hints, rebuild, servers};
 
-/// Attempts buffered between dispatch and the queues of the sales.
-const ATTEMPTS_MAX: usize = 4_096;
 /// Outbox entries buffered between the gate and the relay.
 const OFFERS_MAX: usize = 4_096;
 const SETTLED_MAX: usize = 4_096;
@@ -44,7 +42,7 @@ pub(crate) struct Components {
 pub(crate) struct Started {
     pub(crate) core: Arc<Core>,
     pub(crate) parts: Components,
-    pub(crate) attempts: mpsc::Sender<Waiting>,
+    pub(crate) attempts: mpsc::UnboundedSender<Waiting>,
     pub(crate) tasks: Vec<JoinHandle<()>>,
 }
 
@@ -83,7 +81,8 @@ pub(crate) fn start(
         waiters,
         outputs,
     ));
-    let (attempts, asked) = mpsc::channel(ATTEMPTS_MAX);
+    // `ClusterOptions::queue_max` bounds it.
+    let (attempts, asked) = mpsc::unbounded_channel();
     let mut tasks = vec![
         (
             "store",

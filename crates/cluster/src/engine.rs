@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use seckill_engine::{
-    BoxFuture, Cause, Component, DECIDE_MAX, EVENTS_PAGE_MAX, Engine, Fault, OrderRefused, Outcome,
-    SALES_PAGE_MAX, SaleStock, Sample,
+    BoxFuture, Cause, Component, DECIDE_MAX, EVENTS_PAGE_MAX, Engine, Fault, Mailbox, NoReply,
+    OrderRefused, Outcome, SALES_PAGE_MAX, SaleStock, Sample, Submitted, Ticket, WithoutReply,
 };
 use seckill_mysql_store::{events, orders, sales};
 use seckill_sale::{
@@ -15,7 +15,7 @@ use seckill_sale::{
     OrderChange, OrderId, Rejection, Sale, SaleChange, SaleId, SaleRefused, Verdict, WindowState,
     resolve_lines,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::clock::now_ms;
@@ -32,11 +32,26 @@ const CLOSE_WAIT: Duration = Duration::from_secs(5);
 /// How many times an order change is tried while concurrent changes conflict with it.
 const CHANGE_TRIES: u32 = 8;
 
+/// The attempt may be on its way to the gate, which gives it the order's id.
+const WITHOUT_REPLY: WithoutReply = WithoutReply {
+    number: 0,
+    result: |_, missing| {
+        Err(match missing {
+            NoReply::Stopped => {
+                Fault::unknown(Cause::Stopping, "the engine stopped before it answered")
+            }
+            NoReply::Deadline => {
+                Fault::unknown(Cause::Deadline, "the engine did not answer in time")
+            }
+        })
+    },
+};
+
 /// The cluster engine of one process.
 pub struct ClusterEngine {
     core: Arc<Core>,
     parts: Components,
-    attempts: mpsc::Sender<Waiting>,
+    attempts: mpsc::UnboundedSender<Waiting>,
     stop: watch::Sender<bool>,
     is_stopping: AtomicBool,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -92,77 +107,48 @@ impl ClusterEngine {
             let refused = || Err(Fault::without_effect(Cause::Overloaded, detail.clone()));
             return attempts.iter().map(|_| refused()).collect();
         }
-        let deadline = self.deadline();
-        let mut answers = Vec::with_capacity(attempts.len());
-        for attempt in attempts {
-            answers.push(self.ask(attempt).await);
-        }
-        let mut verdicts = Vec::with_capacity(answers.len());
-        for answer in answers {
-            verdicts.push(match answer {
-                Ok(answer) => self.wait(answer, deadline).await,
-                Err(fault) => Err(fault),
+        let attempts = attempts.into_iter();
+        let submitted: Vec<_> = attempts
+            .map(|attempt| self.submit(attempt, &Mailbox::direct()))
+            .collect();
+        let mut verdicts = Vec::with_capacity(submitted.len());
+        for submitted in submitted {
+            verdicts.push(match submitted {
+                Submitted::Now(verdict) => verdict,
+                Submitted::Later(ticket) => ticket.await,
             });
         }
         verdicts
     }
 
     /// Queues an attempt for the gate.
-    async fn ask(
-        &self,
-        attempt: Attempt,
-    ) -> Result<oneshot::Receiver<Result<Verdict, Fault>>, Fault> {
+    fn enqueue(&self, attempt: Attempt, mailbox: &Mailbox) -> Result<Ticket, Fault> {
+        let stopping = || Fault::without_effect(Cause::Stopping, "the engine is stopping");
         if self.is_stopping.load(Ordering::Acquire) {
-            return Err(Fault::without_effect(
-                Cause::Stopping,
-                "the engine is stopping",
-            ));
+            return Err(stopping());
         }
         let waiting = &self.core.deciding.waiting;
-        if waiting.load(Ordering::Acquire) >= self.core.options.queue_max {
+        if waiting.fetch_add(1, Ordering::AcqRel) >= self.core.options.queue_max {
+            waiting.fetch_sub(1, Ordering::AcqRel);
             return Err(Fault::without_effect(
                 Cause::Overloaded,
                 "too many attempts are waiting for the gate; try again shortly",
             ));
         }
-        // Count the attempt only once it has a permit, so that a caller that goes away while
-        // waiting for one leaves the count unchanged.
-        let Ok(room) = self.attempts.reserve().await else {
-            return Err(Fault::without_effect(
-                Cause::Stopping,
-                "the engine is stopping",
-            ));
-        };
-        waiting.fetch_add(1, Ordering::AcqRel);
-        let (reply, answer) = oneshot::channel();
-        room.send(Waiting { attempt, reply });
-        Ok(answer)
+        let (reply, ticket) = mailbox.ticket(self.longest_wait(), WITHOUT_REPLY);
+        if self.attempts.send(Waiting { attempt, reply }).is_err() {
+            waiting.fetch_sub(1, Ordering::AcqRel);
+            return Err(stopping());
+        }
+        Ok(ticket)
     }
 
-    /// The instant by which every component has answered. The components bound their own waits;
+    /// The time within which every component has answered. The components bound their own waits;
     /// this covers one that has died.
-    fn deadline(&self) -> tokio::time::Instant {
+    fn longest_wait(&self) -> Duration {
         let options = &self.core.options;
         let wait_ms = options.gate_retry_ms + options.confirm_wait_ms + 2 * options.store_wait_ms;
-        tokio::time::Instant::now() + Duration::from_millis(wait_ms)
-    }
-
-    async fn wait(
-        &self,
-        answer: oneshot::Receiver<Result<Verdict, Fault>>,
-        deadline: tokio::time::Instant,
-    ) -> Result<Verdict, Fault> {
-        match tokio::time::timeout_at(deadline, answer).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(Fault::unknown(
-                Cause::Stopping,
-                "the engine stopped before it answered",
-            )),
-            Err(_) => Err(Fault::unknown(
-                Cause::Deadline,
-                "the engine did not answer in time",
-            )),
-        }
+        Duration::from_millis(wait_ms)
     }
 
     async fn cancel(
@@ -256,11 +242,11 @@ impl Engine for ClusterEngine {
         Box::pin(self.decide_all(attempts))
     }
 
-    fn decide_one(&self, attempt: Attempt) -> BoxFuture<'_, Result<Verdict, Fault>> {
-        Box::pin(async move {
-            let answer = self.ask(attempt).await?;
-            self.wait(answer, self.deadline()).await
-        })
+    fn submit(&self, attempt: Attempt, mailbox: &Mailbox) -> Submitted {
+        match self.enqueue(attempt, mailbox) {
+            Ok(ticket) => Submitted::Later(ticket),
+            Err(fault) => Submitted::Now(Err(fault)),
+        }
     }
 
     fn order<'a>(&'a self, order_id: &'a OrderId) -> BoxFuture<'a, Result<Outcome, Fault>> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use fail_parallel::FailPointRegistry;
 use rusqlite::Connection;
-use seckill_engine::{Cause, Effect, Fault, OrderRefused};
+use seckill_engine::{Cause, Effect, Fault, OrderRefused, Replies, Reply};
 use seckill_sale::{
     Attempt, Ledger, NewSale, Order, OrderChange, OrderId, Sale, SaleChange, SaleId, SaleRefused,
     Verdict,
@@ -31,7 +31,7 @@ pub(crate) type Verdicts = Vec<Result<Verdict, Fault>>;
 /// An operation for the writer.
 pub(crate) enum Op {
     /// A single attempt, without the lists of [`Op::Decide`].
-    DecideOne(u128, Attempt, ReplySender<Verdict>),
+    Submit(u128, Attempt, Reply),
     Decide(Vec<(u128, Attempt)>, oneshot::Sender<Verdicts>),
     ChangeOrder(
         OrderId,
@@ -60,7 +60,7 @@ impl Op {
             Self::Decide(attempts, to) => {
                 drop(to.send(attempts.iter().map(|_| Err(fault())).collect()));
             }
-            Self::DecideOne(_, _, to) => drop(to.send(Err(fault()))),
+            Self::Submit(_, _, reply) => reply.send(Err(fault())),
             Self::ChangeOrder(_, _, to) => drop(to.send(Err(fault()))),
             Self::CreateSale(_, to) | Self::ChangeSale(_, _, to) => drop(to.send(Err(fault()))),
             Self::Barrier(to) => drop(to.send(Err(fault()))),
@@ -71,7 +71,7 @@ impl Op {
 
 /// A response that waits for its batch to become durable.
 pub(crate) enum Response {
-    DecideOne(Verdict, ReplySender<Verdict>),
+    Submitted(Verdict, Reply),
     Decide(Verdicts, oneshot::Sender<Verdicts>),
     ChangeOrder(
         Result<Order, OrderRefused>,
@@ -90,7 +90,7 @@ impl Response {
     /// The receiver may be gone, which is not an error.
     pub(crate) fn send(self) {
         match self {
-            Self::DecideOne(verdict, to) => drop(to.send(Ok(verdict))),
+            Self::Submitted(verdict, reply) => reply.send(Ok(verdict)),
             Self::Decide(verdicts, to) => drop(to.send(verdicts)),
             Self::ChangeOrder(answer, to) => drop(to.send(Ok(answer))),
             Self::Sale(answer, to) => drop(to.send(Ok(answer))),
@@ -114,7 +114,7 @@ impl Response {
             _ => Err(Fault::without_effect(fault.cause, fault.detail.clone())),
         };
         match self {
-            Self::DecideOne(verdict, to) => drop(to.send(after_failure(Ok(verdict)))),
+            Self::Submitted(verdict, reply) => reply.send(after_failure(Ok(verdict))),
             Self::Decide(verdicts, to) => {
                 drop(to.send(verdicts.into_iter().map(after_failure).collect()));
             }
@@ -322,8 +322,21 @@ impl Writer {
         }
     }
 
+    /// Posts the verdicts of submitted attempts to the event loops that wait for them, and leaves all
+    /// other responses to a task.
     fn send(&self, responses: Vec<Response>) {
-        if let Err(unsent) = self.responses.send(responses) {
+        let (mut replies, mut others) = (Replies::default(), Vec::new());
+        for response in responses {
+            match response {
+                Response::Submitted(verdict, reply) => replies.push(reply, Ok(verdict)),
+                other => others.push(other),
+            }
+        }
+        drop(replies);
+        if others.is_empty() {
+            return;
+        }
+        if let Err(unsent) = self.responses.send(others) {
             unsent.0.into_iter().for_each(Response::send);
         }
     }
@@ -408,14 +421,14 @@ fn step(
 ) -> Result<(), Box<(StepError, Op)>> {
     responses.push(match op {
         // The client is gone and would never learn of a claim.
-        Op::DecideOne(_, _, to) if to.is_closed() => return Ok(()),
+        Op::Submit(_, _, reply) if reply.is_closed() => return Ok(()),
         Op::Decide(_, to) if to.is_closed() => return Ok(()),
         // The caller was told that the effect is unknown; it must not happen much later.
         Op::ChangeOrder(_, _, to) if to.is_closed() => return Ok(()),
         Op::CreateSale(_, to) | Op::ChangeSale(_, _, to) if to.is_closed() => return Ok(()),
-        Op::DecideOne(order, attempt, to) => match batch.attempt(order, &attempt) {
-            Ok(verdict) => Response::DecideOne(verdict, to),
-            Err(error) => return Err(Box::new((error, Op::DecideOne(order, attempt, to)))),
+        Op::Submit(order, attempt, reply) => match batch.attempt(order, &attempt) {
+            Ok(verdict) => Response::Submitted(verdict, reply),
+            Err(error) => return Err(Box::new((error, Op::Submit(order, attempt, reply)))),
         },
         Op::Decide(attempts, to) => {
             let decided = attempts

@@ -4,6 +4,7 @@
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod fault;
+mod reply;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,6 +15,7 @@ use seckill_sale::{
 };
 
 pub use fault::{Cause, Effect, Fault};
+pub use reply::{Deliveries, Mailbox, NoReply, Replies, Reply, Submitted, Ticket, WithoutReply};
 
 /// The maximum number of attempts in one call of [`Engine::decide`].
 pub const DECIDE_MAX: usize = 256;
@@ -96,14 +98,18 @@ pub trait Engine: Send + Sync {
     /// deadline bounds the call.
     fn decide(&self, attempts: Vec<Attempt>) -> BoxFuture<'_, Vec<Result<Verdict, Fault>>>;
 
-    /// [`Engine::decide`] for a single attempt, as in an HTTP request.
+    /// Submits a single attempt, as [`Engine::decide`] does, without a boxed future. The verdict is
+    /// posted to the mailbox of the event loop that waits for it. Must be called within a Tokio
+    /// runtime.
+    fn submit(&self, attempt: Attempt, mailbox: &Mailbox) -> Submitted;
+
+    /// Submits a single attempt and waits for its verdict.
     fn decide_one(&self, attempt: Attempt) -> BoxFuture<'_, Result<Verdict, Fault>> {
         Box::pin(async move {
-            let verdict = self.decide(vec![attempt]).await.pop();
-            verdict.unwrap_or_else(|| {
-                let detail = "the engine returned no verdict";
-                Err(Fault::unknown(Cause::Store, detail))
-            })
+            match self.submit(attempt, &Mailbox::direct()) {
+                Submitted::Now(verdict) => verdict,
+                Submitted::Later(ticket) => ticket.await,
+            }
         })
     }
 

@@ -44,6 +44,13 @@ impl SaleId {
         Ok(Self(id.into()))
     }
 
+    /// The same id in memory of its own, so that clones of it do not share a reference count with
+    /// clones of this one.
+    #[must_use]
+    pub fn unshared(&self) -> Self {
+        Self(Arc::from(&*self.0))
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,134 +1,203 @@
 //! Dispatches requests: attempts take a fast path, everything else goes to the routes.
 //! Rejecting a bare attempt must not box a future, allocate more than the response, or wait.
 
-use std::future::{Future, Ready};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use axum::Router;
 use axum::body::Body as RouteBody;
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::{Method, Request, Response};
-use seckill_sale::{Attempt, SaleId};
+use pin_project_lite::pin_project;
+use seckill_api::ProblemType;
+use seckill_engine::{Fault, Submitted, Ticket};
+use seckill_sale::{Attempt, SaleId, Verdict};
+use tokio::task::JoinSet;
 use tower::ServiceExt;
 
 use crate::connections::ConnState;
+use crate::context::LoopContext;
+use crate::extract;
 use crate::problem::Problem;
 use crate::responses::{Style, respond};
-use crate::{Service, extract};
 
 pub(crate) type ResponseBody = Either<Full<Bytes>, RouteBody>;
 type DispatchResult = Result<Response<ResponseBody>, std::convert::Infallible>;
+type BoxedResponse = Pin<Box<dyn Future<Output = Response<ResponseBody>> + Send>>;
 
-/// A response that is ready, or one in progress while its connection is marked as answering.
-pub(crate) enum ResponseFuture {
-    Now(Ready<DispatchResult>),
-    Later(
-        Pin<Box<dyn Future<Output = DispatchResult> + Send>>,
-        Arc<ConnState>,
-    ),
+pin_project! {
+    /// A response that is ready, or one in progress while its connection is marked as answering.
+    #[project = Progress]
+    pub(crate) enum ResponseFuture {
+        Now {
+            response: Option<Response<ResponseBody>>,
+        },
+        /// A bare attempt that the engine decides.
+        Decided {
+            #[pin]
+            ticket: Ticket,
+            style: Style,
+            context: Arc<LoopContext>,
+            state: Arc<ConnState>,
+        },
+        Later {
+            response: BoxedResponse,
+            state: Arc<ConnState>,
+        },
+    }
 }
 
 impl Future for ResponseFuture {
     type Output = DispatchResult;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<DispatchResult> {
-        match self.get_mut() {
-            Self::Now(response) => Pin::new(response).poll(context),
-            Self::Later(response, state) => {
-                let mut response = ready!(response.as_mut().poll(context));
-                state.waiting();
-                if let Ok(response) = &mut response {
-                    close_if_stopping(state, response);
-                }
-                Poll::Ready(response)
+    fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<DispatchResult> {
+        let (mut response, state) = match self.project() {
+            Progress::Now { response } => {
+                // A future is not polled again once it has returned.
+                return response
+                    .take()
+                    .map_or(Poll::Pending, |response| Poll::Ready(Ok(response)));
             }
-        }
+            Progress::Decided {
+                ticket,
+                style,
+                context,
+                state,
+            } => {
+                let verdict = ready!(ticket.poll(task));
+                (decided(context, *style, verdict), state)
+            }
+            Progress::Later { response, state } => (ready!(response.as_mut().poll(task)), state),
+        };
+        answered(state, &mut response);
+        Poll::Ready(Ok(response))
     }
 }
 
-/// Closes the connection after this response if the service is stopping.
-fn close_if_stopping(state: &ConnState, response: &mut Response<ResponseBody>) {
+/// The connection waits for its next request, or closes after this response if the service is
+/// stopping.
+fn answered(state: &ConnState, response: &mut Response<ResponseBody>) {
+    state.waiting();
     if state.is_stopping() {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
     }
 }
 
+/// The response to a bare attempt, which asks for one unit.
+fn decided(
+    context: &LoopContext,
+    style: Style,
+    verdict: Result<Verdict, Fault>,
+) -> Response<ResponseBody> {
+    respond(context, style, 1, verdict).map(Either::Left)
+}
+
 /// Serves one connection.
 pub(crate) struct Dispatch {
-    service: Arc<Service>,
-    routes: Router,
+    context: Arc<LoopContext>,
     state: Arc<ConnState>,
 }
 
 impl Dispatch {
-    pub(crate) fn new(service: Arc<Service>, routes: Router, state: Arc<ConnState>) -> Self {
-        Self {
-            service,
-            routes,
-            state,
-        }
+    pub(crate) fn new(context: Arc<LoopContext>, state: Arc<ConnState>) -> Self {
+        Self { context, state }
     }
 
     fn attempt(&self, sale: SaleId, style: Style, request: Request<Incoming>) -> ResponseFuture {
-        if extract::is_bare(&request) {
-            let attempt = Attempt::anonymous(sale);
-            if let Some(verdict) = self.service.engine.answer_from_memory(&attempt) {
-                let response = respond(&self.service, style, 1, Ok(verdict));
-                let mut response = response.map(Either::Left);
-                self.state.waiting();
-                close_if_stopping(&self.state, &mut response);
-                return ResponseFuture::Now(std::future::ready(Ok(response)));
-            }
-            let service = Arc::clone(&self.service);
-            return self.later(async move {
-                let verdict = service.engine.decide_one(attempt).await;
-                respond(&service, style, 1, verdict)
-            });
+        let context = &self.context;
+        if !extract::is_bare(&request) {
+            let context = Arc::clone(context);
+            return self.later(attempt_with_content(context, sale, style, request));
         }
-        let service = Arc::clone(&self.service);
+        let attempt = Attempt::anonymous(sale);
+        let engine = context.engine();
+        let submitted = match engine.answer_from_memory(&attempt) {
+            Some(verdict) => Submitted::Now(Ok(verdict)),
+            None => engine.submit(attempt, &context.mailbox),
+        };
+        match submitted {
+            Submitted::Now(verdict) => self.now(decided(context, style, verdict)),
+            Submitted::Later(ticket) => {
+                self.state.answering();
+                ResponseFuture::Decided {
+                    ticket,
+                    style,
+                    context: Arc::clone(context),
+                    state: Arc::clone(&self.state),
+                }
+            }
+        }
+    }
+
+    /// Runs a route on the background runtime. It is cancelled if the client disconnects.
+    fn route(&self, request: Request<Incoming>) -> ResponseFuture {
+        if let Err(problem) = extract::check_length(request.headers(), &self.context.options) {
+            return self.now(problem.response().map(Either::Left));
+        }
+        let response = self.context.routes.clone().oneshot(request);
+        let mut task = JoinSet::new();
+        task.spawn_on(response, &self.context.background);
         self.later(async move {
-            let json_only = style == Style::V1;
-            let extracted = extract::attempt(sale, request, &service.options, json_only).await;
-            let attempt = match extracted {
-                Ok(attempt) => attempt,
-                Err(problem) => return problem.response(),
-            };
-            let asked = attempt.lines.quantity();
-            let verdict = match service.engine.answer_from_memory(&attempt) {
-                Some(verdict) => Ok(verdict),
-                None => service.engine.decide_one(attempt).await,
-            };
-            respond(&service, style, asked, verdict)
+            match task.join_next().await {
+                Some(Ok(Ok(response))) => response.map(Either::Right),
+                Some(Err(error)) => {
+                    tracing::error!(%error, "a route failed");
+                    let detail = "the request failed; it is unknown whether it took effect";
+                    let problem = Problem::new(ProblemType::Internal, detail);
+                    problem.response().map(Either::Left)
+                }
+                None => std::future::pending().await,
+            }
         })
     }
 
-    fn route(&self, request: Request<Incoming>) -> ResponseFuture {
-        if let Err(problem) = extract::check_length(request.headers(), &self.service.options) {
-            return self.later(async move { problem.response() });
+    fn now(&self, mut response: Response<ResponseBody>) -> ResponseFuture {
+        answered(&self.state, &mut response);
+        ResponseFuture::Now {
+            response: Some(response),
         }
-        let response = self.routes.clone().oneshot(request);
-        self.state.answering();
-        let response = async move {
-            let Ok(response) = response.await;
-            Ok(response.map(Either::Right))
-        };
-        ResponseFuture::Later(Box::pin(response), Arc::clone(&self.state))
     }
 
     fn later(
         &self,
-        response: impl Future<Output = Response<Full<Bytes>>> + Send + 'static,
+        response: impl Future<Output = Response<ResponseBody>> + Send + 'static,
     ) -> ResponseFuture {
         self.state.answering();
-        let response = async move { Ok(response.await.map(Either::Left)) };
-        ResponseFuture::Later(Box::pin(response), Arc::clone(&self.state))
+        ResponseFuture::Later {
+            response: Box::pin(response),
+            state: Arc::clone(&self.state),
+        }
     }
+}
+
+/// Decides an attempt that has a body or a key.
+async fn attempt_with_content(
+    context: Arc<LoopContext>,
+    sale: SaleId,
+    style: Style,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let json_only = style == Style::V1;
+    let extracted = extract::attempt(sale, request, &context.options, json_only).await;
+    let attempt = match extracted {
+        Ok(attempt) => attempt,
+        Err(problem) => return problem.response().map(Either::Left),
+    };
+    let asked = attempt.lines.quantity();
+    let engine = context.engine();
+    let verdict = match engine.answer_from_memory(&attempt) {
+        Some(verdict) => Ok(verdict),
+        None => match engine.submit(attempt, &context.mailbox) {
+            Submitted::Now(verdict) => verdict,
+            Submitted::Later(ticket) => ticket.await,
+        },
+    };
+    respond(&context, style, asked, verdict).map(Either::Left)
 }
 
 /// The sale in a `/v1/sales/{sale}/orders` path.
@@ -148,14 +217,14 @@ impl hyper::service::Service<Request<Incoming>> for Dispatch {
         }
         let path = request.uri().path();
         if path == "/seckill" {
-            let sale = self.service.options.default_sale.clone();
+            let sale = self.context.options.default_sale.clone();
             return self.attempt(sale, Style::Tutorial, request);
         }
         match sale_of_path(path).map(SaleId::new) {
             Some(Ok(sale)) => self.attempt(sale, Style::V1, request),
             Some(Err(bad)) => {
                 let problem = Problem::bad_request(bad.to_string());
-                self.later(async move { problem.response() })
+                self.now(problem.response().map(Either::Left))
             }
             None => self.route(request),
         }

@@ -2,17 +2,20 @@
 //! It makes no decisions about sales, and knows engines only through the port.
 
 mod connections;
+mod context;
 mod control;
 pub mod convert;
 mod dispatch;
+mod event_loop;
 mod extract;
 mod json;
-mod listen;
 mod metrics;
 mod problem;
 mod problem_extractors;
+mod refusal;
 mod responses;
 mod routes;
+mod workers;
 
 use std::sync::Arc;
 
@@ -20,7 +23,7 @@ use seckill_engine::Engine;
 use seckill_sale::{ORDER_UNITS_MAX, SaleId};
 
 pub use control::{ControlSocket, connect_control};
-pub use listen::serve;
+pub use workers::Workers;
 
 use crate::metrics::Metrics;
 
@@ -29,7 +32,9 @@ use crate::metrics::Metrics;
 pub struct ServiceOptions {
     /// The sale that `POST /seckill` sells from.
     pub default_sale: SaleId,
-    /// Connections served at once. Further ones wait to be accepted.
+    /// Threads that serve connections, at least 1.
+    pub threads: usize,
+    /// Connections served at once. Further ones get 503.
     pub max_connections: usize,
     /// The largest request head, in bytes. The HTTP library requires at least 8,192.
     pub head_max_bytes: usize,
@@ -52,6 +57,7 @@ impl ServiceOptions {
     pub fn new(default_sale: SaleId) -> Self {
         Self {
             default_sale,
+            threads: 1,
             max_connections: 10_000,
             head_max_bytes: 16_384,
             head_wait_ms: 30_000,
@@ -73,7 +79,7 @@ pub struct Service {
 
 impl Service {
     pub fn new(engine: Arc<dyn Engine>, options: ServiceOptions) -> Self {
-        let metrics = Metrics::new(Arc::clone(&engine));
+        let metrics = Metrics::new(Arc::clone(&engine), options.threads);
         Self {
             engine,
             options,

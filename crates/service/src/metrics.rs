@@ -2,11 +2,12 @@
 //! Names and meanings are part of the public interface, and docs/HTTP.md lists them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
-use prometheus_client::metrics::family::Family;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 use seckill_engine::Engine;
@@ -65,38 +66,43 @@ impl ResponseKind {
     }
 }
 
-#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct ResponseLabels {
-    result: &'static str,
+/// The responses of one event loop. Aligned so that loops on different cores do not write to the same
+/// cache line.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct ResponseCounts([AtomicU64; ResponseKind::ALL.len()]);
+
+impl ResponseCounts {
+    pub(crate) fn responded(&self, kind: ResponseKind) {
+        self.0[kind as usize].fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 pub(crate) struct Metrics {
     registry: Registry,
-    /// Indexed by [`ResponseKind`]. Taken out of the family once, because a lookup takes a lock.
-    responses: [Counter; ResponseKind::ALL.len()],
+    loops: Vec<Arc<ResponseCounts>>,
     connections: Gauge,
 }
 
 impl Metrics {
-    pub(crate) fn new(engine: Arc<dyn Engine>) -> Self {
+    pub(crate) fn new(engine: Arc<dyn Engine>, loops: usize) -> Self {
         let mut registry = Registry::with_prefix("seckill");
-        let responses = Family::<ResponseLabels, Counter>::default();
-        let help = "Responses to attempts, by result";
-        registry.register("responses", help, responses.clone());
+        let loops: Vec<Arc<ResponseCounts>> = (0..loops).map(|_| Arc::default()).collect();
+        registry.register_collector(Box::new(Responses(loops.clone())));
         let connections = Gauge::default();
         let help = "Open connections";
         registry.register("connections", help, connections.clone());
         registry.register_collector(Box::new(EngineSamples(engine)));
         Self {
             registry,
-            responses: ResponseKind::ALL
-                .map(|(_, result)| responses.get_or_create_owned(&ResponseLabels { result })),
+            loops,
             connections,
         }
     }
 
-    pub(crate) fn responded(&self, kind: ResponseKind) {
-        self.responses[kind as usize].inc();
+    /// The counts for each event loop.
+    pub(crate) fn loops(&self) -> &[Arc<ResponseCounts>] {
+        &self.loops
     }
 
     pub(crate) fn connections(&self) -> &Gauge {
@@ -108,6 +114,24 @@ impl Metrics {
         let mut page = String::new();
         prometheus_client::encoding::text::encode(&mut page, &self.registry)?;
         Ok(page)
+    }
+}
+
+/// The sum of all loops.
+#[derive(Debug)]
+struct Responses(Vec<Arc<ResponseCounts>>);
+
+impl Collector for Responses {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let help = "Responses to attempts, by result";
+        let mut family = encoder.encode_descriptor("responses", help, None, MetricType::Counter)?;
+        for (kind, result) in ResponseKind::ALL {
+            let count =
+                |counts: &Arc<ResponseCounts>| counts.0[kind as usize].load(Ordering::Relaxed);
+            let counter = ConstCounter::new(self.0.iter().map(count).sum::<u64>());
+            counter.encode(family.encode_family(&[("result", result)])?)?;
+        }
+        Ok(())
     }
 }
 

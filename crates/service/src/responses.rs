@@ -17,7 +17,7 @@ use seckill_sale::{
     Claim, Invalid, ItemId, ItemRemaining, OrderId, OrderState, Rejection, Verdict,
 };
 
-use crate::Service;
+use crate::context::LoopContext;
 use crate::convert::{self, time};
 use crate::json::to_json;
 use crate::metrics::ResponseKind;
@@ -37,20 +37,20 @@ pub(crate) enum Style {
 
 /// `asked` is the number of units that the attempt asked for.
 pub(crate) fn respond(
-    service: &Service,
+    context: &LoopContext,
     style: Style,
     asked: u32,
     verdict: Result<Verdict, Fault>,
 ) -> Response<Full<Bytes>> {
-    let retry_after_s = service.options.retry_after_s;
+    let retry_after_s = context.options.retry_after_s;
     let verdict = match verdict {
         Ok(verdict) => verdict,
         Err(fault) => {
-            service.metrics.responded(ResponseKind::Fault);
+            context.counts.responded(ResponseKind::Fault);
             return Problem::of_fault(&fault, retry_after_s).response();
         }
     };
-    service.metrics.responded(ResponseKind::of(&verdict));
+    context.counts.responded(ResponseKind::of(&verdict));
     match verdict {
         Verdict::Rejected(Rejection::SoldOut) => sold_out(style),
         Verdict::Claimed(claim) => won(style, &claim, OrderState::Reserved),

@@ -1,57 +1,15 @@
-//! The baselines: what the underlying libraries achieve without the product.
+//! The baseline of claims: what SQLite achieves without the product.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
 use rustix::time::{ClockId, clock_gettime};
 use seckill_embedded::{EmbeddedEngine, EmbeddedOptions};
 use seckill_engine::Engine;
 use seckill_sale::{Attempt, NewSale, SaleId, Verdict};
 use serde_json::json;
-use tokio::net::TcpSocket;
-
-/// hyper alone; it sends the same bytes as the product's most frequent answer.
-pub(crate) fn http() -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let socket = TcpSocket::new_v4()?;
-        socket.bind("127.0.0.1:0".parse()?)?;
-        let listener = socket.listen(65_535)?;
-        // The same line as the product's, so that both are started in the same way.
-        println!("seckill is listening on http://{}", listener.local_addr()?);
-        loop {
-            let (stream, _) = listener.accept().await?;
-            stream.set_nodelay(true)?;
-            tokio::spawn(async move {
-                let connection = http1::Builder::new();
-                let served =
-                    connection.serve_connection(TokioIo::new(stream), service_fn(sold_out));
-                // An error means that the client closed the connection, which is expected.
-                let _ = served.await;
-            });
-        }
-    })
-}
-
-async fn sold_out(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
-    let body = Full::new(Bytes::from_static(br#"{"result":"sold_out"}"#));
-    let mut answer = Response::new(body);
-    let json = HeaderValue::from_static("application/json");
-    answer.headers_mut().insert(CONTENT_TYPE, json);
-    Ok(answer)
-}
 
 /// The engine's claims and a bare loop's inserts, alternating, in batches of the same size.
 pub(crate) fn claims(rows: u32, batch: u32, rounds: u32, dir: &Path) -> anyhow::Result<()> {

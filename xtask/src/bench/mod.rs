@@ -2,6 +2,7 @@
 //! changes in the machine's speed cancel out. Figures are medians over rounds with their spread.
 
 mod bare;
+mod bare_http;
 mod before;
 mod cases;
 mod cluster;
@@ -51,8 +52,7 @@ pub(crate) struct BenchArgs {
 /// Run a component of the bench in its own process
 #[derive(Debug, Subcommand)]
 pub(crate) enum Component {
-    /// Run a bare hyper server that sends the bytes of a sold-out answer
-    Http,
+    Http(bare_http::BareHttp),
     /// Measure durable claims of the engine against a bare loop of the same commits; prints JSON
     Claims {
         /// Rows per round
@@ -92,7 +92,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
 
 pub(crate) fn run_part(part: &Component) -> anyhow::Result<()> {
     match part {
-        Component::Http => bare::http(),
+        Component::Http(args) => bare_http::run(args),
         Component::Claims {
             rows,
             batch,

@@ -7,14 +7,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use seckill_cluster_codec::order_id::ByOrder;
-use seckill_engine::{Cause, Fault};
+use seckill_engine::{Cause, Fault, Replies, Reply};
 use seckill_mysql_store::orders::{self, Settled};
 use seckill_sale::{OrderId, Verdict};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::record::StoredOrders;
-use crate::shared::{Core, Reply, Waiter, Waiters};
+use crate::shared::{Core, Waiter, Waiters};
 
 /// Claims in one SELECT.
 const ASK_MAX: usize = 1_000;
@@ -94,10 +94,10 @@ impl WaitingClaims {
 
     /// Answers those that have waited since before `since` with the order's address.
     fn give_up_waiting(&mut self, since: Instant) {
+        let mut replies = Replies::default();
         self.waiters.retain(|_, together| {
             for (waiter, reply) in together.take_since(since) {
-                // The request may be gone.
-                let _ = reply.send(Ok(Verdict::Pending(waiter.claim.order_id)));
+                replies.push(reply, Ok(Verdict::Pending(waiter.claim.order_id)));
             }
             !together.is_empty()
         });
@@ -105,7 +105,7 @@ impl WaitingClaims {
 
     /// Confirms a claim that the recorder of this process has committed. Repeats stay, and are
     /// returned to the store: since the commit, the order may have been cancelled.
-    fn confirm(&mut self, id: &OrderId) -> bool {
+    fn confirm(&mut self, id: &OrderId, replies: &mut Replies) -> bool {
         let Some(Together { first, others }) = self.waiters.remove(id) else {
             return false;
         };
@@ -113,8 +113,7 @@ impl WaitingClaims {
         let (mut repeats, claims): (Waiters, Waiters) =
             all.partition(|(waiter, _)| waiter.is_repeat);
         for (waiter, reply) in claims {
-            // The client may have disconnected; the order's address has the outcome.
-            let _ = reply.send(Ok(Verdict::Claimed(waiter.claim)));
+            replies.push(reply, Ok(Verdict::Claimed(waiter.claim)));
         }
         let first = repeats.pop();
         let has_repeats = first.is_some();
@@ -128,7 +127,7 @@ impl WaitingClaims {
         has_repeats
     }
 
-    fn settle(&mut self, id: &OrderId, settled: &Settled) {
+    fn settle(&mut self, id: &OrderId, settled: &Settled, replies: &mut Replies) {
         let Some(Together { first, others }) = self.waiters.remove(id) else {
             return;
         };
@@ -145,8 +144,7 @@ impl WaitingClaims {
                 }
                 Settled::Void(reason) => Err(voided(reason)),
             };
-            // The request may be gone; the order's address still has the outcome.
-            let _ = reply.send(answer);
+            replies.push(reply, answer);
         }
         if self.waiters.is_empty() {
             self.queue.clear();
@@ -203,11 +201,13 @@ pub(crate) async fn run(core: Arc<Core>, mut inputs: Inputs) {
                 while let Ok(waiters) = inputs.waiters.try_recv() {
                     claims.enter_all(waiters);
                 }
+                let mut replies = Replies::default();
                 for id in &stored {
-                    if claims.confirm(id) {
+                    if claims.confirm(id, &mut replies) {
                         next_query = Instant::now();
                     }
                 }
+                drop(replies);
                 core.settled(stored);
             }
             waiters = inputs.waiters.recv() => {
@@ -258,9 +258,11 @@ async fn query(core: &Core, claims: &mut WaitingClaims) -> bool {
             Vec::new()
         }
     };
-    settled
-        .iter()
-        .for_each(|(id, settled)| claims.settle(id, settled));
+    let mut replies = Replies::default();
+    for (id, settled) in &settled {
+        claims.settle(id, settled, &mut replies);
+    }
+    drop(replies);
     core.confirming
         .settled
         .fetch_add(settled.len() as u64, Ordering::Relaxed);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use seckill_cluster_codec::message::OutboxClaim;
 use seckill_cluster_codec::order_id::Named;
-use seckill_engine::{Cause, Effect, Fault};
+use seckill_engine::{Cause, Effect, Fault, Replies, Reply};
 use seckill_redis_gate::{Asked, CLAIM_MAX, Claims, Decided, Offer, OutboxEntry, Refusal};
 use seckill_sale::{Attempt, Claim, Invalid, ItemUnit, OrderId, SaleId, Verdict};
 use tokio::sync::mpsc;
@@ -16,11 +16,11 @@ use tokio::task::JoinSet;
 
 use crate::clock::now_ms;
 use crate::options::Confirm;
-use crate::shared::{CachedSale, Core, Names, Reply, Waiter};
+use crate::shared::{CachedSale, Core, Names, Waiter};
 
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
-/// An attempt and the channel for its answer.
+/// An attempt and the reply to it.
 pub(crate) struct Waiting {
     pub(crate) attempt: Attempt,
     pub(crate) reply: Reply,
@@ -40,7 +40,7 @@ enum QueuedAttempt {
 }
 
 /// Accepts attempts until their channel closes, then starts the calls for those still queued.
-pub(crate) async fn run(core: Arc<Core>, mut attempts: mpsc::Receiver<Waiting>) {
+pub(crate) async fn run(core: Arc<Core>, mut attempts: mpsc::UnboundedReceiver<Waiting>) {
     let (done, mut ended) = mpsc::unbounded_channel();
     let mut queues = Queues {
         core: Arc::clone(&core),
@@ -166,24 +166,16 @@ async fn decide(core: &Core, turn: Turn, batch: Vec<Queued>) {
                 return dispatch(core, &cached, asked, replies, claims, validity);
             }
             Called::Unknown => {
+                let mut posted = Replies::default();
                 for (asked, reply) in asked.into_iter().zip(replies) {
-                    // The client may have disconnected; the order's address has the outcome.
-                    let _ = reply.send(Ok(Verdict::Pending(asked.order_id)));
+                    posted.push(reply, Ok(Verdict::Pending(asked.order_id)));
                 }
                 return;
             }
-            Called::NoEffect(fault) => {
-                replies.into_iter().for_each(|reply| {
-                    let _ = reply.send(Err(fault.clone()));
-                });
-                return;
-            }
+            Called::NoEffect(fault) => return fail_all(replies, &fault),
             Called::OtherEpoch => {
                 if let Err(fault) = core.read_sale(sale).await {
-                    replies.into_iter().for_each(|reply| {
-                        let _ = reply.send(Err(fault.clone()));
-                    });
-                    return;
+                    return fail_all(replies, &fault);
                 }
                 let again = asked.into_iter().zip(replies);
                 batch = again
@@ -274,7 +266,7 @@ fn prepare(
             }
             Err((_, error)) => {
                 let detail = format!("the operating system returned no random bytes: {error}");
-                let _ = reply.send(Err(Fault::without_effect(Cause::Store, detail)));
+                reply.send(Err(Fault::without_effect(Cause::Store, detail)));
             }
         }
     }
@@ -372,7 +364,7 @@ fn dispatch(
     let mut n = claims.head.n - new_claims as u64;
     let mut remaining = claims.head.remaining() + claims.decided.iter().map(new_units).sum::<u32>();
     let mut outbox = Vec::with_capacity(new_claims);
-    let mut waiters = Vec::new();
+    let (mut waiters, mut posted) = (Vec::new(), Replies::default());
     let since = tokio::time::Instant::now();
     for ((asked, reply), decided) in asked.into_iter().zip(replies).zip(claims.decided) {
         remaining -= new_units(&decided);
@@ -421,17 +413,17 @@ fn dispatch(
                     | RejectionValidity::Unsure
                     | RejectionValidity::Stale => Ok(verdict),
                 };
-                let _ = reply.send(answer);
+                posted.push(reply, answer);
                 continue;
             }
         };
         let Some(waiter) = waiter else {
             // The gate names an item that the sale does not have. The store decides.
-            let _ = reply.send(Ok(Verdict::Pending(order_id)));
+            posted.push(reply, Ok(Verdict::Pending(order_id)));
             continue;
         };
         if core.options.confirm == Confirm::Gate && !waiter.is_repeat {
-            let _ = reply.send(Ok(Verdict::Accepted(waiter.claim.order_id)));
+            posted.push(reply, Ok(Verdict::Accepted(waiter.claim.order_id)));
         } else {
             waiters.push((waiter, reply));
         }
@@ -464,9 +456,16 @@ fn rejection(decided: Decided) -> Verdict {
 }
 
 fn answer_all(batch: Vec<Queued>, answer: impl Fn() -> Result<Verdict, Fault>) {
+    let mut posted = Replies::default();
     for queued in batch {
-        // The client may have disconnected.
-        let _ = queued.reply.send(answer());
+        posted.push(queued.reply, answer());
+    }
+}
+
+fn fail_all(replies: Vec<Reply>, fault: &Fault) {
+    let mut posted = Replies::default();
+    for reply in replies {
+        posted.push(reply, Err(fault.clone()));
     }
 }
 

@@ -18,7 +18,7 @@ use seckill_sale::{OrderId, SaleId};
 use tokio::sync::{Mutex, Semaphore, mpsc};
 
 pub(crate) use self::sale_cache::{CachedSale, SaleCache, keys_of};
-pub(crate) use self::waiting::{ConfirmingCounts, DecidingCounts, Reply, Waiter, Waiters};
+pub(crate) use self::waiting::{ConfirmingCounts, DecidingCounts, Waiter, Waiters};
 use crate::options::ClusterOptions;
 
 /// How long an unknown sale id is remembered, so that the store is not asked again.

@@ -2,12 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
-use seckill_engine::Fault;
-use seckill_sale::{Claim, Verdict};
-use tokio::sync::oneshot;
+use seckill_engine::Reply;
+use seckill_sale::Claim;
 use tokio::time::Instant;
-
-pub(crate) type Reply = oneshot::Sender<Result<Verdict, Fault>>;
 
 /// A request that waits for a claim.
 #[derive(Debug)]

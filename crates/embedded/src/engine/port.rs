@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use seckill_engine::{
-    BoxFuture, Cause, Component, DECIDE_MAX, Engine, Fault, OrderRefused, Outcome, SALES_PAGE_MAX,
-    SaleStock, Sample,
+    BoxFuture, Cause, Component, DECIDE_MAX, Engine, Fault, Mailbox, OrderRefused, Outcome,
+    SALES_PAGE_MAX, SaleStock, Sample, Submitted, WithoutReply,
 };
 use seckill_sale::{
     Attempt, AuditReport, Buyer, Event, HistoryEntry, IdempotencyKey, NewSale, Order, OrderChange,
@@ -59,17 +59,21 @@ impl Engine for EmbeddedEngine {
         })
     }
 
-    fn decide_one(&self, attempt: Attempt) -> BoxFuture<'_, Result<Verdict, Fault>> {
-        Box::pin(async move {
-            let now_ms = self.shared.clock.now_ms();
-            let order = self
-                .ids
-                .next(now_ms)
-                .map_err(|error| no_random_bytes(&error))?;
-            let pending = |_| Ok(Verdict::Pending(order_id::to_text(order)));
-            let asked = self.ask(|to| Op::DecideOne(order, attempt, to), pending);
-            asked.await?
-        })
+    fn submit(&self, attempt: Attempt, mailbox: &Mailbox) -> Submitted {
+        let now_ms = self.shared.clock.now_ms();
+        let number = match self.ids.next(now_ms) {
+            Ok(number) => number,
+            Err(error) => return Submitted::Now(Err(no_random_bytes(&error))),
+        };
+        let without_reply = WithoutReply {
+            number,
+            result: |number, _| Ok(Verdict::Pending(order_id::to_text(number))),
+        };
+        let (reply, ticket) = mailbox.ticket(self.answer_wait, without_reply);
+        match self.enqueue(Op::Submit(number, attempt, reply)) {
+            Ok(()) => Submitted::Later(ticket),
+            Err(fault) => Submitted::Now(Err(fault)),
+        }
     }
 
     fn order<'a>(&'a self, order_id: &'a OrderId) -> BoxFuture<'a, Result<Outcome, Fault>> {
