@@ -11,6 +11,8 @@ use seckill_loadgen::{Outcome, Pacing, Plan, Progress, Target};
 use seckill_testkit::{ServerProcess, raise_file_limit, wait_until};
 use tempfile::TempDir;
 
+const REQUEST: &str = "POST /seckill HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\n\r\n";
+
 fn serve(dir: &TempDir, prefix: &[&str], units: &str) -> ServerProcess {
     let binary = Path::new(env!("CARGO_BIN_EXE_seckill"));
     ServerProcess::start(
@@ -58,8 +60,7 @@ fn a_half_closed_client_receives_its_confirmation() {
     let server = serve(&dir, &[], "10");
     for _ in 0..10 {
         let mut stream = TcpStream::connect(server.address).unwrap();
-        let request = "POST /seckill HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\n\r\n";
-        stream.write_all(request.as_bytes()).unwrap();
+        stream.write_all(REQUEST.as_bytes()).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
         let mut response = String::new();
         stream.read_to_string(&mut response).unwrap();
@@ -69,8 +70,7 @@ fn a_half_closed_client_receives_its_confirmation() {
 
 /// Sends a request on a connection that stays open, and reads the head of its response.
 fn ask(stream: &mut TcpStream) -> String {
-    let request = "POST /seckill HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\n\r\n";
-    stream.write_all(request.as_bytes()).unwrap();
+    stream.write_all(REQUEST.as_bytes()).unwrap();
     let mut response = vec![0; 4_096];
     let length = stream.read(&mut response).unwrap();
     String::from_utf8_lossy(&response[..length]).into_owned()

@@ -113,10 +113,7 @@ impl ClusterEngine {
             .collect();
         let mut verdicts = Vec::with_capacity(submitted.len());
         for submitted in submitted {
-            verdicts.push(match submitted {
-                Submitted::Now(verdict) => verdict,
-                Submitted::Later(ticket) => ticket.await,
-            });
+            verdicts.push(submitted.verdict().await);
         }
         verdicts
     }

@@ -12,6 +12,7 @@ mod file;
 mod load;
 mod memory;
 mod opened;
+mod operations;
 mod order_id;
 mod readers;
 mod shared;

@@ -8,12 +8,9 @@ use std::time::{Duration, Instant};
 
 use fail_parallel::FailPointRegistry;
 use rusqlite::Connection;
-use seckill_engine::{Cause, Effect, Fault, OrderRefused, Replies, Reply};
-use seckill_sale::{
-    Attempt, Ledger, NewSale, Order, OrderChange, OrderId, Sale, SaleChange, SaleId, SaleRefused,
-    Verdict,
-};
-use tokio::sync::{mpsc, oneshot};
+use seckill_engine::{Cause, Fault};
+use seckill_sale::Ledger;
+use tokio::sync::mpsc;
 
 use crate::batch::{Batch, CheckAt, StepError, Store};
 use crate::failpoints;
@@ -21,110 +18,8 @@ use crate::file::FileError;
 use crate::file::identity::OpenedFiles;
 use crate::file::schema::{self, Tuning};
 use crate::opened::{self, Opened};
+use crate::operations::{Op, Response, View, fail_all, send_all};
 use crate::shared::{Condition, Shared};
-
-pub(crate) type ReplySender<T> = oneshot::Sender<Result<T, Fault>>;
-
-/// The results of one call of `decide`.
-pub(crate) type Verdicts = Vec<Result<Verdict, Fault>>;
-
-/// An operation for the writer.
-pub(crate) enum Op {
-    /// A single attempt, without the lists of [`Op::Decide`].
-    Submit(u128, Attempt, Reply),
-    Decide(Vec<(u128, Attempt)>, oneshot::Sender<Verdicts>),
-    ChangeOrder(
-        OrderId,
-        OrderChange,
-        ReplySender<Result<Order, OrderRefused>>,
-    ),
-    CreateSale(NewSale, ReplySender<Result<Sale, SaleRefused>>),
-    ChangeSale(SaleId, SaleChange, ReplySender<Result<Sale, SaleRefused>>),
-    /// Answered once everything queued before it has been answered.
-    Barrier(ReplySender<()>),
-    /// A view of file and gate at the same time, between two batches.
-    View(ReplySender<View>),
-}
-
-/// A read transaction, and the free units of each item of each sale at the same time.
-pub(crate) struct View {
-    pub(crate) conn: Connection,
-    pub(crate) free: Vec<(SaleId, Vec<u32>)>,
-}
-
-impl Op {
-    /// Answers an operation that was not carried out.
-    fn fail(self, fault: &Fault) {
-        let fault = || Fault::without_effect(fault.cause, fault.detail.clone());
-        match self {
-            Self::Decide(attempts, to) => {
-                drop(to.send(attempts.iter().map(|_| Err(fault())).collect()));
-            }
-            Self::Submit(_, _, reply) => reply.send(Err(fault())),
-            Self::ChangeOrder(_, _, to) => drop(to.send(Err(fault()))),
-            Self::CreateSale(_, to) | Self::ChangeSale(_, _, to) => drop(to.send(Err(fault()))),
-            Self::Barrier(to) => drop(to.send(Err(fault()))),
-            Self::View(to) => drop(to.send(Err(fault()))),
-        }
-    }
-}
-
-/// A response that waits for its batch to become durable.
-pub(crate) enum Response {
-    Submitted(Verdict, Reply),
-    Decide(Verdicts, oneshot::Sender<Verdicts>),
-    ChangeOrder(
-        Result<Order, OrderRefused>,
-        ReplySender<Result<Order, OrderRefused>>,
-    ),
-    Sale(
-        Result<Sale, SaleRefused>,
-        ReplySender<Result<Sale, SaleRefused>>,
-    ),
-    Barrier(ReplySender<()>),
-    ViewWanted(ReplySender<View>),
-    View(Box<Result<View, Fault>>, ReplySender<View>),
-}
-
-impl Response {
-    /// The receiver may be gone, which is not an error.
-    pub(crate) fn send(self) {
-        match self {
-            Self::Submitted(verdict, reply) => reply.send(Ok(verdict)),
-            Self::Decide(verdicts, to) => drop(to.send(verdicts)),
-            Self::ChangeOrder(answer, to) => drop(to.send(Ok(answer))),
-            Self::Sale(answer, to) => drop(to.send(Ok(answer))),
-            Self::Barrier(to) => drop(to.send(Ok(()))),
-            Self::View(answer, to) => drop(to.send(*answer)),
-            // Not reached: the view is made before the response is sent. The receiver would report
-            // that the engine stopped.
-            Self::ViewWanted(to) => drop(to),
-        }
-    }
-
-    /// Reports a failed batch: either nothing was done, or the effect is unknown.
-    fn send_failed(self, fault: &Fault) {
-        let after_failure = |verdict: Result<Verdict, Fault>| match (verdict, fault.effect) {
-            // The client can ask for the order by its id.
-            (Ok(Verdict::Claimed(claim) | Verdict::Repeat { claim, .. }), Effect::Unknown) => {
-                Ok(Verdict::Pending(claim.order_id))
-            }
-            (Ok(Verdict::Mismatch), Effect::Unknown) => Err(fault.clone()),
-            // A rejection may depend on a claim of the same batch, so it must not be sent.
-            _ => Err(Fault::without_effect(fault.cause, fault.detail.clone())),
-        };
-        match self {
-            Self::Submitted(verdict, reply) => reply.send(after_failure(Ok(verdict))),
-            Self::Decide(verdicts, to) => {
-                drop(to.send(verdicts.into_iter().map(after_failure).collect()));
-            }
-            Self::ChangeOrder(_, to) => drop(to.send(Err(fault.clone()))),
-            Self::Sale(_, to) => drop(to.send(Err(fault.clone()))),
-            Self::Barrier(to) => drop(to.send(Err(fault.clone()))),
-            Self::View(_, to) | Self::ViewWanted(to) => drop(to.send(Err(fault.clone()))),
-        }
-    }
-}
 
 /// How a batch ended.
 enum BatchOutcome {
@@ -165,7 +60,7 @@ impl Writer {
             self.drain_queue(&mut waiting, &mut ops);
             if !self.is_trusted {
                 let fault = Fault::without_effect(Cause::Stopping, "the engine is stopping");
-                ops.drain(..).for_each(|op| op.fail(&fault));
+                fail_all(Vec::new(), ops.drain(..), &fault);
                 continue;
             }
             self.batch(ops.drain(..), &waiting);
@@ -211,10 +106,7 @@ impl Writer {
                 }
                 tracing::warn!(%error, "a batch could not be stored; it has no effect");
                 let fault = Fault::without_effect(cause_of(&error), error.to_string());
-                responses
-                    .into_iter()
-                    .for_each(|response| response.send_failed(&fault));
-                rest.into_iter().for_each(|op| op.fail(&fault));
+                fail_all(responses, rest, &fault);
                 if !is_transient {
                     self.rebuild(waiting, &error);
                 }
@@ -227,9 +119,7 @@ impl Writer {
                     tracing::error!(%error, "a commit failed; reading the file again");
                 }
                 let fault = Fault::unknown(cause_of(&error), format!("the commit failed: {error}"));
-                responses
-                    .into_iter()
-                    .for_each(|response| response.send_failed(&fault));
+                fail_all(responses, [], &fault);
                 self.rebuild(waiting, &error);
             }
         }
@@ -325,19 +215,13 @@ impl Writer {
     /// Posts the verdicts of submitted attempts to the event loops that wait for them, and leaves all
     /// other responses to a task.
     fn send(&self, responses: Vec<Response>) {
-        let (mut replies, mut others) = (Replies::default(), Vec::new());
-        for response in responses {
-            match response {
-                Response::Submitted(verdict, reply) => replies.push(reply, Ok(verdict)),
-                other => others.push(other),
-            }
-        }
-        drop(replies);
-        if others.is_empty() {
-            return;
-        }
-        if let Err(unsent) = self.responses.send(others) {
-            unsent.0.into_iter().for_each(Response::send);
+        let is_submitted = |response: &Response| matches!(response, Response::Submitted(..));
+        let (submitted, others): (Vec<_>, Vec<_>) = responses.into_iter().partition(is_submitted);
+        send_all(submitted);
+        if !others.is_empty()
+            && let Err(unsent) = self.responses.send(others)
+        {
+            send_all(unsent.0);
         }
     }
 

@@ -105,12 +105,7 @@ pub trait Engine: Send + Sync {
 
     /// Submits a single attempt and waits for its verdict.
     fn decide_one(&self, attempt: Attempt) -> BoxFuture<'_, Result<Verdict, Fault>> {
-        Box::pin(async move {
-            match self.submit(attempt, &Mailbox::direct()) {
-                Submitted::Now(verdict) => verdict,
-                Submitted::Later(ticket) => ticket.await,
-            }
-        })
+        Box::pin(async move { self.submit(attempt, &Mailbox::direct()).verdict().await })
     }
 
     /// The outcome of a claim.

@@ -23,6 +23,16 @@ pub enum Submitted {
     Later(Ticket),
 }
 
+impl Submitted {
+    /// Waits for the verdict, unless it is there.
+    pub async fn verdict(self) -> Result<Verdict, Fault> {
+        match self {
+            Self::Now(verdict) => verdict,
+            Self::Later(ticket) => ticket.await,
+        }
+    }
+}
+
 /// Why a ticket has no verdict. The attempt may have taken effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoReply {
@@ -86,8 +96,8 @@ pub struct Mailbox(Option<Arc<mpsc::UnboundedSender<Vec<Delivery>>>>);
 pub struct Deliveries(mpsc::UnboundedReceiver<Vec<Delivery>>);
 
 impl Mailbox {
-    /// The mailbox of an event loop. It has no bound of its own: it never holds more than the tickets
-    /// that the loop waits for.
+    /// The mailbox of an event loop. It has no bound of its own: the engine's queue bounds the attempts
+    /// whose verdicts it can hold.
     pub fn new() -> (Self, Deliveries) {
         let (post, posted) = mpsc::unbounded_channel();
         (Self(Some(Arc::new(post))), Deliveries(posted))
@@ -113,11 +123,7 @@ impl Mailbox {
     }
 
     fn is_same(&self, other: &Self) -> bool {
-        match (&self.0, &other.0) {
-            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-            (None, None) => true,
-            (Some(_), None) | (None, Some(_)) => false,
-        }
+        self.0.as_ref().map(Arc::as_ptr) == other.0.as_ref().map(Arc::as_ptr)
     }
 
     fn post(&self, deliveries: Vec<Delivery>) {
@@ -146,7 +152,7 @@ impl Deliveries {
     }
 }
 
-/// The one reply to a submitted attempt.
+/// The one reply to a submitted attempt. [`Replies`] sends it.
 #[derive(Debug)]
 pub struct Reply {
     to: oneshot::Sender<Result<Verdict, Fault>>,
@@ -157,11 +163,6 @@ impl Reply {
     /// Whether nobody waits for the verdict any more.
     pub fn is_closed(&self) -> bool {
         self.to.is_closed()
-    }
-
-    /// Sends a single verdict. Verdicts of a batch belong into [`Replies`].
-    pub fn send(self, verdict: Result<Verdict, Fault>) {
-        self.mailbox.post(vec![(self.to, verdict)]);
     }
 }
 
@@ -214,10 +215,14 @@ mod tests {
         verdict.unwrap_err().detail
     }
 
+    fn send(reply: Reply) {
+        Replies::default().push(reply, SOLD_OUT);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_ticket_has_the_verdict_that_was_sent() {
         let (reply, ticket) = Mailbox::direct().ticket(WAIT, without_reply());
-        reply.send(SOLD_OUT);
+        send(reply);
         assert_eq!(ticket.await, SOLD_OUT);
     }
 
@@ -257,7 +262,7 @@ mod tests {
         let (mailbox, deliveries) = Mailbox::new();
         drop(deliveries);
         let (reply, ticket) = mailbox.ticket(WAIT, without_reply());
-        reply.send(SOLD_OUT);
+        send(reply);
         assert_eq!(ticket.await, SOLD_OUT);
     }
 }

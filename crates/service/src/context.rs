@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use seckill_engine::{Engine, Mailbox};
+use seckill_sale::SaleId;
 use tokio::runtime::Handle;
 
 use crate::metrics::ResponseCounts;
@@ -12,8 +13,8 @@ use crate::{Service, ServiceOptions};
 
 pub(crate) struct LoopContext {
     pub(crate) service: Arc<Service>,
-    /// The loop's own copy of the service's options.
-    pub(crate) options: ServiceOptions,
+    /// The loop's own copy of the default sale's id, since each attempt clones it.
+    pub(crate) default_sale: SaleId,
     pub(crate) counts: Arc<ResponseCounts>,
     /// Where the engine posts the verdicts for the loop.
     pub(crate) mailbox: Mailbox,
@@ -23,6 +24,10 @@ pub(crate) struct LoopContext {
 }
 
 impl LoopContext {
+    pub(crate) fn options(&self) -> &ServiceOptions {
+        &self.service.options
+    }
+
     pub(crate) fn engine(&self) -> &dyn Engine {
         self.service.engine.as_ref()
     }

@@ -136,7 +136,7 @@ impl Dispatch {
 
     /// Runs a route on the background runtime. It is cancelled if the client disconnects.
     fn route(&self, request: Request<Incoming>) -> ResponseFuture {
-        if let Err(problem) = extract::check_length(request.headers(), &self.context.options) {
+        if let Err(problem) = extract::check_length(request.headers(), self.context.options()) {
             return self.now(problem.response().map(Either::Left));
         }
         let response = self.context.routes.clone().oneshot(request);
@@ -183,7 +183,7 @@ async fn attempt_with_content(
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     let json_only = style == Style::V1;
-    let extracted = extract::attempt(sale, request, &context.options, json_only).await;
+    let extracted = extract::attempt(sale, request, context.options(), json_only).await;
     let attempt = match extracted {
         Ok(attempt) => attempt,
         Err(problem) => return problem.response().map(Either::Left),
@@ -192,10 +192,7 @@ async fn attempt_with_content(
     let engine = context.engine();
     let verdict = match engine.answer_from_memory(&attempt) {
         Some(verdict) => Ok(verdict),
-        None => match engine.submit(attempt, &context.mailbox) {
-            Submitted::Now(verdict) => verdict,
-            Submitted::Later(ticket) => ticket.await,
-        },
+        None => engine.submit(attempt, &context.mailbox).verdict().await,
     };
     respond(&context, style, asked, verdict).map(Either::Left)
 }
@@ -217,7 +214,7 @@ impl hyper::service::Service<Request<Incoming>> for Dispatch {
         }
         let path = request.uri().path();
         if path == "/seckill" {
-            let sale = self.context.options.default_sale.clone();
+            let sale = self.context.default_sale.clone();
             return self.attempt(sale, Style::Tutorial, request);
         }
         match sale_of_path(path).map(SaleId::new) {

@@ -11,12 +11,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::Service;
 use crate::connections::Connections;
 use crate::context::LoopContext;
 use crate::dispatch::Dispatch;
 use crate::metrics::ResponseCounts;
 use crate::refusal::Refusals;
-use crate::{Service, ServiceOptions};
 
 /// The pause after a failed accept. The usual cause, a lack of file descriptors, is temporary.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
@@ -53,10 +53,7 @@ impl EventLoop {
             http,
             context: Arc::new(LoopContext {
                 service: Arc::clone(service),
-                options: ServiceOptions {
-                    default_sale: options.default_sale.unshared(),
-                    ..options.clone()
-                },
+                default_sale: options.default_sale.unshared(),
                 counts,
                 mailbox,
                 routes: crate::routes::router(Arc::clone(service)),
@@ -77,7 +74,7 @@ impl EventLoop {
             http,
         } = self;
         tokio::spawn(deliveries.run());
-        let head_wait = Duration::from_millis(context.options.head_wait_ms);
+        let head_wait = Duration::from_millis(context.options().head_wait_ms);
         let mut reaping = std::pin::pin!(connections.reap(head_wait));
         loop {
             let stream = tokio::select! {
@@ -93,7 +90,7 @@ impl EventLoop {
             tokio::task::yield_now().await;
         }
         drop(listener);
-        let wait = Duration::from_millis(context.options.shutdown_wait_ms);
+        let wait = Duration::from_millis(context.options().shutdown_wait_ms);
         if tokio::time::timeout(wait, connections.stop())
             .await
             .is_err()
@@ -133,7 +130,7 @@ impl Counted {
         let counted = Self(Arc::clone(context));
         let before = counted.0.service.metrics.connections().inc();
         // Dropping it ends the count.
-        (before < context.options.max_connections as i64).then_some(counted)
+        (before < context.options().max_connections as i64).then_some(counted)
     }
 }
 

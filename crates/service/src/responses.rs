@@ -42,7 +42,7 @@ pub(crate) fn respond(
     asked: u32,
     verdict: Result<Verdict, Fault>,
 ) -> Response<Full<Bytes>> {
-    let retry_after_s = context.options.retry_after_s;
+    let retry_after_s = context.options().retry_after_s;
     let verdict = match verdict {
         Ok(verdict) => verdict,
         Err(fault) => {

@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 
 const BACKLOG: u32 = 65_535;
 
@@ -38,24 +38,14 @@ enum Accept {
 
 pub(crate) fn run(args: &BareHttp) -> anyhow::Result<()> {
     let loops = std::thread::available_parallelism()?.get();
-    let mut runtimes = Vec::new();
-    for _ in 0..loops {
-        let mut runtime = Builder::new_current_thread();
-        if let Some(tasks) = args.event_interval {
-            runtime.event_interval(tasks);
-        }
-        runtimes.push(runtime.enable_all().build()?);
-    }
-    let listeners = listen(args.accept, &runtimes)?;
+    let listeners = listen(args.accept, loops)?;
     // The same line as the product's, so that both are started in the same way.
-    println!(
-        "seckill is listening on http://{}",
-        listeners[0].local_addr()?
-    );
+    let address = listeners[0].local_addr()?;
+    println!("seckill is listening on http://{address}");
     std::thread::scope(|scope| {
-        let served = runtimes.iter().zip(listeners);
-        let threads: Vec<_> = served
-            .map(|(runtime, listener)| scope.spawn(|| runtime.block_on(serve(listener))))
+        let threads: Vec<_> = listeners
+            .into_iter()
+            .map(|listener| scope.spawn(|| run_loop(listener, args.event_interval)))
             .collect();
         threads
             .into_iter()
@@ -66,32 +56,36 @@ pub(crate) fn run(args: &BareHttp) -> anyhow::Result<()> {
     })
 }
 
-/// One listener for each loop, registered with it.
-fn listen(accept: Accept, runtimes: &[Runtime]) -> anyhow::Result<Vec<TcpListener>> {
-    let mut listeners = Vec::new();
-    let mut address = SocketAddr::from(([127, 0, 0, 1], 0));
-    let mut shared: Option<StdListener> = None;
-    for runtime in runtimes {
-        let _entered = runtime.enter();
-        let listener = match &shared {
-            Some(shared) => TcpListener::from_std(shared.try_clone()?)?,
-            None => {
-                let socket = TcpSocket::new_v4()?;
-                socket.set_reuseport(accept == Accept::ReusePort)?;
-                socket.bind(address)?;
-                socket.listen(BACKLOG)?
-            }
-        };
-        address = listener.local_addr()?;
-        if accept == Accept::Shared && shared.is_none() {
-            let listener = listener.into_std()?;
-            listeners.push(TcpListener::from_std(listener.try_clone()?)?);
-            shared = Some(listener);
-        } else {
-            listeners.push(listener);
-        }
+/// One listener for each loop.
+fn listen(accept: Accept, loops: usize) -> anyhow::Result<Vec<StdListener>> {
+    let first = bind(SocketAddr::from(([127, 0, 0, 1], 0)), accept)?;
+    let address = first.local_addr()?;
+    let mut listeners = vec![first];
+    while listeners.len() < loops {
+        listeners.push(match accept {
+            Accept::Shared => listeners[0].try_clone()?,
+            Accept::ReusePort => bind(address, accept)?,
+        });
     }
     Ok(listeners)
+}
+
+fn bind(address: SocketAddr, accept: Accept) -> anyhow::Result<StdListener> {
+    let runtime = Builder::new_current_thread().enable_io().build()?;
+    let _entered = runtime.enter();
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseport(accept == Accept::ReusePort)?;
+    socket.bind(address)?;
+    Ok(socket.listen(BACKLOG)?.into_std()?)
+}
+
+fn run_loop(listener: StdListener, event_interval: Option<u32>) -> anyhow::Result<()> {
+    let mut runtime = Builder::new_current_thread();
+    if let Some(tasks) = event_interval {
+        runtime.event_interval(tasks);
+    }
+    let runtime = runtime.enable_all().build()?;
+    runtime.block_on(async { serve(TcpListener::from_std(listener)?).await })
 }
 
 async fn serve(listener: TcpListener) -> anyhow::Result<()> {

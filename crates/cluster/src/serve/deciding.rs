@@ -139,17 +139,21 @@ async fn decide(core: &Core, turn: Turn, batch: Vec<Queued>) {
         let cached = match core.cached(sale).await {
             Ok(Some(cached)) => cached,
             Ok(None) => {
-                return answer_all(batch, || Ok(Verdict::Invalid(Invalid::NoSuchSale)));
+                return answer_all(replies_of(batch), || {
+                    Ok(Verdict::Invalid(Invalid::NoSuchSale))
+                });
             }
-            Err(fault) => return answer_all(batch, || Err(fault.clone())),
+            Err(fault) => return answer_all(replies_of(batch), || Err(fault.clone())),
         };
         if !cached.row.is_open {
             core.rebuild(sale);
-            return answer_all(batch, || Err(rebuilding()));
+            return answer_all(replies_of(batch), || Err(rebuilding()));
         }
         let (asked, replies) = match prepare(core, &cached, batch) {
             Ok(prepared) => prepared,
-            Err(Some((batch, fault))) => return answer_all(batch, || Err(fault.clone())),
+            Err(Some((batch, fault))) => {
+                return answer_all(replies_of(batch), || Err(fault.clone()));
+            }
             Err(None) => return,
         };
         match call(core, &cached, &asked).await {
@@ -172,10 +176,10 @@ async fn decide(core: &Core, turn: Turn, batch: Vec<Queued>) {
                 }
                 return;
             }
-            Called::NoEffect(fault) => return fail_all(replies, &fault),
+            Called::NoEffect(fault) => return answer_all(replies, || Err(fault.clone())),
             Called::OtherEpoch => {
                 if let Err(fault) = core.read_sale(sale).await {
-                    return fail_all(replies, &fault);
+                    return answer_all(replies, || Err(fault.clone()));
                 }
                 let again = asked.into_iter().zip(replies);
                 batch = again
@@ -188,7 +192,7 @@ async fn decide(core: &Core, turn: Turn, batch: Vec<Queued>) {
         }
     }
     core.rebuild(sale);
-    answer_all(batch, || Err(rebuilding()));
+    answer_all(replies_of(batch), || Err(rebuilding()));
 }
 
 /// Reads the store again, and returns whether the epoch in which the gate decided is still current.
@@ -249,6 +253,7 @@ fn prepare(
         Vec::with_capacity(batch.len()),
         Vec::with_capacity(batch.len()),
     );
+    let mut failed = Replies::default();
     for Queued { attempt, reply } in batch {
         let attempt = match attempt {
             QueuedAttempt::WithId(id_of, with_id) if id_of == of => {
@@ -266,7 +271,7 @@ fn prepare(
             }
             Err((_, error)) => {
                 let detail = format!("the operating system returned no random bytes: {error}");
-                reply.send(Err(Fault::without_effect(Cause::Store, detail)));
+                failed.push(reply, Err(Fault::without_effect(Cause::Store, detail)));
             }
         }
     }
@@ -455,17 +460,17 @@ fn rejection(decided: Decided) -> Verdict {
     }
 }
 
-fn answer_all(batch: Vec<Queued>, answer: impl Fn() -> Result<Verdict, Fault>) {
-    let mut posted = Replies::default();
-    for queued in batch {
-        posted.push(queued.reply, answer());
-    }
+fn replies_of(batch: Vec<Queued>) -> impl Iterator<Item = Reply> {
+    batch.into_iter().map(|queued| queued.reply)
 }
 
-fn fail_all(replies: Vec<Reply>, fault: &Fault) {
+fn answer_all(
+    replies: impl IntoIterator<Item = Reply>,
+    answer: impl Fn() -> Result<Verdict, Fault>,
+) {
     let mut posted = Replies::default();
     for reply in replies {
-        posted.push(reply, Err(fault.clone()));
+        posted.push(reply, answer());
     }
 }
 

@@ -18,10 +18,10 @@ pub use options::EmbeddedOptions;
 use crate::audit::audit_view;
 use crate::file::lock::FolderLock;
 use crate::file::{feed, rows};
+use crate::operations::Op;
 use crate::order_id::{self, OrderIds};
 use crate::readers::Readers;
 use crate::shared::{Condition, Shared};
-use crate::writer::Op;
 
 pub struct EmbeddedEngine {
     shared: Arc<Shared>,

@@ -12,10 +12,11 @@ use crate::file::schema::Tuning;
 use crate::file::{DATABASE_FILE, FileError};
 use crate::memory::Digester;
 use crate::opened::Opened;
+use crate::operations::{self, Op, Response};
 use crate::order_id::OrderIds;
 use crate::readers::Readers;
 use crate::shared::{Condition, Shared};
-use crate::writer::{self, Bounds, Op, Writer};
+use crate::writer::{Bounds, Writer};
 
 /// How often the engine checks the file and follows the system clock, even without requests.
 const CHECK_EVERY: Duration = Duration::from_millis(200);
@@ -121,8 +122,8 @@ async fn check_regularly(shared: Arc<Shared>, queue: mpsc::WeakSender<Op>) {
 }
 
 /// Sends responses from within the runtime, where waking a request costs no system call.
-async fn send_responses(mut to_send: mpsc::UnboundedReceiver<Vec<writer::Response>>) {
+async fn send_responses(mut to_send: mpsc::UnboundedReceiver<Vec<Response>>) {
     while let Some(responses) = to_send.recv().await {
-        responses.into_iter().for_each(writer::Response::send);
+        operations::send_all(responses);
     }
 }

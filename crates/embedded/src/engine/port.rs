@@ -15,9 +15,9 @@ use seckill_sale::{
 use super::EmbeddedEngine;
 use crate::audit::audit_view;
 use crate::memory::SaleMemory;
+use crate::operations::Op;
 use crate::order_id;
 use crate::shared::Condition;
-use crate::writer::Op;
 
 impl Engine for EmbeddedEngine {
     fn answer_from_memory(&self, attempt: &Attempt) -> Option<Verdict> {
